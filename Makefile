@@ -1,0 +1,53 @@
+# Plain `make` lists the targets. Every target that needs Python packages makes the virtual
+# environment first, from the locked versions in requirements.lock and requirements-dev.lock.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
+
+run: $(VENV)/run.stamp  ## start the server in the foreground (ARGS="--workers 4 --port 6632")
+	$(PY) cluster.py $(ARGS)
+
+test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe")
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## ruff, strict mypy, and which package may import which
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/dev.stamp  ## let ruff format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/dev.stamp  ## replay the scenario of the original analysis against a server of its own
+	$(PY) -m bench $(ARGS)
+
+lock: $(VENV)/dev.stamp  ## resolve the versions anew and write both lock files
+	$(PY) -m pip install --quiet uv
+	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:  ## remove the virtual environment and caches (never ./data)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.lock | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
