@@ -1,0 +1,230 @@
+"""Where a consumer group starts to read, decided at its first pop and then remembered (2.5).
+
+Only what can be seen through push and pop; administration of groups has tests of its own.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.client import Client, Pop, drain, unique
+
+BOTH_WAYS_TO_SAY_NEW = [
+    {"subscriptionMode": "new"},
+    {"subscriptionMode": "new-only"},
+    {"subscriptionFrom": "now"},
+    {"subscriptionFrom": "now", "subscriptionMode": "all"},
+]
+
+
+async def subscribe(client: Client, queue: str, group: str | None = "g", **parameters: str) -> Pop:
+    return await client.pop(queue, group=group, **parameters)  # type: ignore[arg-type]
+
+
+async def read(client: Client, queue: str, group: str | None = "g") -> list[object]:
+    """Everything that the group still gets, by pops that say nothing about subscriptions."""
+    return [message["data"] for message in await drain(client, queue, group=group)]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"subscriptionMode": "all"},
+        {"subscriptionMode": "from_beginning"},
+        {"subscriptionMode": "gibberish"},
+        {"subscriptionMode": ""},
+        {"subscriptionFrom": "all"},
+        {"subscriptionFrom": ""},
+        {"subscriptionFrom": "2026-99-99T00:00:00Z"},
+        {"subscriptionFrom": "yesterday"},
+    ],
+    ids=str,
+)
+async def test_a_group_reads_from_the_beginning_unless_it_says_new(
+    client: Client, queue: str, parameters: dict[str, str]
+) -> None:
+    """The default mode is `all`; an unparsable timestamp and unknown text are as if not given."""
+    await client.push(queue, [1, 2])
+    assert (await subscribe(client, queue, **parameters)).data == [1, 2]
+
+
+@pytest.mark.parametrize("parameters", BOTH_WAYS_TO_SAY_NEW, ids=str)
+async def test_a_new_subscription_skips_the_history_and_is_stored_by_an_empty_pop(
+    client: Client, queue: str, parameters: dict[str, str]
+) -> None:
+    await client.push(queue, [1, 2])
+    assert (await subscribe(client, queue, **parameters)).status == 204
+    await client.push(queue, [3, 4])
+    assert await read(client, queue) == [3, 4]
+    assert await read(client, queue, "another") == [1, 2, 3, 4]
+
+
+async def test_a_stored_subscription_wins_over_later_parameters(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    await subscribe(client, queue, subscriptionMode="new")
+    await client.push(queue, [2])
+    for parameters in (
+        {"subscriptionMode": "all"},
+        {"subscriptionFrom": "2020-01-01T00:00:00Z"},
+        {"subscriptionFrom": "now"},
+    ):
+        pop = await subscribe(client, queue, **parameters)
+        assert pop.data == [2]
+        await client.ack(pop.messages[0], "retry", group="g")
+    assert await read(client, queue) == [2]
+
+
+async def test_a_group_that_has_consumed_keeps_its_place_whatever_it_sends(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, [1, 2, 3])
+    await client.complete(await client.pop(queue, group="g", batch=1), group="g")
+    assert (await subscribe(client, queue, subscriptionMode="new")).data == [2, 3]
+
+
+async def test_the_official_test_of_the_server_default(client: Client, queue: str) -> None:
+    """`all`, then no mode keeps the place; explicit `new` skips; both see new messages."""
+    await client.push(queue, [1, 2])
+    pop = await subscribe(client, queue, "all", subscriptionMode="all")
+    await client.complete(pop, group="all")
+    assert pop.data == [1, 2]
+    assert await read(client, queue, "all") == []
+    assert (await subscribe(client, queue, "new", subscriptionMode="new")).status == 204
+    await client.push(queue, [3])
+    assert await read(client, queue, "all") == [3]
+    assert await read(client, queue, "new") == [3]
+
+
+async def test_a_timestamp_starts_at_the_messages_created_at_or_after_it(
+    client: Client, queue: str
+) -> None:
+    """The instants are the server's own: the creation times of two of its messages."""
+    await client.push(queue, [1])
+    await client.push(queue, [2])
+    await client.push(queue, [3])
+    messages = (await client.pop(queue, group="peek")).messages
+    times = [message["createdAt"] for message in messages]
+    assert times == sorted(set(times))
+    for number, time in enumerate(times):
+        group = f"from-{number}"
+        pop = await subscribe(client, queue, group, subscriptionFrom=time)
+        assert pop.data == [1, 2, 3][number:]
+    between = datetime.fromisoformat(times[1]) + timedelta(microseconds=1)
+    late = datetime.now(UTC) + timedelta(hours=1)
+    early = datetime.now(UTC) - timedelta(hours=1)
+    for name, instant, expected in (
+        ("between", between.isoformat(), [3]),
+        ("early", early.isoformat(), [1, 2, 3]),
+        ("early-zulu", early.strftime("%Y-%m-%dT%H:%M:%SZ"), [1, 2, 3]),
+        ("early-ms", early.strftime("%Y-%m-%dT%H:%M:%S.000Z"), [1, 2, 3]),
+        ("late", late.isoformat(), []),
+    ):
+        pop = await subscribe(client, queue, name, subscriptionFrom=instant)
+        assert pop.data == expected, name
+
+
+async def test_a_timestamp_is_stored_by_an_empty_pop(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    soon = datetime.now(UTC) + timedelta(milliseconds=1)
+    assert (await subscribe(client, queue, subscriptionFrom=soon.isoformat())).status == 204
+    await client.push(queue, [2])
+    assert await read(client, queue) == [2]
+
+
+async def test_a_new_subscription_covers_partitions_that_it_never_visited(
+    client: Client, queue: str
+) -> None:
+    """200 partitions with history, one empty pop, and then exactly the new messages of all."""
+    names = [f"p{number}" for number in range(200)]
+    for round_number in range(2):
+        if round_number == 1:
+            assert (await subscribe(client, queue, subscriptionMode="new")).status == 204
+        await client.push_items(
+            [{"queue": queue, "partition": name, "payload": [round_number, name]} for name in names]
+        )
+    assert sorted(map(str, await read(client, queue))) == sorted(str([1, name]) for name in names)
+
+
+async def test_a_partition_born_after_a_new_subscription_is_delivered_in_full(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, ["old"], partition="old")
+    assert (await subscribe(client, queue, subscriptionMode="new")).status == 204
+    await client.push(queue, [1, 2], partition="born later")
+    await client.push(queue, [3], partition="born later")
+    assert await read(client, queue) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("configured", [True, False], ids=["configured queue", "unknown queue"])
+async def test_an_empty_pop_subscribes_even_before_the_first_push(
+    client: Client, queue: str, configured: bool
+) -> None:
+    """2.x registers the group in every case: what is pushed next is not skipped by a later mode."""
+    if configured:
+        await client.configure(queue)
+    for group, mode in (("new", "new"), ("none", None), ("all", "all")):
+        parameters = {"subscriptionMode": mode} if mode else {}
+        assert (await subscribe(client, queue, group, **parameters)).status == 204
+    await client.push(queue, [1, 2])
+    for group in ("new", "none", "all"):
+        assert (await subscribe(client, queue, group, subscriptionMode="new")).data == [1, 2], group
+
+
+async def test_a_waiting_pop_subscribes_when_it_starts_to_wait(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    pop = await client.pop(queue, group="g", subscriptionMode="new", wait_ms=100)
+    assert pop.status == 204
+    await client.push(queue, [2])
+    assert await read(client, queue) == [2]
+
+
+@pytest.mark.parametrize("parameters", BOTH_WAYS_TO_SAY_NEW, ids=str)
+async def test_queue_mode_always_starts_at_the_beginning(
+    client: Client, queue: str, parameters: dict[str, str]
+) -> None:
+    await client.push(queue, [1, 2])
+    assert (await subscribe(client, queue, None, **parameters)).data == [1, 2]
+    other = unique("explicit")
+    await client.push(other, [3])
+    assert (await subscribe(client, other, "__QUEUE_MODE__", **parameters)).data == [3]
+
+
+async def test_a_partition_route_pop_registers_nothing_for_the_queue(
+    client: Client, queue: str
+) -> None:
+    """`new` on one partition seeds that partition's cursor; the others are read from the start."""
+    for name in "ab":
+        await client.push(queue, [f"{name} old"], partition=name)
+    pop = await client.pop(queue, partition="a", group="g", subscriptionMode="new")
+    assert pop.status == 204
+    for name in "ab":
+        await client.push(queue, [f"{name} new"], partition=name)
+    assert sorted(map(str, await read(client, queue))) == ["a new", "b new", "b old"]
+
+
+async def test_groups_subscribe_independently_on_each_queue(client: Client) -> None:
+    one, two = unique("one"), unique("two")
+    for name in (one, two):
+        await client.push(name, ["old"])
+    assert (await subscribe(client, one, subscriptionMode="new")).status == 204
+    assert await read(client, two) == ["old"]
+    await client.push(one, ["new"])
+    assert await read(client, one) == ["new"]
+
+
+async def test_deleting_the_queue_forgets_its_subscriptions(client: Client, queue: str) -> None:
+    await client.push(queue, ["old"])
+    await subscribe(client, queue, subscriptionMode="new")
+    await client.delete(queue)
+    await client.push(queue, ["reborn"])
+    assert await read(client, queue) == ["reborn"]
+
+
+async def test_every_worker_knows_a_subscription_at_once(fresh_client: Client) -> None:
+    for _ in range(8):
+        queue = unique("known")
+        await fresh_client.push(queue, ["old"])
+        assert (await subscribe(fresh_client, queue, subscriptionMode="new")).status == 204
+        await fresh_client.push(queue, ["new"])
+        assert (await subscribe(fresh_client, queue)).data == ["new"]

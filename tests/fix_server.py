@@ -1,0 +1,42 @@
+"""Fixtures around the real server: one for the whole session, clients for it, a queue name.
+
+Tests share `server` and never meet, because each works on queues of its own. A test that harms its
+server (signals, kill -9, odd settings) starts another one with `ClusterProcess`.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.client import Client, unique
+from tests.cluster_process import ClusterProcess
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
+    """`python cluster.py` with two workers and its own PostgreSQL, as a user would start it."""
+    with ClusterProcess(data_dir=tmp_path_factory.mktemp("server") / "data") as cluster:
+        cluster.wait_ready()
+        yield cluster
+        # Whatever the tests did to it, it still drains as promised.
+        assert cluster.stop() == 0, cluster.output[-5000:]
+
+
+@pytest.fixture
+async def client(server: ClusterProcess) -> AsyncIterator[Client]:
+    """A client that keeps its connections."""
+    async with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def fresh_client(server: ClusterProcess) -> AsyncIterator[Client]:
+    """A client with a new connection for each request, so that both workers get some."""
+    async with Client(server.url, fresh=True) as client:
+        yield client
+
+
+@pytest.fixture
+def queue(request: pytest.FixtureRequest) -> str:
+    """A queue name of this test alone; the log tells whose it is."""
+    return unique(request.node.originalname.removeprefix("test_")[:60])
