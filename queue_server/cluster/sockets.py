@@ -1,0 +1,131 @@
+"""The sockets that outlive a worker: opened by the supervisor before it forks, kept open there.
+
+Each worker slot has a TCP listener of its own. All are bound to one port with SO_REUSEPORT, so the
+kernel spreads new connections over them. Because the supervisor holds each listener too, the
+connections that wait in the queue of a worker that died or is being replaced are served by its
+successor; closed with the worker, they would be reset.
+
+Each slot also has a pair of Unix datagram sockets for wake-ups: the slot's worker reads one end,
+and every worker may write to the other. Both ends never block. A full queue drops the wake-up, as
+readers must cope with lost ones anyway; datagrams for a dead worker wait for its successor, to whom
+a needless wake-up does no harm.
+"""
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass
+
+# The kernel caps it at net.core.somaxconn, 4096 by default. A burst of clients that connect while
+# a worker is being replaced has to fit.
+LISTEN_BACKLOG = 4096
+
+# A worker orphaned by a killed supervisor closes its listener within milliseconds, but a busy
+# machine may take longer to run it.
+PREDECESSOR_GRACE = 10.0  # seconds
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the message is one line and says why."""
+
+
+@dataclass
+class WakeupSockets:
+    """The receiving end of each slot, and the end that sends to it, in slot order."""
+
+    receivers: list[socket.socket]
+    senders: list[socket.socket]
+
+    def close(self) -> None:
+        for end in (*self.receivers, *self.senders):
+            end.close()
+
+
+def open_listeners(
+    host: str, port: int, count: int, *, predecessor_ended_badly: bool = False
+) -> list[socket.socket]:
+    """Open *count* listeners on one port; port 0 picks one for all.
+
+    *predecessor_ended_badly* allows for the workers of a killed supervisor, which may hold the
+    port for another moment.
+    Errors: `ListenError` when the port is taken or the address is not ours.
+    """
+    family, address = _resolve(host, port)
+    deadline = time.monotonic() + (PREDECESSOR_GRACE if predecessor_ended_badly else 0)
+    while True:
+        try:
+            return _open_all(family, address, count)
+        except OSError as exc:
+            if time.monotonic() >= deadline:
+                reason = exc.strerror or str(exc)
+                raise ListenError(f"cannot listen on {host}:{port}: {reason}") from exc
+            time.sleep(0.05)
+
+
+def open_wakeup_sockets(count: int) -> WakeupSockets:
+    sockets = WakeupSockets([], [])
+    for _ in range(count):
+        receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        sockets.receivers.append(receiver)
+        sockets.senders.append(sender)
+    return sockets
+
+
+def url_of(listener: socket.socket) -> str:
+    """How a client on this machine reaches a listener."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise ListenError(f"cannot listen on {host}:{port}: {reason}") from exc
+    # A name such as localhost may stand for both families; old clients try IPv4 only.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), int(address[1]))
+
+
+def _open_all(
+    family: socket.AddressFamily, address: tuple[str, int], count: int
+) -> list[socket.socket]:
+    if address[1]:
+        # SO_REUSEPORT lets two servers of one user share a port by mistake, each seeing half of
+        # the requests. A bind without it fails when anybody listens there.
+        with _bound(family, address, reuse_port=False):
+            pass
+    with contextlib.ExitStack() as on_failure:
+        listeners: list[socket.socket] = []
+        for _ in range(count):
+            listener = on_failure.enter_context(_bound(family, address, reuse_port=True))
+            address = (address[0], listener.getsockname()[1])
+            listeners.append(listener)
+        # Nobody listens before all are bound, so that a failure has served no one.
+        for listener in listeners:
+            listener.listen(LISTEN_BACKLOG)
+            listener.setblocking(False)
+        on_failure.pop_all()
+    return listeners
+
+
+def _bound(
+    family: socket.AddressFamily, address: tuple[str, int], *, reuse_port: bool
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Without it a restart would have to wait for the last connections' TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,212 @@
+"""The unprivileged user that PostgreSQL runs as when the server itself is root.
+
+PostgreSQL refuses to run as root. A system user can run it, but must be able to reach the data
+directory and PostgreSQL's binaries, which may lie under a folder closed to everybody else: /root,
+or a checkout below `mktemp -d`. Such a folder gets one entry in its access control list, for this
+one user; nobody else gains anything, and the folder keeps its owner.
+"""
+
+import errno
+import logging
+import os
+import pwd
+import shutil
+import stat
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+OWN_USER = "queue-server"
+
+_ACL_XATTR = "system.posix_acl_access"
+_ACL_VERSION = 2
+# Tags of an entry, in the order the kernel wants them; acl(5) names them.
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_NO_ID = 0xFFFFFFFF
+_READ, _SEARCH = 4, 1
+
+
+class UserError(Exception):
+    """PostgreSQL cannot be run as a user that may reach its files; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class SystemUser:
+    name: str
+    uid: int
+    gid: int
+
+    @property
+    def popen_arguments(self) -> dict[str, Any]:
+        """How `subprocess.Popen` becomes this user; nothing when we are this user already."""
+        if self.uid == os.geteuid():
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+    def own(self, path: Path) -> None:
+        """Hand *path* and all below it to this user."""
+        if self.uid == os.geteuid():
+            return
+        os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        if path.is_dir() and not path.is_symlink():
+            for inside in path.rglob("*"):
+                os.chown(inside, self.uid, self.gid, follow_symlinks=False)
+
+    def can_reach(self, path: Path, mode: int = os.R_OK) -> bool:
+        return bool(self._run(lambda: os.access(path, mode)))
+
+    def make_reachable(self, path: Path) -> None:
+        """Let this user pass through every folder above *path*.
+
+        Errors: `UserError` when a folder is closed and its file system keeps no access lists.
+        """
+        if self.uid == os.geteuid():
+            return
+        folders = list(reversed(path.resolve().parents))
+        for folder in folders:
+            # A folder is judged after those above it, which it cannot be reached without.
+            if not self.can_reach(folder, os.X_OK):
+                self._grant(folder, _SEARCH)
+
+    def make_readable(self, tree: Path) -> None:
+        """Let this user read all files of *tree*, as after an installation under `umask 077`."""
+        if self.uid == os.geteuid():
+            return
+        for path in (tree, *tree.rglob("*")):
+            mode = path.stat().st_mode
+            if not mode & stat.S_IROTH:
+                executable = stat.S_ISDIR(mode) or mode & stat.S_IXUSR
+                self._grant(path, _READ | (_SEARCH if executable else 0), logging.DEBUG)
+
+    def _grant(self, path: Path, permissions: int, level: int = logging.INFO) -> None:
+        try:
+            acl = add_user_to_acl(_read_acl(path), self.uid, permissions)
+            os.setxattr(path, _ACL_XATTR, acl)
+        except OSError as exc:
+            raise UserError(
+                f"PostgreSQL runs as {self.name!r}, who cannot enter {path} ({exc.strerror});"
+                f" run `chmod o+x {path}`, or choose another DATA_DIR, or start the server as"
+                " an ordinary user"
+            ) from exc
+        logger.log(level, "let %s pass through %s", self.name, path, extra={"path": str(path)})
+
+    def _run(self, check: Callable[[], bool]) -> bool:
+        """Ask as this user, in a short-lived child: a process cannot borrow an identity safely."""
+        if self.uid == os.geteuid():
+            return check()
+        child = os.fork()
+        if not child:
+            answer = 2
+            try:
+                os.setgroups([])
+                os.setgid(self.gid)
+                os.setuid(self.uid)
+                answer = 0 if check() else 1
+            finally:
+                os._exit(answer)
+        answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if answer not in (0, 1):
+            raise UserError(f"cannot act as the system user {self.name!r}: start as that user")
+        return answer == 0
+
+
+def find_user(data: Path) -> SystemUser:
+    """The user that PostgreSQL runs as; *data* is its data directory, which may not exist yet.
+
+    An ordinary user runs it under its own name. Root takes the owner that the data already has,
+    else `postgres`, else a user made for it, else `nobody`.
+    """
+    if os.geteuid() != 0:
+        return _user(pwd.getpwuid(os.geteuid()).pw_name if _known(os.geteuid()) else "")
+    if data.exists() and (owner := data.stat().st_uid):
+        if _known(owner):
+            return _user(pwd.getpwuid(owner).pw_name)
+        return SystemUser(str(owner), owner, data.stat().st_gid)
+    for name in ("postgres", OWN_USER):
+        if _exists(name):
+            return _user(name)
+    return _user(OWN_USER if _create_own_user() else "nobody")
+
+
+def _create_own_user() -> bool:
+    useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if not useradd:
+        return False
+    command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", OWN_USER]
+    made = subprocess.run(command, capture_output=True, check=False)
+    if made.returncode == 0:
+        logger.info("created the system user %s to run PostgreSQL", OWN_USER)
+    return made.returncode == 0 or _exists(OWN_USER)
+
+
+def _user(name: str) -> SystemUser:
+    if not name:  # a container may run as a number that has no name
+        return SystemUser(str(os.geteuid()), os.geteuid(), os.getegid())
+    entry = pwd.getpwnam(name)
+    return SystemUser(name, entry.pw_uid, entry.pw_gid)
+
+
+def _exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _known(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+# -- access control lists: a version, then (tag, permissions, id) each, see acl(5) --
+
+
+def _read_acl(path: Path) -> bytes:
+    """The access list of *path*; without one, the list that says what its mode says."""
+    try:
+        return os.getxattr(path, _ACL_XATTR)
+    except OSError as exc:
+        if exc.errno != errno.ENODATA:
+            raise
+    mode = path.stat().st_mode
+    return _pack(
+        [
+            (_USER_OBJ, mode >> 6 & 7, _NO_ID),
+            (_GROUP_OBJ, mode >> 3 & 7, _NO_ID),
+            (_OTHER, mode & 7, _NO_ID),
+        ]
+    )
+
+
+def add_user_to_acl(acl: bytes, uid: int, permissions: int) -> bytes:
+    """The list with *permissions* added for *uid*, and nothing added for anybody else."""
+    entries = {(tag, who): bits for tag, bits, who in _unpack(acl)}
+    # The mask caps what named users and groups get. Before it can be widened for one user, what
+    # it withheld from the others has to be taken from their own entries.
+    mask = entries.get((_MASK, _NO_ID), 7)
+    for key in entries:
+        if key[0] in (_USER, _GROUP_OBJ, _GROUP):
+            entries[key] &= mask
+    entries[_USER, uid] = entries.get((_USER, uid), 0) | permissions
+    capped = [bits for (tag, _), bits in entries.items() if tag in (_USER, _GROUP_OBJ, _GROUP)]
+    entries[_MASK, _NO_ID] = 0
+    for bits in capped:
+        entries[_MASK, _NO_ID] |= bits
+    return _pack([(tag, bits, who) for (tag, who), bits in sorted(entries.items())])
+
+
+def _pack(entries: list[tuple[int, int, int]]) -> bytes:
+    return struct.pack("<I", _ACL_VERSION) + b"".join(struct.pack("<HHI", *e) for e in entries)
+
+
+def _unpack(acl: bytes) -> Iterator[tuple[int, int, int]]:
+    yield from struct.iter_unpack("<HHI", acl[4:])

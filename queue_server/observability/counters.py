@@ -1,0 +1,158 @@
+"""Counters that every process of the server can read, in one piece of shared memory.
+
+The supervisor maps the memory before it forks, so all its children see the same bytes. A row
+belongs to one worker slot, and one more row to the supervisor. **A process writes only its own
+row**, so no increment needs a lock; anybody may read and sum. Rows outlive the worker in the slot:
+a successor counts on where its predecessor died, so totals never fall. What describes one life only
+(pid, heartbeat, ready) is in the same row as `State` and is set anew for each life.
+
+A reader sees each number whole (aligned 64-bit stores), but two numbers of a row may be from
+slightly different moments.
+"""
+
+import enum
+import mmap
+import os
+import time
+
+
+class Counter(enum.IntEnum):
+    """What is counted since the server started; a new counter needs no more than a name here."""
+
+    REQUESTS = 0  # HTTP requests answered, whatever the answer
+    REQUESTS_FAILED = enum.auto()  # of these, those answered with a 5xx
+    PUSH_REQUESTS = enum.auto()
+    POP_REQUESTS = enum.auto()
+    POP_REQUESTS_EMPTY = enum.auto()  # of the pops, those that ended without a message
+    ACK_REQUESTS = enum.auto()
+    MESSAGES_PUSHED = enum.auto()  # stored, so without duplicates
+    MESSAGES_DUPLICATE = enum.auto()
+    MESSAGES_POPPED = enum.auto()
+    MESSAGES_ACKED = enum.auto()  # completed; failed ones are counted apart
+    MESSAGES_FAILED = enum.auto()  # acknowledged as failed
+    MESSAGES_DEAD_LETTERED = enum.auto()
+    BYTES_RECEIVED = enum.auto()  # request bodies
+    BYTES_SENT = enum.auto()  # answer bodies
+    PUSH_TRANSACTIONS = enum.auto()  # commits behind the requests: coalescing makes them fewer
+    POP_TRANSACTIONS = enum.auto()
+    ACK_TRANSACTIONS = enum.auto()
+    # Transactions run again, by the SQLSTATE that ended the attempt.
+    RETRIES_40001 = enum.auto()  # serialization failure
+    RETRIES_40P01 = enum.auto()  # deadlock
+    RETRIES_55P03 = enum.auto()  # lock not available
+    RETRIES_25P02 = enum.auto()  # in a failed transaction
+    RETRIES_CONNECTION_LOST = enum.auto()
+    RETRIES_OTHER = enum.auto()
+    RETRIES_EXHAUSTED = enum.auto()  # gave up after the last attempt
+    # Written by the supervisor alone.
+    WORKER_RESTARTS = enum.auto()  # unplanned ones; a replacement on SIGHUP is none
+    DATABASE_RESTARTS = enum.auto()  # of the embedded PostgreSQL
+
+
+class State(enum.IntEnum):
+    """What a row says about the process that owns it now; overwritten, never summed."""
+
+    PID = len(Counter)
+    READY = enum.auto()  # 1 once it accepts requests
+    STARTED_AT_MS = enum.auto()  # Unix time
+    HEARTBEAT_NS = enum.auto()  # CLOCK_MONOTONIC, which all processes of a machine share
+
+
+RETRY_COUNTERS = {
+    "40001": Counter.RETRIES_40001,
+    "40P01": Counter.RETRIES_40P01,
+    "55P03": Counter.RETRIES_55P03,
+    "25P02": Counter.RETRIES_25P02,
+    "connection_lost": Counter.RETRIES_CONNECTION_LOST,
+    "other": Counter.RETRIES_OTHER,
+}
+"""The counter of each reason for a retry; the keys are the labels that metrics show."""
+
+_WORD_BYTES = 8
+_ROW_WORDS = 8 * -(-(len(Counter) + len(State)) // 8)  # whole cache lines: no false sharing
+
+
+class Row:
+    """One process's numbers. On a hot path: `row.words[Counter.REQUESTS] += 1`."""
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    def add(self, counter: Counter, count: int = 1) -> None:
+        self.words[counter] += count
+
+    def add_retry(self, reason: str) -> None:
+        """Count a repeated transaction; *reason* is its SQLSTATE or "connection_lost"."""
+        self.words[RETRY_COUNTERS.get(reason, Counter.RETRIES_OTHER)] += 1
+
+    def get(self, name: Counter | State) -> int:
+        return int(self.words[name])
+
+    # -- the sign of life --
+
+    def begin(self, pid: int) -> None:
+        """A process takes the row over; called by the supervisor, before the child can write."""
+        self.words[State.READY] = 0
+        self.words[State.PID] = pid
+        self.words[State.STARTED_AT_MS] = time.time_ns() // 1_000_000
+        self.beat()
+
+    def beat(self) -> None:
+        self.words[State.HEARTBEAT_NS] = time.monotonic_ns()
+
+    def set_ready(self) -> None:
+        self.words[State.READY] = 1
+
+    def end(self) -> None:
+        """The process is gone; its counts stay."""
+        self.words[State.READY] = 0
+        self.words[State.PID] = 0
+
+    def is_ready(self) -> bool:
+        return bool(self.words[State.READY])
+
+    def silent_seconds(self) -> float:
+        """How long ago the process gave its last sign of life."""
+        return (time.monotonic_ns() - self.words[State.HEARTBEAT_NS]) / 1e9
+
+
+class Counters:
+    """The shared memory: a row for each worker slot, then the supervisor's."""
+
+    def __init__(self, worker_count: int) -> None:
+        self.worker_count = worker_count
+        row_bytes = _ROW_WORDS * _WORD_BYTES
+        # Anonymous and shared: it belongs to this process and those it forks, and goes with them.
+        self._memory = mmap.mmap(-1, (worker_count + 1) * row_bytes)
+        words = memoryview(self._memory).cast("q")
+        self._rows = [
+            Row(words[start : start + _ROW_WORDS])
+            for start in range(0, (worker_count + 1) * _ROW_WORDS, _ROW_WORDS)
+        ]
+        self.supervisor.begin(os.getpid())
+
+    def worker(self, slot: int) -> Row:
+        assert 0 <= slot < self.worker_count
+        return self._rows[slot]
+
+    @property
+    def supervisor(self) -> Row:
+        return self._rows[-1]
+
+    def total(self, counter: Counter) -> int:
+        return sum(row.words[counter] for row in self._rows)
+
+    def totals(self) -> dict[str, int]:
+        """Every counter over the whole server, by its name in lower case."""
+        return {counter.name.lower(): self.total(counter) for counter in Counter}
+
+    def retries(self) -> dict[str, int]:
+        """Repeated transactions by reason, with the labels of `RETRY_COUNTERS`."""
+        return {reason: self.total(counter) for reason, counter in RETRY_COUNTERS.items()}
+
+    def workers_ready(self) -> int:
+        return sum(self.worker(slot).is_ready() for slot in range(self.worker_count))
+
+    def uptime_seconds(self) -> float:
+        """How long ago the server, not one worker, started."""
+        return time.time() - self.supervisor.get(State.STARTED_AT_MS) / 1000

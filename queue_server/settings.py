@@ -1,0 +1,572 @@
+"""Everything an operator can set, read once from the command line and the environment.
+
+`Settings` is one frozen Struct. Each field carries its own `Option`: the environment variables it
+is read from, its command-line flag, what it means and what it may be. `--help`, the checks and the
+error messages all come from there, so adding a setting is adding a field.
+
+The command line beats the environment, which beats the default. An environment variable that is set
+but empty counts as not set, as `PORT=` in a compose file means. A bad value ends the start with one
+line that names the setting.
+
+Secrets (`database_url`, `pg_password`) are masked in `repr` and never part of an error message.
+"""
+
+import argparse
+import math
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
+
+import msgspec
+
+from queue_server import __version__
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+SubscriptionMode = Literal["", "all", "new", "new-only"]
+
+# A worker needs one connection each for pushes, pops and acks to make progress at the same time.
+CONNECTIONS_PER_WORKER_MIN = 3
+CONNECTIONS_PER_WORKER_DEFAULT = 8
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message is one line and names it."""
+
+
+class Option(msgspec.Struct, frozen=True):
+    """Where a setting comes from, and what `--help` says about it."""
+
+    env: tuple[str, ...]  # read in this order, the first that is set wins
+    text: str
+    example: str
+    parse: Callable[[str], Any] = str  # raises ValueError with what the value must be
+    flag: str = ""  # such as `--port`; empty: environment only
+    default_text: str = ""  # for defaults that are worked out at the start
+
+
+def usable_cpu_count(root: Path = Path("/")) -> int:
+    """How many CPUs this process may keep busy: its affinity, capped by its cgroup's quota.
+
+    Source: the kernel's cgroup-v2.rst, "cpu.max", and sched-bwc.rst for version 1. A quota of two
+    and a half CPUs counts as three: the workers also wait for the database. *root* is for tests.
+    """
+    count = len(os.sched_getaffinity(0))
+    return max(1, min([count, *(math.ceil(quota) for quota in _cgroup_cpu_quotas(root))]))
+
+
+def _cgroup_cpu_quotas(root: Path) -> list[float]:
+    """The CPU quotas that bind this process, its own cgroup's and those of the groups above."""
+    quotas = []
+    for line in _read_text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for group in [Path(path), *Path(path).parents]:
+            below_mount = str(group).lstrip("/")
+            if not controllers:  # version 2 has one hierarchy and names no controller
+                limit = _read_text(root / "sys/fs/cgroup" / below_mount / "cpu.max").split()
+            elif "cpu" in controllers.split(","):
+                folder = root / "sys/fs/cgroup" / controllers / below_mount
+                limit = [
+                    _read_text(folder / "cpu.cfs_quota_us").strip(),
+                    _read_text(folder / "cpu.cfs_period_us").strip(),
+                ]
+            else:
+                break
+            # "max" in version 2, -1 in version 1 and an absent file all mean no limit.
+            if len(limit) == 2 and limit[0].isdecimal() and limit[1].isdecimal():
+                quotas.append(int(limit[0]) / max(1, int(limit[1])))
+    return quotas
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        # int() would also take "1_000" and digits of other scripts.
+        if not (text.isascii() and text.lstrip("-").isdigit() and low <= int(text) <= high):
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _one_of(*choices: str, aliases: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = (aliases or {}).get(text.lower(), text.lower())
+        if value not in choices:
+            raise ValueError("must be one of " + ", ".join(choice for choice in choices if choice))
+        return value
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _header_value(text: str) -> str:
+    # It is sent with every answer; a line break in it would be a header of its own.
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("must be printable ASCII on one line")
+    return text
+
+
+def _data_dir(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError("must be a directory, or absent so that it can be made")
+    return path.absolute()
+
+
+def _database_url(text: str) -> str:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(text)
+    except psycopg.Error:
+        # The parser's own message may quote a piece of the password.
+        raise ValueError("must look like postgresql://user:password@host:5432/database") from None
+    return text
+
+
+# Seven days bound every duration: a value above is a mistaken unit.
+_milliseconds = _integer(1, 7 * 24 * 3600 * 1000)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings as first read; passed down as an argument, never read again."""
+
+    # -- the server --
+
+    host: Annotated[
+        str,
+        Option(
+            ("HOST", "QUEEN_BIND_ADDR"),
+            "Address to listen on. 0.0.0.0 opens the server to the network.",
+            "10.0.0.5",
+            flag="--host",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Option(
+            ("PORT",),
+            "Port to listen on; 0 picks a free one, which the log names.",
+            "6632",
+            _integer(0, 65535),
+            flag="--port",
+        ),
+    ] = 6632
+    workers: Annotated[
+        int,
+        Option(
+            ("NUM_WORKERS",),
+            "Serving processes, one event loop each.",
+            "4",
+            _integer(1, 1024),
+            flag="--workers",
+            default_text="the CPUs this process may use",
+        ),
+    ] = msgspec.field(default_factory=usable_cpu_count)
+    max_body_bytes: Annotated[
+        int,
+        Option(
+            ("MAX_BODY_SIZE", "QUEEN_MAX_BODY_BYTES"),
+            "Largest request body in bytes.",
+            "16777216",
+            _integer(1024, 2**31 - 1),
+        ),
+    ] = 100 * 1024 * 1024
+    drain_timeout_ms: Annotated[
+        int,
+        Option(
+            ("DRAIN_TIMEOUT",),
+            "How long running requests may take to finish at a stop, in milliseconds.",
+            "8000",
+            _milliseconds,
+        ),
+    ] = 8000
+
+    # -- the database --
+
+    data_dir: Annotated[
+        Path,
+        Option(
+            ("DATA_DIR",),
+            "Where the server keeps its own PostgreSQL. Unused with a given database.",
+            "/var/lib/queue-server",
+            _data_dir,
+            flag="--data-dir",
+            default_text="./data",
+        ),
+    ] = msgspec.field(default_factory=lambda: Path("data").absolute())
+    database_url: Annotated[
+        str,
+        Option(
+            ("DATABASE_URL",),
+            "Use this PostgreSQL (15 or newer) instead of an own one.",
+            "postgresql://queue:secret@db.example/queue",
+            _database_url,
+            flag="--database-url",
+            default_text="none",
+        ),
+    ] = ""
+    pg_host: Annotated[
+        str,
+        Option(
+            ("PG_HOST",),
+            "The given server in parts, for those without a URL. Any PG_HOST, PG_PORT, PG_DB,"
+            " PG_USER or PG_PASSWORD means that a server is given.",
+            "db.example",
+            default_text="localhost",
+        ),
+    ] = ""
+    pg_port: Annotated[
+        int, Option(("PG_PORT",), "Its port.", "5432", _integer(1, 65535), default_text="5432")
+    ] = 0
+    pg_db: Annotated[str, Option(("PG_DB",), "Its database.", "queue", default_text="postgres")] = (
+        ""
+    )
+    pg_user: Annotated[
+        str, Option(("PG_USER",), "The role to log in as.", "queue", default_text="postgres")
+    ] = ""
+    pg_password: Annotated[
+        str, Option(("PG_PASSWORD",), "Its password.", "secret", default_text="postgres")
+    ] = ""
+    pg_use_ssl: Annotated[
+        bool, Option(("PG_USE_SSL",), "Refuse to talk to it without TLS.", "true", _boolean)
+    ] = False
+    pg_ssl_reject_unauthorized: Annotated[
+        bool,
+        Option(
+            ("PG_SSL_REJECT_UNAUTHORIZED",),
+            "With PG_USE_SSL: check its certificate and name.",
+            "false",
+            _boolean,
+        ),
+    ] = True
+    pg_ssl_root_cert: Annotated[
+        str,
+        Option(
+            ("PG_SSL_ROOT_CERT", "PGSSLROOTCERT"),
+            "With PG_USE_SSL: file of the authorities to trust; 'system' means this machine's.",
+            "/etc/ssl/db.pem",
+        ),
+    ] = "system"
+    db_pool_size: Annotated[
+        int,
+        Option(
+            ("DB_POOL_SIZE",),
+            "Database connections of the whole server, shared out to the workers"
+            f" (at least {CONNECTIONS_PER_WORKER_MIN} for each).",
+            "32",
+            _integer(CONNECTIONS_PER_WORKER_MIN, 100_000),
+            default_text=f"{CONNECTIONS_PER_WORKER_DEFAULT} for each worker",
+        ),
+    ] = 0  # worked out in __post_init__
+    db_connection_timeout_ms: Annotated[
+        int,
+        Option(
+            ("DB_CONNECTION_TIMEOUT",),
+            "How long a request waits for a database connection, in milliseconds.",
+            "2000",
+            _milliseconds,
+        ),
+    ] = 2000
+    db_statement_timeout_ms: Annotated[
+        int,
+        Option(
+            ("DB_STATEMENT_TIMEOUT",),
+            "How long one statement may run, in milliseconds.",
+            "30000",
+            _milliseconds,
+        ),
+    ] = 30_000
+    db_lock_timeout_ms: Annotated[
+        int,
+        Option(
+            ("DB_LOCK_TIMEOUT",),
+            "How long one statement may wait for a lock, in milliseconds.",
+            "10000",
+            _milliseconds,
+        ),
+    ] = 10_000
+
+    # -- what clients get when they do not say --
+
+    default_timeout_ms: Annotated[
+        int,
+        Option(
+            ("DEFAULT_TIMEOUT", "POP_DEFAULT_TIMEOUT_MS"),
+            "How long a waiting pop waits, in milliseconds.",
+            "30000",
+            _milliseconds,
+        ),
+    ] = 30_000
+    max_timeout_ms: Annotated[
+        int,
+        Option(
+            ("MAX_TIMEOUT",),
+            "The longest wait a pop may ask for, in milliseconds.",
+            "60000",
+            _milliseconds,
+        ),
+    ] = 60_000
+    default_batch_size: Annotated[
+        int,
+        Option(
+            ("DEFAULT_BATCH_SIZE",),
+            "Messages of a pop that names no batch size.",
+            "1",
+            _integer(1, 1_000_000),
+        ),
+    ] = 200
+    default_subscription_mode: Annotated[
+        SubscriptionMode,
+        Option(
+            ("DEFAULT_SUBSCRIPTION_MODE",),
+            "Where a new consumer group begins: all, new or new-only.",
+            "new",
+            _one_of("", "all", "new", "new-only"),
+        ),
+    ] = "all"
+
+    # -- CORS --
+
+    cors_allowed_origins: Annotated[
+        str,
+        Option(
+            ("CORS_ALLOWED_ORIGINS",),
+            "Value of Access-Control-Allow-Origin.",
+            "https://dashboard.example",
+            _header_value,
+        ),
+    ] = "*"
+    cors_allowed_methods: Annotated[
+        str,
+        Option(
+            ("CORS_ALLOWED_METHODS",),
+            "Value of Access-Control-Allow-Methods.",
+            "GET, POST",
+            _header_value,
+        ),
+    ] = "GET, POST, PUT, DELETE, OPTIONS"
+    cors_allowed_headers: Annotated[
+        str,
+        Option(
+            ("CORS_ALLOWED_HEADERS",),
+            "Value of Access-Control-Allow-Headers.",
+            "Content-Type",
+            _header_value,
+        ),
+    ] = "Content-Type, Authorization"
+    cors_max_age: Annotated[
+        int,
+        Option(
+            ("CORS_MAX_AGE",),
+            "Value of Access-Control-Max-Age, in seconds.",
+            "600",
+            _integer(0, 2**31 - 1),
+        ),
+    ] = 86_400
+
+    # -- logs --
+
+    log_level: Annotated[
+        LogLevel,
+        Option(
+            ("LOG_LEVEL",),
+            "Least severe records to log: debug, info, warning or error.",
+            "debug",
+            _one_of("debug", "info", "warning", "error", aliases={"warn": "warning"}),
+            flag="--log-level",
+        ),
+    ] = "info"
+    log_format: Annotated[
+        LogFormat,
+        Option(
+            ("LOG_FORMAT",),
+            "json (a record a line) or console (to be read).",
+            "json",
+            _one_of("json", "console"),
+            flag="--log-format",
+            default_text="console on a terminal, else json",
+        ),
+    ] = "json"
+
+    def __post_init__(self) -> None:
+        if not self.db_pool_size:
+            size = self.workers * CONNECTIONS_PER_WORKER_DEFAULT
+            msgspec.structs.force_setattr(self, "db_pool_size", size)
+        if self.db_pool_size < self.workers * CONNECTIONS_PER_WORKER_MIN:
+            raise SettingsError(
+                f"DB_POOL_SIZE={self.db_pool_size}: must be at least"
+                f" {self.workers * CONNECTIONS_PER_WORKER_MIN}, {CONNECTIONS_PER_WORKER_MIN} for"
+                f" each of the {self.workers} workers (see NUM_WORKERS)"
+            )
+        # Who lowers the longest wait alone means the usual wait too.
+        default_timeout_ms = min(self.default_timeout_ms, self.max_timeout_ms)
+        msgspec.structs.force_setattr(self, "default_timeout_ms", default_timeout_ms)
+
+    @property
+    def connections_per_worker(self) -> int:
+        return self.db_pool_size // self.workers
+
+    @property
+    def conninfo(self) -> str | None:
+        """The libpq connection string of the given server; None means the embedded one.
+
+        It holds the password: pass it on, never log it.
+        """
+        from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+        defaults: dict[str, str | int] = {
+            # After a failover the old primary may still answer, but only for reading.
+            "target_session_attrs": "read-write",
+            "application_name": "queue-server",
+            # libpq takes whole seconds and treats 1 as 2.
+            "connect_timeout": max(2, math.ceil(self.db_connection_timeout_ms / 1000)),
+        }
+        if self.database_url:
+            given = {k: v for k, v in conninfo_to_dict(self.database_url).items() if v is not None}
+            return make_conninfo("", **(defaults | given))
+        parts = (self.pg_host, self.pg_port, self.pg_db, self.pg_user, self.pg_password)
+        if not any(parts):
+            return None
+        if self.pg_use_ssl and self.pg_ssl_reject_unauthorized:
+            defaults |= {"sslmode": "verify-full", "sslrootcert": self.pg_ssl_root_cert}
+        elif self.pg_use_ssl:
+            defaults["sslmode"] = "require"
+        return make_conninfo(
+            "",
+            **defaults,
+            host=self.pg_host or "localhost",
+            port=self.pg_port or 5432,
+            dbname=self.pg_db or "postgres",
+            user=self.pg_user or "postgres",
+            password=self.pg_password or "postgres",
+        )
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
+
+    def __rich_repr__(self) -> Any:
+        yield from self._shown()
+
+    def _shown(self) -> list[tuple[str, Any]]:
+        secret = ("database_url", "pg_password")
+        return [
+            (name, "***" if name in secret and value else value)
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        ]
+
+
+def options() -> dict[str, Option]:
+    """The option of each field of `Settings`, in the order of the class."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return {name: hints[name].__metadata__[0] for name in Settings.__struct_fields__}
+
+
+def load_settings(
+    argv: Sequence[str], environ: Mapping[str, str], *, terminal: bool = False
+) -> Settings:
+    """Read the settings; *argv* is without the program's name.
+
+    *terminal* says whether people read the log as it is written.
+    Errors: `SettingsError` for the first value that cannot be used. `--help` and `--version`
+    print and raise SystemExit, as argparse does.
+    """
+    given = vars(_parser().parse_args(argv))
+    values: dict[str, Any] = {"log_format": "console" if terminal else "json"}
+    for name, option in options().items():
+        if given.get(name) is not None:
+            values[name] = _parse(option, option.flag, given[name])
+            continue
+        for variable in option.env:
+            if text := environ.get(variable, "").strip():
+                values[name] = _parse(option, variable, text)
+                break
+    return Settings(**values)
+
+
+def _parse(option: Option, source: str, text: str) -> Any:
+    try:
+        return option.parse(text)
+    except ValueError as exc:
+        # One line whatever the value holds, and no secret: a URL is not repeated.
+        shown = "" if option.parse is _database_url else f"={text[:100]!r}"
+        raise SettingsError(f"{source}{shown}: {exc}") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (see --help)")
+
+    def print_help(self, file: Any = None) -> None:
+        # argparse knows nothing of the settings that come from the environment alone.
+        super().print_help(file)
+        print("\n" + _environment_help(), file=file)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="cluster.py",
+        description="A clustered, partitioned message-queue server on PostgreSQL. Without a"
+        " database it runs its own in the data directory.",
+        epilog="examples:\n"
+        "  python cluster.py\n"
+        "  python cluster.py --workers 4 --host 0.0.0.0 --port 6632\n"
+        "  DATABASE_URL=postgresql://queue:secret@db/queue python cluster.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, option in options().items():
+        if option.flag:
+            text = f"{option.text} [{', '.join(option.env)}; default: {_default(name, option)}]"
+            parser.add_argument(
+                option.flag,
+                dest=name,
+                metavar=option.flag.lstrip("-").upper().replace("-", "_"),
+                help=text.replace("%", "%%"),
+            )
+    parser.add_argument("--version", action="version", version=f"queue-server {__version__}")
+    return parser
+
+
+def _environment_help() -> str:
+    width = min(100, shutil.get_terminal_size().columns)
+    lines = ["environment (an option of the same meaning wins):"]
+    for name, option in options().items():
+        also = f" (also {', '.join(option.env[1:])})" if option.env[1:] else ""
+        text = (
+            f"{option.text} Default: {_default(name, option)}."
+            f" Example: {option.env[0]}={option.example}{also}"
+        )
+        lines.append(f"  {option.env[0]}")
+        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["", "stop: Ctrl-C or SIGTERM drains, twice ends at once; SIGHUP replaces workers."]
+    return "\n".join(lines)
+
+
+def _default(name: str, option: Option) -> str:
+    if option.default_text:
+        return option.default_text
+    for field in msgspec.structs.fields(Settings):
+        if field.name == name:
+            value = field.default
+            return str(value).lower() if isinstance(value, bool) else str(value)
+    raise AssertionError(name)
