@@ -291,6 +291,7 @@ class EmbeddedPostgres:
         delay = 0.1 if not self._deaths_in_a_row else 0.5 * 2**self._deaths_in_a_row
         delay = min(delay, RESTART_DELAY_MAX)
         self._deaths_in_a_row += 1
+        self._ready = False
         self._start_again_at = time.monotonic() + delay
         logger.error(
             "PostgreSQL ended with %s; starting it again in %.1f s: %s",
@@ -320,6 +321,10 @@ class EmbeddedPostgres:
                 preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 -- no threads here
                 **self._user.popen_arguments,
             )
+
+    def is_ready(self) -> bool:
+        """Whether it takes connections, as far as the last `poll` saw."""
+        return self._ready
 
     def _look_ready(self) -> bool:
         """Whether the postmaster says so in its pid file, which is where pg_ctl looks too."""
@@ -355,16 +360,21 @@ class EmbeddedPostgres:
 
     # -- the end --
 
-    def stop(self, timeout: float) -> None:
-        """Shut down within *timeout* seconds: cleanly when it can be, by SIGQUIT when not."""
+    def stop(self, timeout: float, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Shut down within *timeout* seconds: cleanly when it can be, by SIGQUIT when not.
+
+        *give_up* is asked while waiting; once it says so PostgreSQL is ended at once.
+        """
         if self._process is not None and self._process.poll() is None:
             # "Fast": it ends its sessions, writes a checkpoint and goes.
             self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(max(timeout, 0.1))
-            except subprocess.TimeoutExpired:
-                logger.warning("PostgreSQL takes too long to stop; it will recover at the start")
-                self.kill()
+            deadline = time.monotonic() + timeout
+            while self._process.poll() is None:
+                if time.monotonic() > deadline or give_up():
+                    logger.warning("PostgreSQL is ended at once; it recovers at its next start")
+                    self.kill()
+                    break
+                time.sleep(0.02)
         self._process = None
         self._lock.release()
 
@@ -377,10 +387,6 @@ class EmbeddedPostgres:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._process = None
-
-    def close_in_child(self) -> None:
-        """Forget the process in a forked worker, so that its end is nobody's business there."""
         self._process = None
 
     # -- how it is run --

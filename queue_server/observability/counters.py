@@ -36,6 +36,15 @@ class Counter(enum.IntEnum):
     PUSH_TRANSACTIONS = enum.auto()  # commits behind the requests: coalescing makes them fewer
     POP_TRANSACTIONS = enum.auto()
     ACK_TRANSACTIONS = enum.auto()
+    # Where pops spend their time, in microseconds; only what is work counts as work.
+    POP_WAIT_US = enum.auto()  # parked, waiting for a message
+    POP_LEASE_US = enum.auto()  # claiming partitions, the turn in the coalescer included
+    POP_QUERY_US = enum.auto()  # reading bodies that did not come with the claim
+    POP_DECODE_US = enum.auto()  # opening segments and rendering the answer
+    POP_DECRYPT_US = enum.auto()
+    POP_SEND_US = enum.auto()  # writing to the client, its backpressure included
+    LEASES_GIVEN_BACK = enum.auto()  # claims whose answer nobody received
+    FLOOR_POLL_HITS = enum.auto()  # parked pops that the floor poll woke, not a message
     # Transactions run again, by the SQLSTATE that ended the attempt.
     RETRIES_40001 = enum.auto()  # serialization failure
     RETRIES_40P01 = enum.auto()  # deadlock
@@ -90,8 +99,8 @@ class Row:
 
     # -- the sign of life --
 
-    def begin(self, pid: int) -> None:
-        """A process takes the row over; called by the supervisor, before the child can write."""
+    def begin(self, pid: int = 0) -> None:
+        """A life begins: called before the fork, when nobody has the pid yet, then by the child."""
         self.words[State.READY] = 0
         self.words[State.PID] = pid
         self.words[State.STARTED_AT_MS] = time.time_ns() // 1_000_000

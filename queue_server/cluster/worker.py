@@ -1,0 +1,180 @@
+"""A child's life after the fork: boot, say so, serve, drain, exit.
+
+Event loop, pool and application are born here, never in the supervisor. What is served is given as
+a target, so the life and the thing that lives can be read apart; `build_server` is the one place
+where the parts of this server are wired together.
+
+Signals: SIGTERM drains. SIGINT is ignored, because a Ctrl-C reaches the whole terminal and the
+supervisor decides what it means. When the supervisor is gone, however it went, its end of the
+lifeline pipe closes and the worker drains too.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import uvloop
+from aiohttp import web
+
+from queue_server.cluster.sockets import LISTEN_BACKLOG
+from queue_server.observability.counters import Counters
+from queue_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EXIT_BOOT_FAILED = 3  # apart from Python's own 1 and argparse's 2
+
+HEARTBEAT_INTERVAL = 1.0  # seconds
+REASON_BYTES_MAX = 2000  # a report is one atomic write to a pipe, so below PIPE_BUF
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a worker is given; the sockets are its own to close."""
+
+    index: int  # the slot it serves, from 0
+    settings: Settings
+    conninfo: str
+    listener: socket.socket
+    wakeup_receiver: socket.socket
+    wakeup_senders: list[socket.socket]  # to each slot, its own among them
+    counters: Counters
+
+
+class Server(Protocol):
+    """What a worker runs."""
+
+    async def start(self) -> None:
+        """Return when requests are accepted; raise when that cannot be."""
+
+    async def drain(self) -> None:
+        """Stop accepting, finish what runs, close. Cancelled after `drain_timeout_ms`."""
+
+
+Target = Callable[[WorkerContext], Server]
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """A worker's ends of the pipes to its supervisor."""
+
+    report: int  # written: "ready", or why it cannot boot
+    lifeline: int  # read: its end of file means that the supervisor is gone
+
+
+class Worker:
+    def __init__(self, context: WorkerContext, pipes: Pipes, target: Target) -> None:
+        self.context = context
+        self.pipes = pipes
+        self.target = target
+        self.row = context.counters.worker(context.index)
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(self._live())
+
+    async def _live(self) -> int:
+        self.should_exit = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.should_exit.set)
+        loop.add_reader(self.pipes.lifeline, self._on_supervisor_gone)
+        heartbeat = asyncio.create_task(self._beat())
+        try:
+            try:
+                server = self.target(self.context)
+                if not await self._boot(server):
+                    return 0
+            except Exception as exc:
+                logger.debug("cannot boot", exc_info=True)
+                self._report(f"failed {type(exc).__name__}: {exc}")
+                return EXIT_BOOT_FAILED
+            self.row.set_ready()
+            self._report("ready")
+            # What booting left lives as long as the process: keep the collector off it.
+            gc.collect()
+            gc.freeze()
+            await self.should_exit.wait()
+            await self._drain(server)
+            return 0
+        finally:
+            heartbeat.cancel()
+            loop.remove_reader(self.pipes.lifeline)
+
+    async def _boot(self, server: Server) -> bool:
+        """False when the order to stop came before the server had started."""
+        start = asyncio.ensure_future(server.start())
+        stop = asyncio.ensure_future(self.should_exit.wait())
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if start.done():
+            await start
+            return True
+        start.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await start
+        return False
+
+    async def _drain(self, server: Server) -> None:
+        logger.info("draining", extra={"event": "worker_draining"})
+        try:
+            async with asyncio.timeout(self.context.settings.drain_timeout_ms / 1000):
+                await server.drain()
+        except TimeoutError:
+            # What is left does not listen to reason: waiting for it again, as a clean end of
+            # the loop would, gains nothing.
+            logger.warning("not everything finished within the drain timeout")
+            os._exit(0)
+        except Exception:
+            logger.exception("draining failed")
+
+    async def _beat(self) -> None:
+        while True:
+            self.row.beat()
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+    def _on_supervisor_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.pipes.lifeline)
+        logger.error("the supervisor is gone")
+        self.should_exit.set()
+
+    def _report(self, text: str) -> None:
+        # A supervisor that is gone does not read it; the lifeline tells that.
+        with contextlib.suppress(OSError):
+            os.write(self.pipes.report, text.encode()[:REASON_BYTES_MAX])
+
+
+def build_server(context: WorkerContext) -> Server:
+    """Wire pool, broker and application together for one worker."""
+    return HealthServer(context)
+
+
+class HealthServer:
+    """Answers `GET /health` and nothing else."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        self.runner = web.AppRunner(app, handle_signals=False, access_log=None)
+        await self.runner.setup()
+        self.site = web.SockSite(self.runner, self.context.listener, backlog=LISTEN_BACKLOG)
+        await self.site.start()
+
+    async def drain(self) -> None:
+        await self.site.stop()
+        # Connections accepted a moment ago are about to send their request.
+        await asyncio.sleep(0.05)
+        await self.runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "healthy"})
