@@ -21,17 +21,26 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import uvloop
-from aiohttp import web
 
+from queue_server.broker.ack import Acker
+from queue_server.broker.directory import Directory
+from queue_server.broker.pop import Popper
+from queue_server.broker.push import Pusher
+from queue_server.broker.wakeup import Rooms
 from queue_server.cluster.sockets import LISTEN_BACKLOG
+from queue_server.http.app import HttpServer, build_app
+from queue_server.http.state import State
 from queue_server.observability.counters import Counters
-from queue_server.settings import Settings
+from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
+from queue_server.storage.pool import open_pool
+from queue_server.storage.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
 EXIT_BOOT_FAILED = 3  # apart from Python's own 1 and argparse's 2
 
 HEARTBEAT_INTERVAL = 1.0  # seconds
+BOOT_CONNECT_TIMEOUT = 20.0  # seconds; within the supervisor's limit for a boot
 REASON_BYTES_MAX = 2000  # a report is one atomic write to a pipe, so below PIPE_BUF
 
 
@@ -153,28 +162,65 @@ class Worker:
 
 def build_server(context: WorkerContext) -> Server:
     """Wire pool, broker and application together for one worker."""
-    return HealthServer(context)
+    return QueueServer(context)
 
 
-class HealthServer:
-    """Answers `GET /health` and nothing else."""
+class QueueServer:
+    """One worker's share of the queue server: its pool, its broker, its HTTP application."""
 
     def __init__(self, context: WorkerContext) -> None:
-        self.context = context
+        settings = context.settings
+        row = context.counters.worker(context.index)
+        self._context = context
+        self._pool = open_pool(
+            context.conninfo,
+            size=max(CONNECTIONS_PER_WORKER_MIN, settings.db_pool_size // settings.workers),
+            connection_timeout_ms=settings.db_connection_timeout_ms,
+            statement_timeout_ms=settings.db_statement_timeout_ms,
+            lock_timeout_ms=settings.db_lock_timeout_ms,
+        )
+        transactions = Transactions(self._pool, on_retry=row.add_retry)
+        others = [
+            sender for slot, sender in enumerate(context.wakeup_senders) if slot != context.index
+        ]
+        self._rooms = Rooms(others)
+        directory = Directory(transactions)
+        self._popper = Popper(transactions, directory, self._rooms, row)
+        self._http = HttpServer(
+            build_app(
+                State(
+                    settings=settings,
+                    transactions=transactions,
+                    directory=directory,
+                    pusher=Pusher(transactions, directory, self._rooms, row),
+                    popper=self._popper,
+                    acker=Acker(transactions, directory, self._rooms, row),
+                    counters=context.counters,
+                    row=row,
+                )
+            ),
+            context.listener,
+            backlog=LISTEN_BACKLOG,
+            # A second of the drain's deadline is kept for the steps that follow.
+            finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 1),
+        )
 
     async def start(self) -> None:
-        app = web.Application()
-        app.router.add_get("/health", self._health)
-        self.runner = web.AppRunner(app, handle_signals=False, access_log=None)
-        await self.runner.setup()
-        self.site = web.SockSite(self.runner, self.context.listener, backlog=LISTEN_BACKLOG)
-        await self.site.start()
+        await self._pool.open(wait=True, timeout=BOOT_CONNECT_TIMEOUT)
+        receiver = self._context.wakeup_receiver
+        asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
+        self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
+        await self._http.start()
 
     async def drain(self) -> None:
-        await self.site.stop()
-        # Connections accepted a moment ago are about to send their request.
-        await asyncio.sleep(0.05)
-        await self.runner.cleanup()
-
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "healthy"})
+        # No new connections, then no new waits: parked pops are answered empty.
+        await self._http.stop_accepting()
+        self._rooms.dismiss()
+        await self._http.finish()
+        # Leases of answers that could not be sent go back while there is still a database.
+        await self._popper.finish()
+        self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+        asyncio.get_running_loop().remove_reader(self._context.wakeup_receiver)
+        await self._pool.close()

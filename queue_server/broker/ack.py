@@ -1,0 +1,284 @@
+"""Turns acknowledgements into committed offsets.
+
+The items of a call fall into *elements*, one for each partition and group. A call whose elements
+are all plain (everything completed under one lease) goes the short way, together with those of
+other calls: `queen.ack` compares the ids with the log's. Any other call, and one that turns out not
+to be that simple, goes the long way alone: storage/settle.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.broker.coalescer import Coalescer
+from queue_server.broker.directory import Directory
+from queue_server.broker.wakeup import News, Rooms
+from queue_server.domain.errors import BadRequest
+from queue_server.domain.ids import id_keys
+from queue_server.domain.names import ConsumerGroup, PartitionId, PartitionRef, SubscriptionId
+from queue_server.domain.settlement import (
+    ACK_STATUSES,
+    STALE_LEASE,
+    UNRESOLVABLE,
+    AckResult,
+    AckStatus,
+)
+from queue_server.observability.counters import Counter, Row
+from queue_server.storage import leases
+from queue_server.storage.leases import CommitRequest, Committed
+from queue_server.storage.settle import Settled, SettleItem, SettleRequest, settle
+from queue_server.storage.transactions import Connection, Transactions
+
+_FLUSH_CALLS_MAX = 64
+_WAITING_CALLS_MAX = 20_000
+
+
+# A lease id that is none: it fences like one, and no lease ever has it.
+_NO_LEASE = uuid.UUID(int=0)
+
+
+class Ack(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """One acknowledged message, decoded straight from the request. An empty lease id is none."""
+
+    transaction_id: str
+    partition_id: str
+    status: str | None = None  # absent = completed
+    error: str | None = None
+    lease_id: str | None = None
+    consumer_group: str | None = None
+
+
+class AckOutcome(msgspec.Struct, frozen=True, gc=False):
+    """The result for one message, and the partition it belongs to (None when there is none)."""
+
+    result: AckResult
+    partition: PartitionRef | None
+
+
+class _Element(msgspec.Struct):
+    """The items of one call for one partition and group."""
+
+    partition: PartitionRef
+    group: ConsumerGroup
+    subscription_id: SubscriptionId
+    indexes: list[int]
+    plain: bool = False  # all completed, under `lease_id`
+    lease_id: uuid.UUID | None = None
+
+
+_Call = tuple[CommitRequest, ...]
+
+
+class Acker:
+    """Carries out acknowledgements."""
+
+    def __init__(
+        self, transactions: Transactions, directory: Directory, rooms: Rooms, counters: Row
+    ) -> None:
+        self._transactions = transactions
+        self._directory = directory
+        self._rooms = rooms
+        self._counters = counters
+        self._coalescer: Coalescer[_Call, list[Committed] | None] = Coalescer(
+            "ack",
+            self._flush,
+            flush_weight_max=_FLUSH_CALLS_MAX,
+            waiting_weight_max=_WAITING_CALLS_MAX,
+        )
+
+    async def ack(self, acks: Sequence[Ack], default_group: ConsumerGroup) -> list[AckOutcome]:
+        """Carry out one call, in one transaction.
+
+        Shape: outcomes aligned with *acks*; *default_group* is that of items which name none.
+        Errors: `BadRequest` for an unknown status, nothing is done then; `Unavailable`, the outcome
+        is then unknown, and the call may be repeated.
+        """
+        outcomes: list[AckOutcome | None] = [None] * len(acks)
+        elements = await self._resolve(acks, default_group, outcomes)
+        if elements and not (
+            all(element.plain for element in elements)
+            and await self._commit(acks, elements, outcomes)
+        ):
+            await self._settle(acks, elements, outcomes)
+        done = [outcome for outcome in outcomes if outcome is not None]
+        assert len(done) == len(acks)
+        return done
+
+    async def extend(self, lease_id: uuid.UUID, seconds: int) -> list[datetime.datetime]:
+        """Put off the expiry of a lease; the new expiry in each of its partitions."""
+        return await leases.extend(self._transactions, lease_id, seconds)
+
+    async def _resolve(
+        self,
+        acks: Sequence[Ack],
+        default_group: ConsumerGroup,
+        outcomes: list[AckOutcome | None],
+    ) -> list[_Element]:
+        """The elements of a call; items that name nothing known are answered here."""
+        for status in {ack.status for ack in acks}:
+            if status and status not in ACK_STATUSES:
+                raise BadRequest(
+                    f"status must be one of {', '.join(ACK_STATUSES)}, not {status[:100]!r}"
+                )
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        for index, ack in enumerate(acks):
+            groups.setdefault((ack.partition_id, ack.consumer_group), []).append(index)
+        ids = {text: _parse_partition_id(text) for text, _ in groups}
+        partitions = await self._directory.name_partitions(
+            {id_ for id_ in ids.values() if id_ is not None}
+        )
+        elements: dict[tuple[PartitionId, str], _Element] = {}
+        for (text, named_group), indexes in groups.items():
+            id_ = ids[text]
+            partition = None if id_ is None else partitions.get(id_)
+            group = ConsumerGroup(named_group) if named_group else default_group
+            subscription_id = None
+            if partition is not None:
+                subscription_id = await self._directory.find_subscription(partition, group)
+            if partition is None or subscription_id is None:
+                for index in indexes:
+                    error = STALE_LEASE if acks[index].lease_id else UNRESOLVABLE
+                    outcomes[index] = AckOutcome(AckResult(False, error), partition)
+                continue
+            # A group that is named by some items and meant by others is one element.
+            known = elements.get((partition.id, group))
+            if known is not None:
+                known.indexes.extend(indexes)
+                known.indexes.sort()
+            else:
+                elements[partition.id, group] = _Element(partition, group, subscription_id, indexes)
+        for element in elements.values():
+            kinds = {(acks[i].status, acks[i].lease_id) for i in element.indexes}
+            status, lease_id = kinds.pop()
+            element.lease_id = _parse_lease_id(lease_id)
+            element.plain = not kinds and _status(status) is AckStatus.COMPLETED
+        return list(elements.values())
+
+    # -- the short way --
+
+    async def _commit(
+        self,
+        acks: Sequence[Ack],
+        elements: Sequence[_Element],
+        outcomes: list[AckOutcome | None],
+    ) -> bool:
+        """Commit whole runs; False when the call is not that simple, and nothing was done."""
+        call = tuple(
+            CommitRequest(
+                call=0,  # numbered by the flush
+                partition_id=element.partition.id,
+                subscription_id=element.subscription_id,
+                lease_id=element.lease_id,
+                ids=id_keys([acks[i].transaction_id for i in element.indexes]),
+            )
+            for element in elements
+        )
+        committed = await self._coalescer.submit(call)
+        if committed is None or not all(one.applied for one in committed):
+            return False
+        for element, one in zip(elements, committed, strict=True):
+            outcome = AckOutcome(AckResult(True, lease_released=one.released), element.partition)
+            for index in element.indexes:
+                outcomes[index] = outcome
+            self._counters.add(Counter.MESSAGES_ACKED, len(element.indexes))
+        self._tell(
+            [
+                element
+                for element, one in zip(elements, committed, strict=True)
+                if one.released and one.more
+            ]
+        )
+        return True
+
+    async def _flush(self, calls: Sequence[_Call]) -> list[list[Committed] | None]:
+        # Each (partition, group) once: a second call for one, which concurrent requests may bring,
+        # has to see what the first did.
+        taken: set[tuple[PartitionId, SubscriptionId]] = set()
+        requests: list[CommitRequest] = []
+        spans: list[tuple[int, int] | None] = []
+        for number, call in enumerate(calls):
+            keys = {(request.partition_id, request.subscription_id) for request in call}
+            if taken & keys:
+                spans.append(None)
+                continue
+            taken |= keys
+            spans.append((len(requests), len(requests) + len(call)))
+            requests.extend(msgspec.structs.replace(request, call=number) for request in call)
+        self._counters.add(Counter.ACK_TRANSACTIONS)
+        committed = await leases.commit(self._transactions, requests)
+        return [None if span is None else committed[span[0] : span[1]] for span in spans]
+
+    # -- the long way --
+
+    async def _settle(
+        self,
+        acks: Sequence[Ack],
+        elements: Sequence[_Element],
+        outcomes: list[AckOutcome | None],
+    ) -> None:
+        requests = [
+            SettleRequest(
+                partition=element.partition,
+                consumer_group=element.group,
+                subscription_id=element.subscription_id,
+                items=[
+                    SettleItem(
+                        acks[i].transaction_id,
+                        _status(acks[i].status),
+                        _parse_lease_id(acks[i].lease_id),
+                        acks[i].error,
+                    )
+                    for i in element.indexes
+                ],
+            )
+            for element in elements
+        ]
+
+        async def work(connection: Connection) -> list[Settled]:
+            return await settle(connection, requests)
+
+        settled = await self._transactions.run(work)
+        for element, one in zip(elements, settled, strict=True):
+            for index, result in zip(element.indexes, one.results, strict=True):
+                outcomes[index] = AckOutcome(result, element.partition)
+                self._count(_status(acks[index].status), result)
+        self._tell(
+            [element for element, one in zip(elements, settled, strict=True) if one.released]
+        )
+
+    def _count(self, status: AckStatus, result: AckResult) -> None:
+        if result.dead_letter:
+            self._counters.add(Counter.MESSAGES_DEAD_LETTERED)
+        if result.success and status is AckStatus.COMPLETED:
+            self._counters.add(Counter.MESSAGES_ACKED)
+        elif result.success and status is AckStatus.FAILED:
+            self._counters.add(Counter.MESSAGES_FAILED)
+
+    def _tell(self, elements: Sequence[_Element]) -> None:
+        self._rooms.tell(
+            [News(e.partition.queue, e.partition.partition, e.group) for e in elements]
+        )
+
+
+def _status(text: str | None) -> AckStatus:
+    return ACK_STATUSES[text] if text else AckStatus.COMPLETED
+
+
+def _parse_partition_id(text: str) -> PartitionId | None:
+    """The id in its only spelling; anything else names no partition."""
+    if text.isascii() and text.isdigit() and len(text) <= 16 and text[0] != "0":
+        return PartitionId(int(text))
+    return None
+
+
+def _parse_lease_id(text: str | None) -> uuid.UUID | None:
+    if not text:
+        return None
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return _NO_LEASE

@@ -1,0 +1,116 @@
+"""Gathers concurrent requests into one transaction.
+
+One flush is in flight at a time; what is submitted meanwhile goes out together in the next. There
+is no timer: an idle worker flushes a request at once, a busy one shares a commit between all that
+wait. This is what makes single-message requests affordable: the commit is their cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from queue_server.domain.errors import Overloaded, QueueServerError
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class Coalescer(Generic[Request, Answer]):
+    """Answers requests in flushes.
+
+    *flush* is given the requests of one flush, in the order they came, and returns their answers
+    aligned. *weight* measures a request; a flush takes requests up to *flush_weight_max* (but at
+    least one), and requests that would make more than *waiting_weight_max* wait are refused.
+
+    *abandon* is told answers whose requester has gone meanwhile.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flush: Callable[[Sequence[Request]], Awaitable[Sequence[Answer]]],
+        *,
+        weight: Callable[[Request], int] = lambda _request: 1,
+        flush_weight_max: int,
+        waiting_weight_max: int,
+        abandon: Callable[[Answer], None] = lambda _answer: None,
+    ) -> None:
+        self._name = name
+        self._flush = flush
+        self._weight = weight
+        self._flush_weight_max = flush_weight_max
+        self._waiting_weight_max = waiting_weight_max
+        self._abandon = abandon
+        self._waiting: deque[tuple[Request, int, asyncio.Future[Answer]]] = deque()
+        self._waiting_weight = 0
+        self._task: asyncio.Task[None] | None = None
+        self.flush_count = 0
+
+    async def submit(self, request: Request) -> Answer:
+        """The answer to *request*.
+
+        Errors: `Overloaded`; whatever the flush raises.
+        """
+        weight = self._weight(request)
+        if self._waiting and self._waiting_weight + weight > self._waiting_weight_max:
+            raise Overloaded(f"too many {self._name} requests are waiting; try again")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, weight, future))
+        self._waiting_weight += weight
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"{self._name}-flush")
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._flush_once()
+        finally:
+            self._task = None
+
+    async def _flush_once(self) -> None:
+        batch: list[tuple[Request, asyncio.Future[Answer]]] = []
+        total = 0
+        while self._waiting and (
+            not batch or total + self._waiting[0][1] <= self._flush_weight_max
+        ):
+            request, weight, future = self._waiting.popleft()
+            self._waiting_weight -= weight
+            if not future.cancelled():
+                batch.append((request, future))
+                total += weight
+        if batch:
+            await self._answer(batch)
+
+    async def _answer(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
+        self.flush_count += 1
+        try:
+            answers = await self._flush([request for request, _ in batch])
+        except QueueServerError as exc:
+            self._fail(batch, exc)
+        except Exception as exc:
+            if len(batch) == 1:
+                self._fail(batch, exc)
+                return
+            # One of them cannot be carried out and took the others down: each goes alone.
+            logger.warning("a flush of %d failed, trying each alone", len(batch), exc_info=exc)
+            for one in batch:
+                await self._answer([one])
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():
+                    self._abandon(answer)
+                else:
+                    future.set_result(answer)
+
+    @staticmethod
+    def _fail(batch: list[tuple[Request, asyncio.Future[Answer]]], exc: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(exc)

@@ -1,0 +1,142 @@
+"""What this worker remembers of names and ids.
+
+Names resolve to ids that never change and are never used again, so a remembered pair cannot be
+wrong, only outlived: when a queue was deleted the database answers that the id is gone, and the
+caller forgets it here and asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from queue_server.domain.names import (
+    ConsumerGroup,
+    PartitionId,
+    PartitionKey,
+    PartitionName,
+    PartitionRef,
+    QueueName,
+    SubscriptionId,
+    check_names,
+)
+from queue_server.domain.subscription import Start
+from queue_server.storage import queues
+from queue_server.storage.transactions import Transactions
+
+# Entries are about 500 bytes: some 50 MB when all three are full.
+_ENTRIES_MAX = 50_000
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(entries: dict[K, V], key: K, value: V) -> None:
+    if len(entries) >= _ENTRIES_MAX:
+        # The oldest goes; what is in use comes back with one query.
+        del entries[next(iter(entries))]
+    entries[key] = value
+
+
+class Directory:
+    """Resolves partitions and subscriptions, remembering the answers."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+        self._by_name: dict[tuple[str, str], PartitionRef] = {}
+        self._by_id: dict[PartitionId, PartitionRef] = {}
+        self._subscriptions: dict[tuple[str, str, bool], SubscriptionId] = {}
+
+    def known_partition(self, queue: str, partition: str) -> PartitionRef | None:
+        """A partition that was resolved before."""
+        return self._by_name.get((queue, partition))
+
+    async def create_partitions(self, keys: Iterable[PartitionKey]) -> None:
+        """Resolve partitions for a push: queues and partitions that are missing are created.
+
+        Errors: `BadRequest`, `NameTooLong`; nothing is created then.
+        """
+        missing: dict[QueueName, list[PartitionName]] = {}
+        for key in keys:
+            check_names(key.queue, key.partition, "partition")
+            missing.setdefault(key.queue, []).append(key.partition)
+        for queue, names in missing.items():
+            self._remember(await queues.ensure_partitions(self._transactions, queue, names))
+
+    async def find_partition(self, key: PartitionKey) -> PartitionRef | None:
+        """A partition by name; None when it does not exist."""
+        ref = self._by_name.get((key.queue, key.partition))
+        if ref is None:
+            ref = await queues.find_partition(self._transactions, key)
+            if ref is not None:
+                self._remember([ref])
+        return ref
+
+    async def name_partitions(self, ids: Iterable[PartitionId]) -> dict[PartitionId, PartitionRef]:
+        """Partitions by id; those that do not exist are left out."""
+        refs = {id_: ref for id_ in ids if (ref := self._by_id.get(id_)) is not None}
+        missing = [id_ for id_ in ids if id_ not in refs]
+        if missing:
+            found = await queues.name_partitions(self._transactions, missing)
+            self._remember(found)
+            refs |= {ref.id: ref for ref in found}
+        return refs
+
+    async def subscribe(
+        self, queue: QueueName, group: ConsumerGroup, start: Start
+    ) -> SubscriptionId:
+        """The registration of a group on a queue; queue and registration are made when missing."""
+        key = (queue, group, True)
+        known = self._subscriptions.get(key)
+        if known is None:
+            queue_id = await queues.ensure_queue(self._transactions, queue)
+            known = await queues.subscribe(
+                self._transactions, queue_id, group, start, queue_wide=True
+            )
+            _remember(self._subscriptions, key, known)
+        return known
+
+    async def subscribe_to_partition(
+        self, partition: PartitionRef, group: ConsumerGroup, start: Start
+    ) -> SubscriptionId:
+        """The registration of a group that names a partition: it registers nothing queue-wide."""
+        key = (partition.queue, group, False)
+        known = self._subscriptions.get(key)
+        if known is None:
+            known = await queues.subscribe(
+                self._transactions, partition.queue_id, group, start, queue_wide=False
+            )
+            _remember(self._subscriptions, key, known)
+        return known
+
+    async def find_subscription(
+        self, partition: PartitionRef, group: ConsumerGroup
+    ) -> SubscriptionId | None:
+        """The registration of a group for an acknowledgement; nothing is registered."""
+        for queue_wide in (True, False):
+            known = self._subscriptions.get((partition.queue, group, queue_wide))
+            if known is not None:
+                return known
+        found = await queues.find_subscription(self._transactions, partition.queue_id, group)
+        if found is not None:
+            _remember(self._subscriptions, (partition.queue, group, False), found)
+        return found
+
+    def forget_queue(self, queue: str) -> None:
+        """Forget all that hangs on a queue that is gone."""
+        for key in [key for key in self._by_name if key[0] == queue]:
+            self._by_id.pop(self._by_name.pop(key).id, None)
+        for name in [name for name in self._subscriptions if name[0] == queue]:
+            del self._subscriptions[name]
+
+    def forget_partitions(self, ids: Iterable[PartitionId]) -> None:
+        """Forget partitions that are gone, with their queues."""
+        for id_ in ids:
+            ref = self._by_id.get(id_)
+            if ref is not None:
+                self.forget_queue(ref.queue)
+
+    def _remember(self, refs: Sequence[PartitionRef]) -> None:
+        for ref in refs:
+            _remember(self._by_name, (ref.queue, ref.partition), ref)
+            _remember(self._by_id, ref.id, ref)

@@ -1,0 +1,366 @@
+"""Appends what producers push, many requests in one transaction.
+
+A flush puts the messages of all its requests into one *lane* for each partition, makes segments of
+them and appends all in one call. The database tells when ids are stored already; nothing was
+written then, the lane leaves them out, and the call is made again. An append whose COMMIT answer
+was lost is repeated by storage/transactions.py and finds its own ids: they carry the message ids
+that this flush minted, which is how they are told from somebody else's.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.broker.coalescer import Coalescer
+from queue_server.broker.directory import Directory
+from queue_server.broker.wakeup import News, Rooms
+from queue_server.domain.errors import BadRequest, Unavailable
+from queue_server.domain.ids import id_keys
+from queue_server.domain.message import MessageIdRun, NewMessage, message_id
+from queue_server.domain.names import (
+    DEFAULT_PARTITION,
+    TRANSACTION_ID_BYTES_MAX,
+    PartitionId,
+    PartitionKey,
+    PartitionName,
+    PartitionRef,
+    QueueName,
+)
+from queue_server.domain.segment import (
+    SEGMENT_MESSAGES_MAX,
+    SEGMENT_RAW_BYTES_MAX,
+    pack,
+    render,
+)
+from queue_server.observability.counters import Counter, Row
+from queue_server.storage import messages as log
+from queue_server.storage.messages import SegmentDraft
+from queue_server.storage.transactions import Transactions
+
+# A flush larger than this gains nothing: the commit is a small part of it already.
+_FLUSH_BYTES_MAX = 8 * 1024 * 1024
+# What may wait for its turn in one worker, measured as received.
+_WAITING_BYTES_MAX = 256 * 1024 * 1024
+
+# How often a push is tried again whose queue was deleted under it.
+_RESOLVE_ATTEMPTS_MAX = 5
+
+
+class PushResult(msgspec.Struct, gc=False, omit_defaults=False):
+    """What became of one item; the entry of the answer as the protocol has it."""
+
+    index: int
+    status: str
+    transaction_id: str
+    offset: int
+    message_id: str
+    partition_id: str
+    trace_id: str | None
+    queueName: str  # noqa: N815
+
+
+class _Share(msgspec.Struct, gc=False):
+    """The items of one request in one lane: messages[start, start + len(indexes))."""
+
+    request: _Request
+    indexes: Sequence[int]
+    start: int
+
+
+class _Request(msgspec.Struct):
+    """One push: its items by partition, and room for the results."""
+
+    lanes: list[tuple[PartitionRef, list[int]]]
+    items: Sequence[NewMessage]
+    size_bytes: int
+    results: list[PushResult | None]
+
+
+class _Duplicate(msgspec.Struct, frozen=True, gc=False):
+    """The stored message that made an item a duplicate."""
+
+    message_id: str
+    offset: int
+
+
+class _Gone(Exception):
+    """Partitions were deleted under a flush."""
+
+    def __init__(self, partition_ids: Sequence[PartitionId]) -> None:
+        self.partition_ids = partition_ids
+
+
+class _Lane:
+    """What one flush puts into one partition."""
+
+    def __init__(self, partition: PartitionRef) -> None:
+        self.partition = partition
+        self.messages: list[NewMessage] = []
+        self.shares: list[_Share] = []
+        self._repeats: dict[int, int] = {}  # position -> position of the first with that id
+        self._duplicates: dict[int, _Duplicate] = {}
+        self._own: dict[int, _Duplicate] = {}  # stored by an attempt whose answer was lost
+        self._kept: Sequence[int] = ()
+        self._message_ids: list[str] = []
+        self.drafts: list[SegmentDraft] = []
+
+    def add(self, request: _Request, indexes: list[int]) -> None:
+        self.shares.append(_Share(request, indexes, len(self.messages)))
+        items = request.items
+        self.messages.extend(items if len(indexes) == len(items) else [items[i] for i in indexes])
+
+    def find_repeats(self) -> None:
+        """Find ids that occur more than once in this flush: the first in request order wins."""
+        given = [m.transaction_id for m in self.messages if m.transaction_id]
+        if len(set(given)) == len(given):
+            return
+        first: dict[str, int] = {}
+        for position, message in enumerate(self.messages):
+            if message.transaction_id:
+                winner = first.setdefault(message.transaction_id, position)
+                if winner != position:
+                    self._repeats[position] = winner
+
+    def build(self) -> None:
+        """Make the segments of all messages that are to be stored."""
+        if self._repeats or self._duplicates or self._own:
+            self._kept = [
+                position
+                for position in range(len(self.messages))
+                if position not in self._repeats
+                and position not in self._duplicates
+                and position not in self._own
+            ]
+            kept_messages: Sequence[NewMessage] = [self.messages[p] for p in self._kept]
+        else:
+            self._kept = range(len(self.messages))
+            kept_messages = self.messages
+        self._message_ids.clear()
+        self.drafts.clear()
+        for start in range(0, len(kept_messages), SEGMENT_MESSAGES_MAX):
+            self._draft(kept_messages[start : start + SEGMENT_MESSAGES_MAX])
+
+    def _draft(self, messages: Sequence[NewMessage]) -> None:
+        run = MessageIdRun()
+        message_ids = run.texts(len(messages))
+        rendered = render(messages, message_ids)
+        if len(rendered) > SEGMENT_RAW_BYTES_MAX and len(messages) > 1:
+            pieces = min(len(rendered) // SEGMENT_RAW_BYTES_MAX + 1, len(messages))
+            size = -(-len(messages) // pieces)
+            for start in range(0, len(messages), size):
+                self._draft(messages[start : start + size])
+            return
+        codec, body = pack(rendered)
+        self._message_ids.extend(message_ids)
+        self.drafts.append(
+            SegmentDraft(
+                partition_id=self.partition.id,
+                first_message_id=run.first,
+                message_count=len(messages),
+                raw_bytes=len(rendered),
+                codec=codec,
+                ids=id_keys(
+                    [
+                        m.transaction_id or message_id
+                        for m, message_id in zip(messages, message_ids, strict=True)
+                    ]
+                ),
+                body=body,
+            )
+        )
+
+    def note_stored(
+        self, draft_index: int, position: int, first_message_id: uuid.UUID, index: int, offset: int
+    ) -> None:
+        """Note that an item of a draft is stored already."""
+        before = sum(draft.message_count for draft in self.drafts[:draft_index])
+        place = _Duplicate(message_id(first_message_id, index), offset)
+        own = any(draft.first_message_id == first_message_id for draft in self.drafts)
+        (self._own if own else self._duplicates)[self._kept[before + position]] = place
+
+    @property
+    def stored_count(self) -> int:
+        """How many messages this flush stored, attempts with a lost answer included."""
+        return len(self._kept) + len(self._own)
+
+    def report(self, base_offset: int) -> None:
+        """Write the results of all shares. *base_offset* is that of the first message stored."""
+        count = len(self.messages)
+        partition_id = str(self.partition.id)
+        queue = self.partition.queue
+        if len(self._kept) == count:
+            for share in self.shares:
+                results, items = share.request.results, share.request.items
+                first = base_offset + share.start
+                for place, index in enumerate(share.indexes):
+                    item = items[index]
+                    message_id_ = self._message_ids[share.start + place]
+                    results[index] = PushResult(
+                        index, "queued", item.transaction_id or message_id_, first + place,
+                        message_id_, partition_id, item.trace_id, queue,
+                    )  # fmt: skip
+            return
+
+        placed: dict[int, tuple[str, _Duplicate]] = {
+            position: ("queued", _Duplicate(self._message_ids[i], base_offset + i))
+            for i, position in enumerate(self._kept)
+        }
+        placed |= {position: ("queued", place) for position, place in self._own.items()}
+        placed |= {position: ("duplicate", place) for position, place in self._duplicates.items()}
+        for position, winner in self._repeats.items():
+            placed[position] = ("duplicate", placed[winner][1])
+        for share in self.shares:
+            for place, index in enumerate(share.indexes):
+                status, stored = placed[share.start + place]
+                item = share.request.items[index]
+                share.request.results[index] = PushResult(
+                    index, status, item.transaction_id or stored.message_id, stored.offset,
+                    stored.message_id, partition_id, item.trace_id, queue,
+                )  # fmt: skip
+
+
+class Pusher:
+    """Stores pushes."""
+
+    def __init__(
+        self, transactions: Transactions, directory: Directory, rooms: Rooms, counters: Row
+    ) -> None:
+        self._transactions = transactions
+        self._directory = directory
+        self._rooms = rooms
+        self._counters = counters
+        self._coalescer: Coalescer[_Request, list[PushResult] | _Gone] = Coalescer(
+            "push",
+            self._flush,
+            weight=lambda request: request.size_bytes,
+            flush_weight_max=_FLUSH_BYTES_MAX,
+            waiting_weight_max=_WAITING_BYTES_MAX,
+        )
+
+    async def push(self, items: Sequence[NewMessage], size_bytes: int) -> list[PushResult]:
+        """Store *items*, all or none.
+
+        Shape: results in request order. *size_bytes* is the size of the request as received.
+        Errors: `BadRequest`, `NameTooLong`: nothing was stored. `Unavailable`: the outcome is
+        unknown, the same items may be pushed again.
+        """
+        if not items:
+            return []
+        _check_ids(items)
+        for _ in range(_RESOLVE_ATTEMPTS_MAX):
+            lanes = await self._resolve(items)
+            answer = await self._coalescer.submit(
+                _Request(lanes, items, size_bytes, [None] * len(items))
+            )
+            if not isinstance(answer, _Gone):
+                return answer
+            self._directory.forget_partitions(answer.partition_ids)
+        raise Unavailable("the queue is being deleted again and again; try later")
+
+    async def _resolve(self, items: Sequence[NewMessage]) -> list[tuple[PartitionRef, list[int]]]:
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        for index, item in enumerate(items):
+            key = (item.queue, item.partition)
+            group = groups.get(key)
+            if group is None:
+                groups[key] = [index]
+            else:
+                group.append(index)
+        known = self._directory.known_partition
+        while True:
+            lanes: list[tuple[PartitionRef, list[int]]] = []
+            missing: list[PartitionKey] = []
+            for (queue, partition), indexes in groups.items():
+                name = DEFAULT_PARTITION if partition is None else partition
+                ref = known(queue, name)
+                if ref is None:
+                    missing.append(PartitionKey(QueueName(queue), PartitionName(name)))
+                else:
+                    lanes.append((ref, indexes))
+            if not missing:
+                return lanes
+            await self._directory.create_partitions(missing)
+
+    async def _flush(self, requests: Sequence[_Request]) -> list[list[PushResult] | _Gone]:
+        lanes: dict[PartitionId, _Lane] = {}
+        for request in requests:
+            for partition, indexes in request.lanes:
+                lane = lanes.get(partition.id)
+                if lane is None:
+                    lane = lanes[partition.id] = _Lane(partition)
+                lane.add(request, indexes)
+        ordered = [lanes[partition_id] for partition_id in sorted(lanes)]
+        for lane in ordered:
+            lane.find_repeats()
+            lane.build()
+
+        places: dict[PartitionId, log.Place] = {}
+        while True:
+            drafts = [draft for lane in ordered for draft in lane.drafts]
+            if not drafts:
+                break
+            appended = await log.append(self._transactions, drafts)
+            if appended.missing:
+                gone = _Gone(appended.missing)
+                return [gone] * len(requests)
+            if not appended.duplicates:
+                places = appended.places
+                break
+            self._leave_out(ordered, appended.duplicates)
+
+        for lane in ordered:
+            lane.report(places[lane.partition.id].base_offset if lane.drafts else 0)
+        stored_count = sum(lane.stored_count for lane in ordered)
+        total_count = sum(len(lane.messages) for lane in ordered)
+        self._counters.add(Counter.PUSH_TRANSACTIONS)
+        self._counters.add(Counter.MESSAGES_PUSHED, stored_count)
+        self._counters.add(Counter.MESSAGES_DUPLICATE, total_count - stored_count)
+        self._rooms.tell(
+            [
+                News(lane.partition.queue, lane.partition.partition)
+                for lane in ordered
+                if lane.stored_count
+            ]
+        )
+        return [
+            [result for result in request.results if result is not None] for request in requests
+        ]
+
+    @staticmethod
+    def _leave_out(lanes: Sequence[_Lane], duplicates: Sequence[log.StoredId]) -> None:
+        owners = [(lane, i) for lane in lanes for i in range(len(lane.drafts))]
+        changed: set[PartitionId] = set()
+        for duplicate in duplicates:
+            lane, draft_index = owners[duplicate.list]
+            lane.note_stored(
+                draft_index, duplicate.position, duplicate.first_message_id, duplicate.index,
+                duplicate.offset,
+            )  # fmt: skip
+            changed.add(lane.partition.id)
+        for lane in lanes:
+            if lane.partition.id in changed:
+                lane.build()
+
+
+def _check_ids(items: Sequence[NewMessage]) -> None:
+    given = [item.transaction_id for item in items if item.transaction_id]
+    # Bytes are at least characters, at most four each.
+    if max(map(len, given), default=0) > TRANSACTION_ID_BYTES_MAX // 4:
+        for index, item in enumerate(items):
+            size_bytes = len((item.transaction_id or "").encode())
+            if size_bytes > TRANSACTION_ID_BYTES_MAX:
+                raise BadRequest(
+                    f"items[{index}].transactionId is {size_bytes} bytes, at most "
+                    f"{TRANSACTION_ID_BYTES_MAX}"
+                )
+    if "\x00" in "".join(given):
+        raise BadRequest("transactionId must not contain a NUL character")
+    for index, item in enumerate(items):
+        if item.trace_id is not None:
+            try:
+                uuid.UUID(item.trace_id)
+            except ValueError:
+                raise BadRequest(f"items[{index}].traceId must be a UUID") from None

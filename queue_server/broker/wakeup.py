@@ -1,0 +1,173 @@
+"""Who waits for what, and how they are woken.
+
+Consumers that wait for the same thing (queue, group, and the partition if they named one) share a
+*room*. News wakes one of them for each partition it concerns, not all: the others would find the
+partition leased. There are three sources of news:
+- a push or a release in this worker: told at once, after the commit;
+- one in another worker of this host: told by a datagram, which may be lost;
+- the floor poll (broker/pop.py): asks the database now and then which rooms could be served. It
+  covers lost datagrams, other hosts, and what happens by itself, such as a lease that ends.
+
+A wake-up must not fall between a consumer's look and its sleep. So a room counts its news: who
+finds nothing compares the count with the one from before the look, and looks again if it moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from queue_server.domain.names import PartitionId, SubscriptionId
+from queue_server.storage.leases import ANY_PARTITION
+
+logger = logging.getLogger(__name__)
+
+
+class RoomKey(msgspec.Struct, frozen=True, gc=False):
+    """What a consumer waits for; `partition` None = any of the queue."""
+
+    queue: str
+    group: str
+    partition: str | None
+
+
+class News(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A partition has something to read: for every group, or for the one named."""
+
+    queue: str
+    partition: str
+    group: str | None = None
+
+
+class Room:
+    """Consumers that wait for the same thing.
+
+    `subscription_id` and `partition_id` are what the floor poll asks for; unknown (None) while
+    there is nothing of that name in the database yet.
+    """
+
+    __slots__ = ("_sleepers", "key", "news_count", "occupants", "partition_id", "subscription_id")
+
+    def __init__(self, key: RoomKey) -> None:
+        self.key = key
+        self.news_count = 0
+        self.occupants = 0
+        self.subscription_id: SubscriptionId | None = None
+        self.partition_id: PartitionId | None = ANY_PARTITION if key.partition is None else None
+        self._sleepers: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def sleeper_count(self) -> int:
+        return len(self._sleepers)
+
+    def wake(self, count: int = 1) -> None:
+        """Wake up to *count* sleepers; who is looking just now will look again."""
+        self.news_count += 1
+        while count > 0 and self._sleepers:
+            sleeper = self._sleepers.popleft()
+            if not sleeper.done():
+                sleeper.set_result(None)
+                count -= 1
+
+    async def sleep(self, news_count: int, timeout_s: float) -> None:
+        """Return when there is news since *news_count*, or after *timeout_s*."""
+        if self.news_count != news_count:
+            return
+        sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append(sleeper)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await sleeper
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            if sleeper.done() and not sleeper.cancelled():
+                # Woken and gone at the same moment: the wake-up was for somebody.
+                self.wake()
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._sleepers.remove(sleeper)
+
+
+class Rooms:
+    """All rooms of a worker, and the datagrams between the workers of a host."""
+
+    # Datagrams on a Unix socket may be about 200 KB; this stays far below.
+    _DATAGRAM_NEWS_MAX = 64
+
+    def __init__(self, senders: Sequence[socket.socket] = ()) -> None:
+        self._senders = senders
+        self._rooms: dict[RoomKey, Room] = {}
+        self._by_queue: dict[str, set[RoomKey]] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(list[News])
+        self.draining = False
+
+    @contextlib.contextmanager
+    def enter(self, key: RoomKey) -> Iterator[Room]:
+        """The room for *key*, which exists as long as somebody is in it."""
+        room = self._rooms.get(key)
+        if room is None:
+            room = self._rooms[key] = Room(key)
+            self._by_queue.setdefault(key.queue, set()).add(key)
+        room.occupants += 1
+        try:
+            yield room
+        finally:
+            room.occupants -= 1
+            if room.occupants == 0:
+                del self._rooms[key]
+                keys = self._by_queue[key.queue]
+                keys.discard(key)
+                if not keys:
+                    del self._by_queue[key.queue]
+
+    def occupied(self) -> list[Room]:
+        """The rooms in which somebody sleeps."""
+        return [room for room in self._rooms.values() if room.sleeper_count]
+
+    def tell(self, news: Sequence[News]) -> None:
+        """Tell this worker and the others; call it after the commit."""
+        self.hear(news)
+        for start in range(0, len(news), self._DATAGRAM_NEWS_MAX):
+            datagram = self._encoder.encode(news[start : start + self._DATAGRAM_NEWS_MAX])
+            for sender in self._senders:
+                # A full socket belongs to a worker with plenty to do; its floor poll will see.
+                with contextlib.suppress(BlockingIOError, ConnectionError, OSError):
+                    sender.send(datagram)
+
+    def hear(self, news: Sequence[News]) -> None:
+        """Wake those in this worker whom *news* concerns."""
+        for item in news:
+            for key in self._by_queue.get(item.queue, ()):
+                if key.partition not in (None, item.partition):
+                    continue
+                if item.group not in (None, key.group):
+                    continue
+                self._rooms[key].wake()
+
+    def receive(self, receiver: socket.socket) -> None:
+        """Read what the other workers sent; called when *receiver* is readable."""
+        # Bounded, so that a flood of datagrams does not keep the loop from everything else.
+        for _ in range(100):
+            try:
+                datagram = receiver.recv(256 * 1024)
+            except BlockingIOError:
+                return
+            try:
+                self.hear(self._decoder.decode(datagram))
+            except msgspec.DecodeError:
+                logger.error("a wake-up datagram of %d bytes is not valid", len(datagram))
+
+    def dismiss(self) -> None:
+        """Wake everybody for good: the worker is stopping."""
+        self.draining = True
+        for room in self._rooms.values():
+            room.wake(room.sleeper_count)

@@ -1,0 +1,81 @@
+"""Everything that can go wrong for a reason we know.
+
+    QueueServerError
+     +- BadRequest              the request cannot be carried out as it stands (400)
+     |   +- NameTooLong         (413)
+     |   +- BodyTooLarge        (413)
+     +- NotFound                the thing named does not exist (404)
+     +- Unavailable             nothing is wrong with the request, try again (503)
+         +- Draining            this server is stopping
+         +- StorageUnavailable  the database does not answer
+         +- StorageTimeout      the database did not answer in time; the outcome is unknown
+         +- Overloaded          too much is waiting already (429)
+
+A class's docstring is its default message. `code` is stable and goes to the client; the HTTP status
+is chosen in http/failures.py.
+"""
+
+from __future__ import annotations
+
+
+class QueueServerError(Exception):
+    """Something went wrong."""
+
+    code = "internal"
+    # Seconds after which a retry may help; None when it will not.
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or self.__doc__ or ""
+        super().__init__(self.message)
+
+
+class BadRequest(QueueServerError):
+    """The request is not valid."""
+
+    code = "bad_request"
+
+
+class NameTooLong(BadRequest):
+    """The name is too long."""
+
+    code = "name_too_long"
+
+
+class BodyTooLarge(BadRequest):
+    """Request body too large"""
+
+    code = "body_too_large"
+
+
+class NotFound(QueueServerError):
+    """Not found"""
+
+    code = "not_found"
+
+
+class Unavailable(QueueServerError):
+    """The server cannot do this just now; try again."""
+
+    code = "retry"
+    retry_after_s = 1
+
+
+class Draining(Unavailable):
+    """The server is stopping; try again."""
+
+
+class StorageUnavailable(Unavailable):
+    """The database is not available; try again."""
+
+
+class StorageTimeout(Unavailable):
+    """The database did not answer in time; the request may or may not have been carried out."""
+
+    code = "timeout"
+
+
+class Overloaded(Unavailable):
+    """Too many requests are waiting; try again."""
+
+    code = "overloaded"

@@ -1,0 +1,82 @@
+"""Builds the application and serves it on an inherited listener."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from aiohttp import web
+
+from queue_server.http import middleware
+from queue_server.http.request import MAX_BODY_BYTES
+from queue_server.http.routes import routes
+from queue_server.http.state import STATE, State
+
+_JUST_ACCEPTED_S = 0.05
+
+
+def build_app(state: State) -> web.Application:
+    settings = state.settings
+    app = web.Application(
+        middlewares=[middleware.observe(state.row), middleware.answer_errors],
+        # Bodies are read by http/request.py, which knows the limit.
+        client_max_size=0,
+    )
+    app[STATE] = state
+    app[MAX_BODY_BYTES] = settings.max_body_bytes
+    app.add_routes(routes())
+    app.on_response_prepare.append(
+        middleware.cors_headers(
+            {
+                "Access-Control-Allow-Origin": settings.cors_allowed_origins,
+                "Access-Control-Allow-Methods": settings.cors_allowed_methods,
+                "Access-Control-Allow-Headers": settings.cors_allowed_headers,
+                "Access-Control-Max-Age": str(settings.cors_max_age),
+            }
+        )
+    )
+    return app
+
+
+class HttpServer:
+    """Accepts connections on a listening socket until it is told to drain."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        listener: socket.socket,
+        *,
+        backlog: int,
+        finish_timeout_s: float,
+    ) -> None:
+        self._listener = listener
+        self._backlog = backlog
+        self._runner = web.AppRunner(
+            app,
+            # A client that leaves cancels its handler: a parked pop leaves its room at once.
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=finish_timeout_s,
+            # Clients hold connections open between requests.
+            keepalive_timeout=75,
+            max_line_size=16 * 1024,
+            max_field_size=16 * 1024,
+        )
+        self._site: web.SockSite | None = None
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        self._site = web.SockSite(self._runner, self._listener, backlog=self._backlog)
+        await self._site.start()
+
+    async def stop_accepting(self) -> None:
+        """Leave new connections to a successor: they wait in the slot's socket."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+            # Connections accepted a moment ago are about to send their request.
+            await asyncio.sleep(_JUST_ACCEPTED_S)
+
+    async def finish(self) -> None:
+        """Let running requests finish within the timeout, then close all connections."""
+        await self._runner.cleanup()

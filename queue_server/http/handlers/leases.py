@@ -1,0 +1,48 @@
+"""Extend a lease: wire-api 3.9."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+from aiohttp import web
+
+from queue_server.domain.segment import wire_time
+from queue_server.http import wire
+from queue_server.http.request import read_body
+from queue_server.http.state import STATE
+
+_DEFAULT_SECONDS = 60
+_SECONDS_MAX = 7 * 24 * 3600
+
+
+async def extend(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    text = request.match_info["lease_id"]
+    # The newest client sends no body for the default, and older brokers read a malformed one so.
+    seconds = float(_DEFAULT_SECONDS)
+    body = await read_body(request)
+    if body:
+        try:
+            given = wire.extend_decoder.decode(body).seconds
+        except msgspec.DecodeError:
+            given = None
+        if given is not None:
+            seconds = min(max(given, 1), _SECONDS_MAX)
+    try:
+        lease_id = uuid.UUID(text)
+    except ValueError:
+        expiries = []
+    else:
+        expiries = await state.acker.extend(lease_id, int(seconds))
+    expires_at = wire_time(min(expiries)) if expiries else None
+    answer = {
+        "leaseId": text,
+        "success": bool(expiries),
+        "renewed": len(expiries),
+        "newExpiresAt": expires_at,
+        "expiresAt": expires_at,
+        "lease_expires_at": expires_at,
+        "error": None if expiries else "Lease not found",
+    }
+    return web.Response(body=wire.encoder.encode(answer), content_type="application/json")

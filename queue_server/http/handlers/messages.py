@@ -1,0 +1,213 @@
+"""Push, pop and acknowledge: wire-api 3.5 to 3.8."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiohttp import web
+
+from queue_server.broker.ack import Ack, AckOutcome
+from queue_server.broker.pop import Delivery, PopRequest
+from queue_server.domain.names import (
+    QUEUE_MODE,
+    ConsumerGroup,
+    PartitionName,
+    QueueName,
+    check_names,
+    check_text,
+)
+from queue_server.domain.segment import wire_time
+from queue_server.domain.subscription import start_of
+from queue_server.http import wire
+from queue_server.http.request import decode, query_bool, query_int, read_body
+from queue_server.http.state import STATE, State
+from queue_server.observability.counters import Counter
+from queue_server.storage.leases import Claim, Run
+
+_BATCH_MAX = 1_000_000
+_PARTITIONS_MAX = 64
+_LEASE_SECONDS_MAX = 7 * 24 * 3600
+
+# Answers up to this size go out whole, with a Content-Length; larger ones are streamed.
+_WHOLE_BYTES_MAX = 256 * 1024
+# A reader that takes nothing for so long is gone; its lease goes back.
+_READER_TIMEOUT_S = 120
+
+
+async def push(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    body = await read_body(request)
+    state.row.add(Counter.PUSH_REQUESTS)
+    state.row.add(Counter.BYTES_RECEIVED, len(body))
+    items = decode(wire.push_decoder, body).items
+    results = await state.pusher.push(items, len(body))
+    return _json(state, wire.encoder.encode(results), status=201)
+
+
+async def pop(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    state.row.add(Counter.POP_REQUESTS)
+    settings = state.settings
+    queue = request.match_info["queue"]
+    partition = request.match_info.get("partition")
+    query = request.query
+    group = ConsumerGroup(query.get("consumerGroup") or query.get("consumer_group") or QUEUE_MODE)
+    check_names(queue, group, "consumer group")
+    if partition is not None:
+        check_names(queue, partition, "partition")
+    wait_ms = 0
+    if query_bool(request, "wait"):
+        wait_ms = query_int(
+            request, "timeout", settings.default_timeout_ms, 0, settings.max_timeout_ms
+        )
+    delivery = await state.popper.pop(
+        PopRequest(
+            queue=QueueName(queue),
+            group=group,
+            partition=None if partition is None else PartitionName(partition),
+            start=start_of(
+                group,
+                query.get("subscriptionMode"),
+                query.get("subscriptionFrom"),
+                settings.default_subscription_mode,
+            ),
+            message_limit=query_int(request, "batch", settings.default_batch_size, 1, _BATCH_MAX),
+            partition_limit=query_int(request, "partitions", 1, 1, _PARTITIONS_MAX),
+            lease_seconds=query_int(request, "leaseSeconds", 0, 0, _LEASE_SECONDS_MAX),
+            auto_ack=query_bool(request, "autoAck") or query_bool(request, "commitOnDelivery"),
+            wait_ms=wait_ms,
+        )
+    )
+    if delivery is None:
+        state.row.add(Counter.POP_REQUESTS_EMPTY)
+        return web.Response(status=204)
+    try:
+        return await _send(request, state, delivery, group)
+    except BaseException:
+        # Nobody has it: a client that left, a body that could not be read, a worker that stops.
+        state.popper.give_back(delivery)
+        raise
+
+
+async def _send(
+    request: web.Request, state: State, delivery: Delivery, group: ConsumerGroup
+) -> web.StreamResponse:
+    """Send a delivery, one segment at a time when it is large: a slow reader holds no more."""
+    encode = wire.encoder.encode
+    lease_id = "" if delivery.lease_id is None else str(delivery.lease_id)
+    first = delivery.partitions[delivery.claims[0].partition_id]
+    head = encode(
+        {
+            "success": True,
+            "queue": first.queue,
+            "partition": first.partition,
+            "partitionId": str(first.id),
+            "leaseId": lease_id,
+            "consumerGroup": group,
+            "partitionsClaimed": len(delivery.claims),
+        }
+    )[:-1] + b',"messages":['  # fmt: skip
+
+    def claim_text(claim: Claim, run: Run) -> bytes:
+        partition = delivery.partitions[claim.partition_id]
+        text = encode(
+            {
+                "createdAt": wire_time(run.created_at),
+                "queue": partition.queue,
+                "partition": partition.partition,
+                "partitionId": str(partition.id),
+                "leaseId": lease_id,
+                "consumerGroup": group,
+                "deliveryAttempt": claim.attempt,
+                "retryCount": claim.retry_count,
+                "priority": 0,
+            }
+        )
+        return b"," + text[1:-1]
+
+    message_count = delivery.message_count
+    pieces = [head]
+    size_bytes = len(head)
+    response: web.StreamResponse | None = None
+    async for chunk in state.popper.chunks(delivery, claim_text):
+        pieces.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > _WHOLE_BYTES_MAX:
+            if response is None:
+                response = web.StreamResponse(
+                    status=200, headers={"Content-Type": "application/json; charset=utf-8"}
+                )
+                await response.prepare(request)
+            for piece in pieces:
+                await _write(state, response, piece)
+            pieces.clear()
+            size_bytes = 0
+    pieces.append(b"]}")
+    state.row.add(Counter.MESSAGES_POPPED, message_count)
+    if response is None:
+        return _json(state, b"".join(pieces))
+    for piece in pieces:
+        await _write(state, response, piece)
+    await response.write_eof()
+    return response
+
+
+async def _write(state: State, response: web.StreamResponse, piece: bytes) -> None:
+    begin = time.perf_counter_ns()
+    try:
+        async with asyncio.timeout(_READER_TIMEOUT_S):
+            await response.write(piece)
+    except TimeoutError:
+        raise ConnectionResetError("the reader took nothing for too long") from None
+    state.row.add(Counter.POP_SEND_US, (time.perf_counter_ns() - begin) // 1000)
+    state.row.add(Counter.BYTES_SENT, len(piece))
+
+
+async def ack(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    state.row.add(Counter.ACK_REQUESTS)
+    return await _ack(state, [decode(wire.ack_decoder, await read_body(request))], QUEUE_MODE)
+
+
+async def ack_batch(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    state.row.add(Counter.ACK_REQUESTS)
+    body = decode(wire.ack_batch_decoder, await read_body(request))
+    group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
+    return await _ack(state, body.acknowledgments, group)
+
+
+async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.StreamResponse:
+    for name in {ack.consumer_group for ack in acks}:
+        check_text(name or group, "consumerGroup")
+    outcomes = await state.acker.ack(acks, group)
+    return _json(
+        state,
+        wire.encoder.encode(
+            [
+                _ack_entry(index, ack, outcome)
+                for index, (ack, outcome) in enumerate(zip(acks, outcomes, strict=True))
+            ]
+        ),
+    )
+
+
+def _ack_entry(index: int, ack: Ack, outcome: AckOutcome) -> wire.AckEntry | wire.AckEntryNoop:
+    result, partition = outcome.result, outcome.partition
+    entry = wire.AckEntryNoop if result.noop else wire.AckEntry
+    return entry(
+        index,
+        ack.transaction_id,
+        result.success,
+        result.error,
+        None if partition is None else partition.queue,
+        None if partition is None else partition.partition,
+        result.lease_released,
+        result.dead_letter,
+    )
+
+
+def _json(state: State, body: bytes, status: int = 200) -> web.Response:
+    state.row.add(Counter.BYTES_SENT, len(body))
+    return web.Response(status=status, body=body, content_type="application/json", charset="utf-8")

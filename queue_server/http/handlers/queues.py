@@ -1,0 +1,63 @@
+"""Configure and delete queues: wire-api 3.4 and 3.11."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from queue_server.domain.errors import BadRequest
+from queue_server.domain.names import QueueName, check_names, check_text
+from queue_server.domain.options import OptionChanges
+from queue_server.http import wire
+from queue_server.http.request import decode, read_body
+from queue_server.http.state import STATE
+from queue_server.storage import queues
+
+# Without `options` they may stand at the top level.
+_flat_options_decoder = msgspec.json.Decoder(OptionChanges)
+
+
+async def configure(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    raw = await read_body(request)
+    body = decode(wire.configure_decoder, raw)
+    if body.mode not in (None, "merge", "replace"):
+        raise BadRequest(f'mode must be "merge" or "replace", not {body.mode[:100]!r}')
+    check_names(body.queue, "", "partition")
+    for label, text in (("namespace", body.namespace), ("task", body.task)):
+        check_text(text or "", label)
+    changes = body.options
+    if changes is None:
+        changes = decode(_flat_options_decoder, raw)
+    configured = await queues.configure(
+        state.transactions,
+        QueueName(body.queue),
+        body.namespace,
+        body.task,
+        changes,
+        replace=body.mode == "replace",
+    )
+    answer = {
+        "configured": True,
+        "queueId": configured.queue_id,
+        "partitionId": str(configured.default_partition_id),
+        "queue": body.queue,
+        "namespace": configured.namespace,
+        "task": configured.task,
+        "options": wire.options_body(configured.options),
+    }
+    return web.Response(
+        status=201, body=wire.encoder.encode(answer), content_type="application/json"
+    )
+
+
+async def delete(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    queue = QueueName(request.match_info["queue"])
+    check_names(queue, "", "partition")
+    existed = await queues.delete_queue(state.transactions, queue)
+    state.directory.forget_queue(queue)
+    answer: dict[str, object] = {"deleted": existed, "queue": queue, "existed": existed}
+    if not existed:
+        answer["message"] = "Queue not found, nothing was deleted"
+    return web.Response(body=wire.encoder.encode(answer), content_type="application/json")

@@ -1,0 +1,117 @@
+"""What happens to every request: an id, CORS headers, an answer for every error, a log line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from queue_server.domain.errors import QueueServerError
+from queue_server.http import failures, wire
+from queue_server.observability.counters import Counter, Row
+from queue_server.observability.logging import request_id
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("queue_server.access")
+
+REQUEST_ID_HEADER = "X-Request-Id"
+
+
+def observe(counters: Row) -> Middleware:
+    """Give each request its id, count it and log it (at debug: there are thousands a second)."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # An id that a proxy gave is kept when it looks like one.
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        id_ = given if given.isalnum() and len(given) <= 64 else os.urandom(8).hex()
+        token = request_id.set(id_)
+        begin = time.perf_counter()
+        status = 499  # the client left, should no answer be made
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            counters.add(Counter.REQUESTS)
+            if status >= 500:
+                counters.add(Counter.REQUESTS_FAILED)
+            if access_logger.isEnabledFor(logging.DEBUG):
+                access_logger.debug(
+                    "%s %s",
+                    request.method,
+                    request.path,
+                    extra={
+                        "status": status,
+                        "duration_ms": round((time.perf_counter() - begin) * 1000, 2),
+                    },
+                )
+            request_id.reset(token)
+
+    return middleware
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn exceptions into answers; one that nobody foresaw is our bug, logged with its trace."""
+    try:
+        return await handler(request)
+    except QueueServerError as exc:
+        response = failures.answer(exc)
+        if response.status >= 500:
+            logger.warning(
+                "%s %s answers %d", request.method, request.path, response.status,
+                extra={"error": exc.message},
+            )  # fmt: skip
+        return response
+    except web.HTTPException as exc:
+        return _answer_http(request, exc)
+    except ConnectionError:
+        raise  # the client left while its answer was written
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return _json(500, "internal error, see the server's log for this request id", "internal")
+
+
+def _answer_http(request: web.Request, exc: web.HTTPException) -> web.Response:
+    """aiohttp's own refusals, in the protocol's form."""
+    match exc.status:
+        case 404:
+            return _json(404, "Not Found", "no_such_route")
+        case 405:
+            allowed = ", ".join(sorted(getattr(exc, "allowed_methods", ())))
+            response = _json(
+                405, f"{request.method} is not allowed here, use {allowed}", "no_such_route"
+            )
+            response.headers["Allow"] = allowed
+            return response
+        case 413:
+            return _json(413, "Request body too large", "body_too_large")
+        case _:
+            return _json(exc.status, exc.reason, "bad_request")
+
+
+def _json(status: int, message: str, code: str) -> web.Response:
+    return web.Response(
+        status=status,
+        body=wire.encoder.encode(wire.error_body(message, code)),
+        content_type="application/json",
+    )
+
+
+def cors_headers(
+    headers: Mapping[str, str],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Put the CORS headers and the request id on every answer."""
+
+    async def on_prepare(_request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(headers)
+        id_ = request_id.get()
+        if id_:
+            response.headers[REQUEST_ID_HEADER] = id_
+
+    return on_prepare

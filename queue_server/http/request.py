@@ -1,0 +1,75 @@
+"""Reads what a request says: its body within limits, its query with defaults."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from queue_server.domain.errors import BadRequest, BodyTooLarge
+
+T = TypeVar("T")
+
+_INT = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body of a request.
+
+    Errors: `BodyTooLarge` before more than the limit is read; `BadRequest` when it ends early.
+    """
+    limit = request.app[MAX_BODY_BYTES]
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+    if not request.can_read_body:
+        return b""
+    pieces: list[bytes] = []
+    size_bytes = 0
+    async for piece in request.content.iter_any():
+        size_bytes += len(piece)
+        if size_bytes > limit:
+            raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode a body that must be there.
+
+    Errors: `BadRequest` with the reason and the place.
+    """
+    if not body:
+        raise BadRequest("Empty request body")
+    if not body.isascii():
+        # Payloads are kept as they came, so they are checked here and not where they are decoded.
+        try:
+            str(body, "utf-8")
+        except UnicodeDecodeError as exc:
+            raise BadRequest(f"Invalid JSON: not valid UTF-8 at byte {exc.start}") from None
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise BadRequest(str(exc)) from None
+    except RecursionError:
+        # msgspec follows Python's limit of about a thousand levels, as do many consumers' readers.
+        raise BadRequest("Invalid JSON: nested too deeply") from None
+    except msgspec.DecodeError as exc:
+        raise BadRequest(f"Invalid JSON: {exc}") from None
+
+
+def query_int(request: web.Request, name: str, default: int, low: int, high: int) -> int:
+    """A number from the query, brought into [low, high]; *default* when it is none."""
+    text = request.query.get(name, "")
+    if not _INT.fullmatch(text):
+        return default
+    return min(max(int(text), low), high)
+
+
+def query_bool(request: web.Request, name: str) -> bool:
+    """Whether a switch of the query is on: `true` and `1` are, all else is off."""
+    return request.query.get(name, "").lower() in ("true", "1")
+
+
+MAX_BODY_BYTES: web.AppKey[int] = web.AppKey("max_body_bytes", int)

@@ -1,0 +1,41 @@
+"""What the handlers find in the application."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from queue_server.broker.ack import Acker
+from queue_server.broker.directory import Directory
+from queue_server.broker.pop import Popper
+from queue_server.broker.push import Pusher
+from queue_server.observability.counters import Counters, Row
+from queue_server.settings import Settings
+from queue_server.storage.transactions import Transactions
+
+
+class State:
+    """The parts of a worker that serve requests."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        transactions: Transactions,
+        directory: Directory,
+        pusher: Pusher,
+        popper: Popper,
+        acker: Acker,
+        counters: Counters,
+        row: Row,
+    ) -> None:
+        self.settings = settings
+        self.transactions = transactions
+        self.directory = directory
+        self.pusher = pusher
+        self.popper = popper
+        self.acker = acker
+        self.counters = counters
+        self.row = row
+
+
+STATE: web.AppKey[State] = web.AppKey("state", State)

@@ -1,0 +1,53 @@
+"""psycopg's errors in, what they mean for us out."""
+
+from __future__ import annotations
+
+import psycopg
+import psycopg_pool
+
+from queue_server.domain.errors import StorageTimeout, StorageUnavailable
+
+# The transaction was rolled back through no fault of its own; the whole of it may run again.
+# 40001 serialization failure, 40P01 deadlock, 55P03 lock not available, and 25P02: a statement in
+# a transaction that had failed already, which hides one of the others.
+_RETRIABLE = frozenset({"40001", "40P01", "55P03", "25P02"})
+
+# The server is going down, starting, or read-only: another connection may find another server.
+_LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
+
+CONNECTION_LOST = "connection_lost"
+
+
+def retry_reason(exc: BaseException) -> str | None:
+    """Why the transaction that raised *exc* should run again on a clean connection.
+
+    Shape: an SQLSTATE, CONNECTION_LOST, or None when it should not run again.
+    """
+    if not isinstance(exc, psycopg.Error):
+        return None
+    state = exc.sqlstate
+    if state in _RETRIABLE:
+        return state
+    if state in _LOST or (state is not None and state.startswith("08")):
+        return CONNECTION_LOST
+    # libpq's own errors (a socket that closed under a query) carry no SQLSTATE.
+    if state is None and isinstance(exc, psycopg.OperationalError):
+        return CONNECTION_LOST
+    return None
+
+
+def translate(exc: Exception) -> Exception:
+    """The domain's error for a psycopg error that retrying did not cure; others as they are."""
+    if isinstance(exc, (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed)):
+        return StorageUnavailable()
+    if isinstance(exc, psycopg.errors.QueryCanceled):
+        return StorageTimeout()
+    if retry_reason(exc) is not None:
+        # Whether the last attempt was committed is not known.
+        return StorageUnavailable(
+            "the database did not complete the request; it may or may not have been carried out"
+        )
+    if isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith("53"):
+        # Out of disk, memory or connections.
+        return StorageUnavailable(f"the database is out of resources: {exc.sqlstate}")
+    return exc

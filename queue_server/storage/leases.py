@@ -1,0 +1,202 @@
+"""Acquire, extend and give back leases; commit runs of messages."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.domain.names import PartitionId, SubscriptionId
+from queue_server.storage.messages import SHARD
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Transactions
+
+# What one pop hands out at most, measured opened: a consumer that asks for more gets a part.
+POP_RAW_BYTES_MAX = 64 * 1024 * 1024
+# How much of it, as stored, travels with the claim; the rest is read while it is sent, so that a
+# worker never holds a large answer.
+POP_INLINE_BYTES_MAX = 4 * 1024 * 1024
+
+ANY_PARTITION = PartitionId(0)
+
+
+class ClaimRequest(msgspec.Struct, frozen=True):
+    """What a pop asks of the database.
+
+    `partition_id` ANY_PARTITION = any of the group's queue; `start_after` begins the round there;
+    `lease_seconds` 0 = as the queue says.
+    """
+
+    subscription_id: SubscriptionId
+    partition_id: PartitionId
+    start_after: PartitionId
+    message_limit: int
+    partition_limit: int
+    lease_seconds: int
+    lease_id: uuid.UUID
+    auto_ack: bool
+
+
+class Run(msgspec.Struct):
+    """Messages [start, end) of one segment. `body` is None when it is to be read separately."""
+
+    start: int
+    end: int
+    base_offset: int
+    next_offset: int
+    created_at: datetime.datetime
+    codec: int
+    body: bytes | None
+
+
+class Claim(msgspec.Struct):
+    """What was handed out of one partition; `runs` are in order and without a gap but for holes."""
+
+    partition_id: PartitionId
+    attempt: int
+    retry_count: int
+    lease_expires_at: datetime.datetime
+    runs: list[Run]
+
+
+class Claimed(msgspec.Struct):
+    """The answer to one ClaimRequest: claims, or the reason why none could be made."""
+
+    claims: list[Claim]
+    unknown_subscription: bool = False
+    no_cursor: bool = False
+
+
+class CommitRequest(msgspec.Struct, frozen=True):
+    """Completed messages of one partition and group, in order: their id keys in one."""
+
+    call: int
+    partition_id: PartitionId
+    subscription_id: SubscriptionId
+    lease_id: uuid.UUID | None
+    ids: bytes
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """`applied` False: the call needs the long way. `more`: messages are left behind the batch."""
+
+    applied: bool
+    released: bool
+    more: bool
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """Consumers that wait for the same thing."""
+
+    subscription_id: SubscriptionId
+    partition_id: PartitionId
+    count: int
+
+
+class Claimable(msgspec.Struct, frozen=True, gc=False):
+    """How many could be served, and in how many seconds a lease ends that hides more."""
+
+    count: int
+    lease_ends_in_s: float | None
+
+
+async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) -> list[Claimed]:
+    """Serve *requests* in one transaction, one after another.
+
+    Shape: aligned with *requests*; an empty `claims` means that there is nothing to hand out.
+    """
+    rows = await transactions.call(
+        STATEMENTS["pop"],
+        {
+            "shard": SHARD,
+            "subscription_ids": [r.subscription_id for r in requests],
+            "partition_ids": [r.partition_id for r in requests],
+            "start_after": [r.start_after for r in requests],
+            "message_limits": [r.message_limit for r in requests],
+            "partition_limits": [r.partition_limit for r in requests],
+            "lease_seconds": [r.lease_seconds for r in requests],
+            "lease_ids": [r.lease_id for r in requests],
+            "auto_acks": [r.auto_ack for r in requests],
+            "raw_bytes_max": POP_RAW_BYTES_MAX,
+            "inline_bytes_max": POP_INLINE_BYTES_MAX,
+        },
+    )
+    answers = [Claimed([]) for _ in requests]
+    for request, status, partition_id, start, end, attempt, retries, expires_at, *segment in rows:
+        answer = answers[request - 1]
+        if status == "unknown":
+            answer.unknown_subscription = True
+        elif status == "no_cursor":
+            answer.no_cursor = True
+        else:
+            if not answer.claims or answer.claims[-1].partition_id != partition_id:
+                answer.claims.append(Claim(partition_id, attempt, retries, expires_at, []))
+            answer.claims[-1].runs.append(Run(start, end, *segment))
+    return answers
+
+
+async def commit(transactions: Transactions, requests: Sequence[CommitRequest]) -> list[Committed]:
+    """Commit runs of messages in one transaction; a call is applied whole or left alone.
+
+    Shape: aligned with *requests*.
+    """
+    rows = await transactions.call(
+        STATEMENTS["ack"],
+        {
+            "shard": SHARD,
+            "calls": [r.call for r in requests],
+            "partition_ids": [r.partition_id for r in requests],
+            "subscription_ids": [r.subscription_id for r in requests],
+            "lease_ids": [r.lease_id for r in requests],
+            "ids": [r.ids for r in requests],
+        },
+    )
+    return [Committed(*row[1:]) for row in rows]
+
+
+async def extend(
+    transactions: Transactions, lease_id: uuid.UUID, seconds: int
+) -> list[datetime.datetime]:
+    """Put off the expiry of a live lease; the new expiry in each of its partitions."""
+    rows = await transactions.call(
+        STATEMENTS["extend_lease"], {"shard": SHARD, "lease_id": lease_id, "seconds": seconds}
+    )
+    return [row[0] for row in rows]
+
+
+async def release(
+    transactions: Transactions, lease_ids: Sequence[uuid.UUID]
+) -> list[tuple[PartitionId, SubscriptionId]]:
+    """Give leases back whose messages nobody received; the partitions that are free again."""
+    rows = await transactions.call(
+        STATEMENTS["release_leases"], {"shard": SHARD, "lease_ids": list(lease_ids)}
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def claimable(transactions: Transactions, rooms: Sequence[Waiting]) -> list[Claimable]:
+    """Which of those who wait could be served now. Shape: aligned with *rooms*."""
+    rows = await transactions.call(
+        STATEMENTS["claimable"],
+        {
+            "shard": SHARD,
+            "subscription_ids": [r.subscription_id for r in rooms],
+            "partition_ids": [r.partition_id for r in rooms],
+            "limits": [r.count for r in rooms],
+        },
+    )
+    return [Claimable(row[1], row[2]) for row in rows]
+
+
+async def sweep_pending(
+    transactions: Transactions, subscription_id: SubscriptionId, limit: int
+) -> int:
+    """Forget up to *limit* quiet partitions that the group has read to the end; how many."""
+    rows = await transactions.call(
+        STATEMENTS["sweep_pending"],
+        {"shard": SHARD, "subscription_id": subscription_id, "limit": limit},
+    )
+    count: int = rows[0][0]
+    return count

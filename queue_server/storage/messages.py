@@ -1,0 +1,171 @@
+"""Append to the log, read from it, and find ids in it."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.domain.ids import id_ranges
+from queue_server.domain.names import PartitionId
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Connection, Transactions
+
+# One machine uses a single shard; every statement filters by it.
+SHARD = 1
+
+
+class SegmentDraft(msgspec.Struct, frozen=True):
+    """A segment to append: everything but its place.
+
+    `ids` are the id keys of its messages in one, `raw_bytes` the size of the opened body.
+    """
+
+    partition_id: PartitionId
+    first_message_id: uuid.UUID
+    message_count: int
+    raw_bytes: int
+    codec: int
+    ids: bytes
+    body: bytes
+
+
+class StoredId(msgspec.Struct, frozen=True, gc=False):
+    """Where an id is stored: list and position of the look-up, then its place in the log."""
+
+    list: int
+    position: int
+    offset: int
+    first_message_id: uuid.UUID
+    index: int
+    created_at: datetime.datetime
+
+
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where an append put the messages of one partition: the first of them, and when."""
+
+    base_offset: int
+    created_at: datetime.datetime
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What came of an append; at most one of the three is not empty."""
+
+    places: dict[PartitionId, Place]
+    duplicates: Sequence[StoredId] = ()  # `list` is the draft's index
+    missing: Sequence[PartitionId] = ()
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A segment as stored."""
+
+    partition_id: PartitionId
+    base_offset: int
+    next_offset: int
+    created_at: datetime.datetime
+    first_message_id: uuid.UUID
+    codec: int
+    body: bytes
+
+
+async def append(transactions: Transactions, drafts: Sequence[SegmentDraft]) -> Appended:
+    """Append all *drafts* in one transaction, or none.
+
+    Shape: *drafts* ascend by partition; those of one partition are appended in the given order.
+    Nothing was written when the answer has `duplicates` or `missing`.
+    """
+    ranges = [id_ranges(draft.ids) for draft in drafts]
+    befores: list[int] = []
+    total = 0
+    for i, draft in enumerate(drafts):
+        if i and drafts[i - 1].partition_id != draft.partition_id:
+            total = 0
+        befores.append(total)
+        total += draft.message_count
+    owners = [i for i, own in enumerate(ranges) for _ in own]
+    flat = [r for own in ranges for r in own]
+    rows = await transactions.call(
+        STATEMENTS["push"],
+        {
+            "shard": SHARD,
+            "partition_ids": [d.partition_id for d in drafts],
+            "befores": befores,
+            "counts": [d.message_count for d in drafts],
+            "first_message_ids": [d.first_message_id for d in drafts],
+            "raw_bytes": [d.raw_bytes for d in drafts],
+            "codecs": [d.codec for d in drafts],
+            "ids": [d.ids for d in drafts],
+            "bodies": [d.body for d in drafts],
+            "range_segments": [i + 1 for i in owners],
+            "range_partition_ids": [drafts[i].partition_id for i in owners],
+            "range_befores": [befores[i] for i in owners],
+            "range_min_ids": [r.min for r in flat],
+            "range_max_ids": [r.max for r in flat],
+            "range_scan_ids": [r.scan_max for r in flat],
+        },
+    )
+    match rows[0][0]:
+        case "stored":
+            return Appended({row[1]: Place(row[4], row[7]) for row in rows})
+        case "duplicate":
+            return Appended({}, duplicates=[StoredId(row[2] - 1, *row[3:]) for row in rows])
+        case _:
+            return Appended({}, missing=[row[1] for row in rows])
+
+
+async def find_ids(
+    connection: Connection, lists: Sequence[tuple[PartitionId, bytes]]
+) -> list[StoredId]:
+    """Where the ids of *lists* are stored, each list within its partition.
+
+    Shape: ids that are not stored do not appear; one that is stored twice (its first message was
+    outside the deduplication window) appears twice.
+    """
+    ranges = [id_ranges(keys) for _, keys in lists]
+    owners = [i for i, own in enumerate(ranges) for _ in own]
+    flat = [r for own in ranges for r in own]
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["find_ids"],
+        {
+            "shard": SHARD,
+            "list_partition_ids": [partition_id for partition_id, _ in lists],
+            "list_ids": [keys for _, keys in lists],
+            "range_lists": [i + 1 for i in owners],
+            "range_partition_ids": [lists[i][0] for i in owners],
+            "range_min_ids": [r.min for r in flat],
+            "range_max_ids": [r.max for r in flat],
+            "range_scan_ids": [r.scan_max for r in flat],
+        },
+    )
+    return [StoredId(row[0] - 1, *row[1:]) for row in await cursor.fetchall()]
+
+
+async def read_segments(
+    transactions: Transactions, wanted: Sequence[tuple[PartitionId, int]]
+) -> list[Segment]:
+    """The segments with these partitions and base offsets, in no order; lost ones are left out."""
+    rows = await transactions.call(
+        STATEMENTS["read_segments"],
+        {
+            "shard": SHARD,
+            "partition_ids": [partition_id for partition_id, _ in wanted],
+            "base_offsets": [base_offset for _, base_offset in wanted],
+        },
+    )
+    return [Segment(*row) for row in rows]
+
+
+async def read_segment_at(
+    connection: Connection, partition_id: PartitionId, offset: int
+) -> Segment | None:
+    """The segment that holds *offset*; None when it is no longer kept."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["read_segment_at"],
+        {"shard": SHARD, "partition_id": partition_id, "offset": offset},
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Segment(*row)

@@ -1,0 +1,106 @@
+"""Brings a database to the schema of this version.
+
+Two kinds of files, both in sql/:
+- migrations/NNNN_*.sql change tables, are applied once, in order, and never edited afterwards;
+- functions/*.sql hold one function group each and are applied whenever their text has changed.
+
+What was applied is recorded with a checksum. Everything happens in one transaction under one
+advisory lock, so several supervisors may start at once, and a crash leaves the old schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from importlib import resources
+
+import psycopg
+
+logger = logging.getLogger(__name__)
+
+# Any number will do as long as nobody else locks it: "queue" in ASCII.
+_LOCK_KEY = 0x7175657565
+
+# PostgreSQL 15 is the oldest version that the tests run on.
+_SERVER_VERSION_MIN = 150_000
+
+
+class SchemaError(Exception):
+    """The database cannot be brought to this version's schema."""
+
+
+def migrate(conninfo: str) -> int:
+    """Apply what is missing; return how many files that was.
+
+    Errors: `SchemaError` when an applied migration differs from the file of this version, the
+    database is newer than this version, or the server is too old; psycopg's errors otherwise.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        if connection.info.server_version < _SERVER_VERSION_MIN:
+            raise SchemaError(
+                f"PostgreSQL {connection.info.server_version // 10000} is too old: "
+                f"{_SERVER_VERSION_MIN // 10000} or newer is needed"
+            )
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS public.queue_server_schema ("
+                " name text PRIMARY KEY, checksum text NOT NULL,"
+                " applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            applied: dict[str, str] = dict(
+                connection.execute(
+                    "SELECT name, checksum FROM public.queue_server_schema"
+                ).fetchall()
+            )
+            count = _apply_migrations(connection, applied)
+            return count + _apply_functions(connection, applied)
+
+
+def _apply_migrations(connection: psycopg.Connection, applied: dict[str, str]) -> int:
+    files = _files("migrations")
+    unknown = {name for name in applied if name.startswith("migrations/")} - files.keys()
+    if unknown:
+        raise SchemaError(
+            f"the database is newer than this server: it has {', '.join(sorted(unknown))}; "
+            "start the newer version"
+        )
+    count = 0
+    for name, text in files.items():
+        checksum = _checksum(text)
+        if name not in applied:
+            _apply(connection, name, text, checksum)
+            count += 1
+        elif applied[name] != checksum:
+            raise SchemaError(f"{name} was changed after it had been applied to this database")
+    return count
+
+
+def _apply_functions(connection: psycopg.Connection, applied: dict[str, str]) -> int:
+    count = 0
+    for name, text in _files("functions").items():
+        checksum = _checksum(text)
+        if applied.get(name) != checksum:
+            _apply(connection, name, text, checksum)
+            count += 1
+    return count
+
+
+def _apply(connection: psycopg.Connection, name: str, text: str, checksum: str) -> None:
+    logger.info("applying %s", name)
+    connection.execute(text.encode())
+    connection.execute(
+        "INSERT INTO public.queue_server_schema (name, checksum) VALUES (%s, %s)"
+        " ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = now()",
+        (name, checksum),
+    )
+
+
+def _files(folder: str) -> dict[str, str]:
+    root = resources.files("queue_server.storage").joinpath("sql", folder)
+    names = sorted(file.name for file in root.iterdir() if file.name.endswith(".sql"))
+    return {f"{folder}/{name}": root.joinpath(name).read_text(encoding="utf-8") for name in names}
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,231 @@
+"""Queues, their partitions, and the groups registered on them."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.domain.names import (
+    ConsumerGroup,
+    PartitionId,
+    PartitionKey,
+    PartitionName,
+    PartitionRef,
+    QueueName,
+    SubscriptionId,
+    implicit_labels,
+)
+from queue_server.domain.options import OptionChanges, QueueOptions
+from queue_server.domain.subscription import Start
+from queue_server.storage.messages import SHARD
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Connection, Transactions
+
+# Partitions that one transaction of a backfill visits, whose pushes wait for it meanwhile: about
+# ten milliseconds' worth.
+_BACKFILL_PARTITIONS = 1000
+
+# A queue that nobody configured (wire-api 2.2).
+_IMPLICIT_LEASE_TIME_S = 60
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """A queue after `configure`."""
+
+    queue_id: str
+    default_partition_id: PartitionId
+    namespace: str
+    task: str
+    options: QueueOptions
+
+
+async def ensure_queue(transactions: Transactions, queue: QueueName) -> str:
+    """The id of a queue, created with default options when it does not exist."""
+    namespace, task = implicit_labels(queue)
+    rows = await transactions.call(
+        STATEMENTS["ensure_queue"],
+        {
+            "id": uuid.uuid4(),
+            "name": queue,
+            "namespace": namespace,
+            "task": task,
+            "lease_time": _IMPLICIT_LEASE_TIME_S,
+        },
+    )
+    return str(rows[0][0])
+
+
+async def ensure_partitions(
+    transactions: Transactions, queue: QueueName, names: Sequence[PartitionName]
+) -> list[PartitionRef]:
+    """Partitions of a queue by name; queue and partitions are created when they do not exist."""
+    while True:
+        queue_id = await ensure_queue(transactions, queue)
+        rows = await transactions.call(
+            STATEMENTS["ensure_partitions"],
+            {"shard": SHARD, "queue_id": queue_id, "names": list(names)},
+        )
+        if rows:
+            return [PartitionRef(queue, name, queue_id, id_) for name, id_ in rows]
+        # The queue was deleted between the two calls: it is created anew.
+
+
+async def find_partition(transactions: Transactions, key: PartitionKey) -> PartitionRef | None:
+    """A partition by name, if it exists."""
+    rows = await transactions.call(
+        STATEMENTS["find_partition"],
+        {"shard": SHARD, "queue": key.queue, "partition": key.partition},
+    )
+    if not rows:
+        return None
+    return PartitionRef(key.queue, key.partition, str(rows[0][1]), rows[0][0])
+
+
+async def name_partitions(
+    transactions: Transactions, ids: Sequence[PartitionId]
+) -> list[PartitionRef]:
+    """Partitions by id; those that do not exist are left out."""
+    rows = await transactions.call(
+        STATEMENTS["name_partitions"], {"shard": SHARD, "ids": list(ids)}
+    )
+    return [PartitionRef(queue, name, str(queue_id), id_) for id_, name, queue, queue_id in rows]
+
+
+async def subscribe(
+    transactions: Transactions,
+    queue_id: str,
+    group: ConsumerGroup,
+    start: Start,
+    *,
+    queue_wide: bool,
+) -> SubscriptionId:
+    """Register a group on a queue, or find its registration; what is stored wins over *start*.
+
+    Visits the queue's partitions once when the group is new and reads history.
+    """
+    rows = await transactions.call(
+        STATEMENTS["subscribe"],
+        {
+            "queue_id": queue_id,
+            "consumer_group": group,
+            "queue_wide": queue_wide,
+            "mode": start.mode,
+            "starts_at": start.at,
+        },
+    )
+    subscription_id, backfill = rows[0]
+    while backfill:
+        rows = await transactions.call(
+            STATEMENTS["backfill_subscription"],
+            {"shard": SHARD, "subscription_id": subscription_id, "limit": _BACKFILL_PARTITIONS},
+        )
+        backfill = rows[0][0]
+    return SubscriptionId(subscription_id)
+
+
+async def find_subscription(
+    transactions: Transactions, queue_id: str, group: ConsumerGroup
+) -> SubscriptionId | None:
+    """The registration of a group on a queue, if there is one."""
+    rows = await transactions.call(
+        STATEMENTS["find_subscription"], {"queue_id": queue_id, "consumer_group": group}
+    )
+    return rows[0][0] if rows else None
+
+
+async def seed_cursor(
+    transactions: Transactions,
+    subscription_id: SubscriptionId,
+    partition_id: PartitionId,
+    start: Start,
+) -> None:
+    """Give a group its place in a partition that its pop named, unless it has one."""
+    await transactions.call(
+        STATEMENTS["seed_cursor"],
+        {
+            "shard": SHARD,
+            "subscription_id": subscription_id,
+            "partition_id": partition_id,
+            "mode": start.mode,
+            "starts_at": start.at,
+        },
+    )
+
+
+async def configure(
+    transactions: Transactions,
+    queue: QueueName,
+    namespace: str | None,
+    task: str | None,
+    changes: OptionChanges,
+    *,
+    replace: bool,
+) -> Configured:
+    """Create a queue or change its options; labels that are None stay.
+
+    Errors: `BadRequest` for an option that is out of bounds; nothing changes then.
+    """
+    changes.check()
+
+    async def work(connection: Connection) -> Configured:
+        cursor = connection.cursor(binary=True)
+        await cursor.execute(
+            STATEMENTS["ensure_queue"],
+            {
+                "id": uuid.uuid4(),
+                "name": queue,
+                "namespace": "",
+                "task": "",
+                "lease_time": QueueOptions().lease_time,
+            },
+        )
+        ensured = await cursor.fetchone()
+        assert ensured is not None
+        queue_id = ensured[0]
+        await cursor.execute(STATEMENTS["lock_queue"], {"name": queue})
+        row = await cursor.fetchone()
+        if row is None:
+            # Deleted between the two statements.
+            raise QueueVanished
+        stored = QueueOptions(*row[3:])
+        options = changes.apply_to(QueueOptions() if replace else stored)
+        labels = {
+            "namespace": row[1] if namespace is None else namespace,
+            "task": row[2] if task is None else task,
+        }
+        await cursor.execute(
+            STATEMENTS["update_queue"], msgspec.structs.asdict(options) | labels | {"id": queue_id}
+        )
+        await cursor.execute(
+            STATEMENTS["ensure_partitions"],
+            {"shard": SHARD, "queue_id": queue_id, "names": ["Default"]},
+        )
+        partition = await cursor.fetchone()
+        assert partition is not None
+        return Configured(str(queue_id), partition[1], options=options, **labels)
+
+    while True:
+        try:
+            return await transactions.run(work)
+        except QueueVanished:
+            continue
+
+
+class QueueVanished(Exception):
+    """The queue was deleted while it was being configured."""
+
+
+async def delete_queue(transactions: Transactions, queue: QueueName) -> bool:
+    """Delete a queue and all that hangs on it; whether it existed."""
+    rows = await transactions.call(STATEMENTS["delete_queue"], {"shard": SHARD, "name": queue})
+    return bool(rows[0][0])
+
+
+async def ping(transactions: Transactions) -> datetime.timedelta:
+    """How long the database takes to answer the smallest question."""
+    begin = datetime.datetime.now(datetime.UTC)
+    await transactions.call(STATEMENTS["ping"], {})
+    return datetime.datetime.now(datetime.UTC) - begin

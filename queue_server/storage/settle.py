@@ -1,0 +1,187 @@
+"""The long way of an acknowledgement: one transaction that decides item by item.
+
+It locks the cursors, finds the ids in the log, lets domain/settlement.py decide and writes that
+back, with a copy of each message that becomes a dead letter.
+
+Locks: cursors, ascending (partition, subscription). Isolation: READ COMMITTED; the log is read
+after the lock, and what lies below a cursor or in its lease does not change.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.domain import settlement
+from queue_server.domain.ids import id_keys
+from queue_server.domain.message import message_id
+from queue_server.domain.names import PartitionRef, SubscriptionId
+from queue_server.domain.segment import OpenSegment
+from queue_server.domain.settlement import AckItem, AckResult, AckStatus, Cursor
+from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment_at
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Connection
+
+
+class SettleItem(msgspec.Struct, frozen=True, gc=False):
+    """One message of an acknowledgement, as the client names it."""
+
+    transaction_id: str
+    status: AckStatus
+    lease_id: uuid.UUID | None
+    error: str | None
+
+
+class SettleRequest(msgspec.Struct, frozen=True):
+    """The items of one call for one partition and group."""
+
+    partition: PartitionRef
+    consumer_group: str
+    subscription_id: SubscriptionId
+    items: Sequence[SettleItem]
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """Results aligned with the request's items; whether the lease was released."""
+
+    results: list[AckResult]
+    released: bool
+
+
+async def settle(connection: Connection, requests: Sequence[SettleRequest]) -> list[Settled]:
+    """Apply *requests*, which name distinct (partition, group) pairs, inside a transaction."""
+    cursors = await _lock_cursors(connection, requests)
+    limits = await _retry_limits(connection, requests)
+    offsets = await _find_offsets(connection, requests, cursors)
+    settled: list[Settled] = []
+    for request, own_offsets in zip(requests, offsets, strict=True):
+        cursor = cursors.get((request.partition.id, request.subscription_id))
+        if cursor is None:
+            settled.append(Settled([_refusal(item) for item in request.items], False))
+            continue
+        items = [
+            AckItem(offset, item.status, item.lease_id, item.error)
+            for item, offset in zip(request.items, own_offsets, strict=True)
+        ]
+        outcome = settlement.settle(cursor, items, limits.get(request.subscription_id, 0))
+        if outcome.dead_letters:
+            await _bury(connection, request, outcome.dead_letters)
+        if outcome.changed:
+            await _update_cursor(connection, request, outcome.cursor)
+        settled.append(Settled(outcome.results, outcome.released))
+    return settled
+
+
+def _refusal(item: SettleItem) -> AckResult:
+    """The answer when the group has no place in the partition: it never got a message there."""
+    error = settlement.UNRESOLVABLE if item.lease_id is None else settlement.STALE_LEASE
+    return AckResult(False, error)
+
+
+async def _lock_cursors(
+    connection: Connection, requests: Sequence[SettleRequest]
+) -> dict[tuple[int, int], Cursor]:
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["lock_cursors"],
+        {
+            "shard": SHARD,
+            "partition_ids": [r.partition.id for r in requests],
+            "subscription_ids": [r.subscription_id for r in requests],
+        },
+    )
+    return {(row[0], row[1]): Cursor(*row[2:]) for row in await cursor.fetchall()}
+
+
+async def _retry_limits(
+    connection: Connection, requests: Sequence[SettleRequest]
+) -> dict[int, int]:
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["retry_limits"], {"subscription_ids": [r.subscription_id for r in requests]}
+    )
+    return dict(await cursor.fetchall())
+
+
+async def _find_offsets(
+    connection: Connection,
+    requests: Sequence[SettleRequest],
+    cursors: dict[tuple[int, int], Cursor],
+) -> list[list[int | None]]:
+    """The offset of each item of each request; None when its id is not stored."""
+    found = await find_ids(
+        connection,
+        [(r.partition.id, id_keys([item.transaction_id for item in r.items])) for r in requests],
+    )
+    offsets: list[list[int | None]] = [[None] * len(r.items) for r in requests]
+    for place in found:
+        request = requests[place.list]
+        cursor = cursors.get((request.partition.id, request.subscription_id))
+        known = offsets[place.list][place.position]
+        # An id can be stored again after its deduplication window: the one that is out for
+        # delivery is meant, else the newest.
+        if known is None or (
+            cursor is not None
+            and cursor.lease_end is not None
+            and cursor.committed_offset <= place.offset < cursor.lease_end
+        ):
+            offsets[place.list][place.position] = place.offset
+        elif cursor is None or cursor.lease_end is None or known >= cursor.lease_end:
+            offsets[place.list][place.position] = max(known, place.offset)
+    return offsets
+
+
+async def _bury(
+    connection: Connection,
+    request: SettleRequest,
+    dead_letters: Sequence[settlement.DeadLetter],
+) -> None:
+    segment: Segment | None = None
+    opened: OpenSegment | None = None
+    for letter in dead_letters:
+        if segment is None or not segment.base_offset <= letter.offset < segment.next_offset:
+            segment = await read_segment_at(connection, request.partition.id, letter.offset)
+            assert segment is not None, "a message that was just found is in no segment"
+            opened = OpenSegment(
+                segment.base_offset, segment.next_offset, segment.codec, segment.body
+            )
+        assert opened is not None
+        message = opened.message(letter.offset)
+        await connection.execute(
+            STATEMENTS["insert_dead_letter"],
+            {
+                "shard": SHARD,
+                "id": uuid.uuid4(),
+                "partition_id": request.partition.id,
+                "queue_id": request.partition.queue_id,
+                "consumer_group": request.consumer_group,
+                "message_offset": letter.offset,
+                "message_id": message_id(
+                    segment.first_message_id, letter.offset - segment.base_offset
+                ),
+                "transaction_id": message.transactionId,
+                "trace_id": message.traceId,
+                "producer_sub": message.producerSub,
+                "payload": bytes(message.data),
+                # PostgreSQL's text cannot hold a NUL; the error text is for people.
+                "error_message": letter.error.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+                "retry_count": letter.retry_count,
+                "created_at": segment.created_at,
+            },
+        )
+
+
+async def _update_cursor(connection: Connection, request: SettleRequest, cursor: Cursor) -> None:
+    parameters = msgspec.structs.asdict(cursor)
+    del parameters["lease_live"]
+    await connection.execute(
+        STATEMENTS["update_cursor"],
+        parameters
+        | {
+            "shard": SHARD,
+            "partition_id": request.partition.id,
+            "subscription_id": request.subscription_id,
+        },
+    )

@@ -1,0 +1,46 @@
+-- name: lock_cursors
+-- For the long way of an acknowledgement. Lock order: partition, then subscription.
+SELECT
+    c.partition_id, c.subscription_id, c.committed_offset, c.lease_id, c.lease_end,
+    coalesce(c.lease_expires_at > clock_timestamp(), false) AS lease_live,
+    c.attempt, c.attempt_offset, c.retry_count, c.retry_offset,
+    c.settled_lease_id, c.settled_from, c.settled_end
+FROM unnest(%(partition_ids)b::bigint[], %(subscription_ids)b::integer[])
+    AS u (partition_id, subscription_id)
+JOIN queen.cursors c
+    ON c.shard = %(shard)s
+    AND c.partition_id = u.partition_id
+    AND c.subscription_id = u.subscription_id
+ORDER BY c.partition_id, c.subscription_id
+FOR NO KEY UPDATE OF c
+
+-- name: retry_limits
+SELECT u.id, q.retry_limit
+FROM queen.subscriptions u
+JOIN queen.queues q ON q.id = u.queue_id
+WHERE u.id = ANY (%(subscription_ids)b::integer[])
+
+-- name: update_cursor
+UPDATE queen.cursors
+SET
+    committed_offset = %(committed_offset)s, lease_id = %(lease_id)s, lease_end = %(lease_end)s,
+    lease_expires_at = CASE WHEN %(lease_id)s::uuid IS NULL THEN NULL ELSE lease_expires_at END,
+    attempt = %(attempt)s, attempt_offset = %(attempt_offset)s,
+    retry_count = %(retry_count)s, retry_offset = %(retry_offset)s,
+    settled_lease_id = %(settled_lease_id)s, settled_from = %(settled_from)s,
+    settled_end = %(settled_end)s, consumed_at = clock_timestamp()
+WHERE
+    shard = %(shard)s
+    AND partition_id = %(partition_id)s
+    AND subscription_id = %(subscription_id)s
+
+-- name: insert_dead_letter
+INSERT INTO queen.dead_letters (
+    shard, id, partition_id, queue_id, consumer_group, message_offset, message_id, transaction_id,
+    trace_id, producer_sub, payload, error_message, retry_count, created_at
+)
+VALUES (
+    %(shard)s, %(id)s, %(partition_id)s, %(queue_id)s::uuid, %(consumer_group)s,
+    %(message_offset)s, %(message_id)s::uuid, %(transaction_id)s, %(trace_id)s, %(producer_sub)s,
+    %(payload)b, %(error_message)s, %(retry_count)s, %(created_at)s
+)

@@ -1,0 +1,77 @@
+-- name: ensure_queue
+SELECT * FROM queen.ensure_queue(
+    %(id)s::uuid, %(name)s::text, %(namespace)s::text, %(task)s::text, %(lease_time)s::integer
+)
+
+-- name: ensure_partitions
+SELECT * FROM queen.ensure_partitions(
+    %(shard)s::smallint, %(queue_id)s::uuid, %(names)s::text[]
+)
+
+-- name: find_partition
+-- A partition by name; a pop looks here and creates nothing.
+SELECT p.id, q.id AS queue_id
+FROM queen.queues q
+JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id AND p.name = %(partition)s
+WHERE q.name = %(queue)s
+
+-- name: name_partitions
+-- Partitions by id, for acknowledgements and answers.
+SELECT p.id, p.name, q.name AS queue, q.id AS queue_id
+FROM queen.partitions p
+JOIN queen.queues q ON q.id = p.queue_id
+WHERE p.shard = %(shard)s AND p.id = ANY (%(ids)b::bigint[])
+
+-- name: find_subscription
+SELECT u.id
+FROM queen.subscriptions u
+WHERE u.queue_id = %(queue_id)s::uuid AND u.consumer_group = %(consumer_group)s
+
+-- name: lock_queue
+-- Serialises configure calls of one queue.
+SELECT
+    q.id, q.namespace, q.task, q.lease_time, q.retry_limit, q.retry_delay, q.priority, q.max_size,
+    q.ttl, q.dead_letter_queue, q.dlq_after_max_retries, q.delayed_processing, q.window_buffer,
+    q.retention_seconds, q.completed_retention_seconds, q.retention_enabled,
+    q.encryption_enabled, q.max_wait_time_seconds, q.dedup_window_seconds
+FROM queen.queues q
+WHERE q.name = %(name)s
+FOR NO KEY UPDATE
+
+-- name: update_queue
+UPDATE queen.queues
+SET
+    namespace = %(namespace)s, task = %(task)s, lease_time = %(lease_time)s,
+    retry_limit = %(retry_limit)s, retry_delay = %(retry_delay)s, priority = %(priority)s,
+    max_size = %(max_size)s, ttl = %(ttl)s, dead_letter_queue = %(dead_letter_queue)s,
+    dlq_after_max_retries = %(dlq_after_max_retries)s,
+    delayed_processing = %(delayed_processing)s, window_buffer = %(window_buffer)s,
+    retention_seconds = %(retention_seconds)s,
+    completed_retention_seconds = %(completed_retention_seconds)s,
+    retention_enabled = %(retention_enabled)s, encryption_enabled = %(encryption_enabled)s,
+    max_wait_time_seconds = %(max_wait_time_seconds)s,
+    dedup_window_seconds = %(dedup_window_seconds)s
+WHERE id = %(id)s::uuid
+
+-- name: delete_queue
+SELECT queen.delete_queue(%(shard)s::smallint, %(name)s::text)
+
+-- name: subscribe
+SELECT * FROM queen.subscribe(
+    %(queue_id)s::uuid, %(consumer_group)s::text, %(queue_wide)s::boolean, %(mode)s::text,
+    %(starts_at)s::timestamptz
+)
+
+-- name: backfill_subscription
+SELECT queen.backfill_subscription(
+    %(shard)s::smallint, %(subscription_id)s::integer, %(limit)s::integer
+)
+
+-- name: seed_cursor
+SELECT queen.seed_cursor(
+    %(shard)s::smallint, %(subscription_id)s::integer, %(partition_id)s::bigint, %(mode)s::text,
+    %(starts_at)s::timestamptz
+)
+
+-- name: ping
+SELECT 1

@@ -1,0 +1,103 @@
+"""The one way to the database: run a transaction, and run all of it again when that may help.
+
+PostgreSQL ends transactions for reasons that lie outside of them (deadlock, serialization, a lock
+that did not come, a restart). Such a transaction has to be repeated as a whole, on a clean
+connection; repeating its last statement, or reporting the error, is wrong. So `call` and `run` take
+what is to be done and decide themselves how often.
+
+A connection that is lost during COMMIT leaves the outcome unknown. The work is repeated all the
+same, so everything run here must be safe to repeat: pushes find their own ids, acks are fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg.rows import TupleRow
+
+from queue_server.storage import failures
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[TupleRow]
+Parameters = Mapping[str, Any]
+
+ATTEMPTS_MAX = 8
+# Full jitter: the n-th pause is uniform in [0, BASE * 2^n], at most CAP. Contenders spread, and
+# eight attempts take about two seconds when every one fails at once.
+BACKOFF_BASE_S = 0.01
+BACKOFF_CAP_S = 1.0
+
+
+class Transactions:
+    """Runs transactions on the connections of a pool.
+
+    *on_retry* is told the reason of each repetition: an SQLSTATE or `connection_lost`.
+    """
+
+    def __init__(
+        self,
+        pool: psycopg_pool.AsyncConnectionPool[Connection],
+        on_retry: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        self._pool = pool
+        self._on_retry = on_retry
+
+    async def call(self, statement: str, parameters: Parameters) -> list[TupleRow]:
+        """Run one statement as a transaction of its own: one round trip.
+
+        Errors: `StorageUnavailable`, `StorageTimeout`; the outcome is then unknown. Others of
+        psycopg's are our bugs and pass.
+        """
+
+        async def work(connection: Connection) -> list[TupleRow]:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(statement, parameters)
+            return await cursor.fetchall()
+
+        return await self._repeat(work)
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run *work* between BEGIN and COMMIT. It may be called several times.
+
+        Errors: as `call`; and what *work* raises, after a rollback.
+        """
+
+        async def transaction(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self._repeat(transaction)
+
+    def pool_stats(self) -> dict[str, int]:
+        """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
+        return self._pool.get_stats()
+
+    async def _repeat(self, attempt: Callable[[Connection], Awaitable[T]]) -> T:
+        for number in range(ATTEMPTS_MAX):
+            try:
+                async with self._pool.connection() as connection:
+                    return await attempt(connection)
+            except Exception as exc:
+                reason = failures.retry_reason(exc)
+                if reason is None or number + 1 == ATTEMPTS_MAX:
+                    translated = failures.translate(exc)
+                    if translated is exc:
+                        raise
+                    raise translated from exc
+                self._on_retry(reason)
+                logger.info("transaction repeated", extra={"reason": reason, "error": str(exc)})
+                if reason == failures.CONNECTION_LOST:
+                    # Its neighbours in the pool are likely to be lost as well: replace them now
+                    # rather than spend an attempt on each.
+                    await self._pool.check()
+            ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**number)
+            await asyncio.sleep(random.uniform(0, ceiling))
+        raise AssertionError("unreachable")
