@@ -9,6 +9,7 @@ the kernel spreads connections over the workers, so such a client talks to all o
 """
 
 import asyncio
+import io
 import json
 import os
 import time
@@ -113,7 +114,8 @@ class Client:
         async with self._session.request(
             method,
             URL(self.url + target, encoded=True),
-            data=body,
+            # A large body as bare bytes makes aiohttp warn that it may block the loop.
+            data=io.BytesIO(body) if isinstance(body, bytes) else body,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=timeout),
         ) as response:

@@ -676,6 +676,62 @@ async def test_a_batch_that_is_whole_but_for_one_message_is_judged_message_by_me
     assert (await batch.again()).data == ["later"]
 
 
+async def test_acks_that_arrive_at_once_on_many_connections_complete_the_batch(
+    fresh_client: Client, queue: str
+) -> None:
+    """Each message singly, in any order, through both workers; some of them twice."""
+    await fresh_client.push(queue, list(range(40)))
+    pop = await fresh_client.pop(queue, batch=40)
+    await fresh_client.push(queue, ["later"])
+    results = await asyncio.gather(
+        *[fresh_client.ack(message) for message in [*pop.messages, *pop.messages[::5]]]
+    )
+    # The last one ends the lease; what comes behind it is below the cursor, under a lease that
+    # is no more, and not all of it covered by the resend rule.
+    assert any(result["leaseReleased"] for result in results)
+    refused = [result["error"] for result in results if not result["success"]]
+    assert set(refused) <= {"Invalid or expired lease"}
+    assert (await fresh_client.pop(queue)).data == ["later"]
+
+
+async def test_a_nack_and_acks_at_once_lose_nothing(fresh_client: Client, queue: str) -> None:
+    """Whoever comes first: what the nack found uncommitted is delivered again, in order."""
+    for _ in range(6):
+        await fresh_client.push(queue, list(range(6)))
+        pop = await fresh_client.pop(queue, batch=6)
+        nack, ack = await asyncio.gather(
+            fresh_client.ack(pop.messages[3], "retry"), fresh_client.ack(pop.messages[4])
+        )
+        again = await fresh_client.pop(queue)
+        if ack["success"]:  # it came first: 0 to 4 are committed
+            assert nack["success"] is False
+            assert "committed" in nack["error"]
+            await fresh_client.ack(pop.messages[5])
+            assert again.status == 204
+        else:
+            assert nack["success"] is True
+            assert again.data == list(range(6))
+            await fresh_client.complete(again)
+
+
+async def test_nacks_that_arrive_at_once_are_calls_of_their_own(
+    fresh_client: Client, queue: str
+) -> None:
+    """One of them releases the lease and is charged; the others come under a dead lease."""
+    batch = await leased_batch(fresh_client, queue, count=10, retry_limit=1)
+    results = await asyncio.gather(
+        *[fresh_client.ack(message, "failed") for message in batch.pop.messages]
+    )
+    assert [result["success"] for result in results].count(True) == 1
+    assert {result["error"] for result in results if not result["success"]} == {
+        "Invalid or expired lease"
+    }
+    assert (await batch.again()).data == list(range(1, 11))
+    nacked = next(number for number, r in enumerate(results, start=1) if r["success"])
+    assert (await batch.call((nacked, "failed")))[nacked]["dlq"] is True, "charged exactly once"
+    assert (await batch.again()).data == list(range(nacked + 1, 11)) or nacked == 10
+
+
 # ── retries and the dead letter queue ───────────────────────────────────────────────────────────
 
 
