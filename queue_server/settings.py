@@ -135,8 +135,10 @@ def _database_url(text: str) -> str:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(text)
-    except psycopg.Error:
+        ports = str(conninfo_to_dict(text).get("port") or "5432").split(",")
+        for port in filter(None, ports):  # libpq looks at them when it connects, not before
+            _integer(1, 65535)(port)
+    except (psycopg.Error, ValueError):
         # The parser's own message may quote a piece of the password.
         raise ValueError("must look like postgresql://user:password@host:5432/database") from None
     return text

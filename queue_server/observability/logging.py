@@ -5,6 +5,7 @@ Every record has its time (UTC, milliseconds), level, who wrote it (a worker's i
 `extra=`. All processes write to the same stderr; a record is one `write`, so lines do not mix.
 """
 
+import json
 import logging
 import re
 import sys
@@ -73,7 +74,13 @@ class _Formatter(logging.Formatter):
 
 class JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return _encode(self.fields(record)).decode()
+        fields = self.fields(record)
+        try:
+            return _encode(fields).decode()
+        except Exception:
+            # Half a surrogate pair, or a field whose str() fails: no record may be lost by that.
+            plain = {k: v if isinstance(v, str) else ascii(v) for k, v in fields.items()}
+            return json.dumps(plain)
 
 
 class ConsoleFormatter(_Formatter):

@@ -1,0 +1,90 @@
+"""Counters shared by the processes of one server."""
+
+import os
+import signal
+
+import pytest
+
+from queue_server.observability.counters import Counter, Counters, State
+
+
+def in_child(work: object) -> int:
+    """Run *work* in a forked process; its exit code, or minus the signal that killed it."""
+    assert callable(work)
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_what_children_count_their_parent_reads() -> None:
+    counters = Counters(2)
+    for slot in (0, 1):
+        in_child(lambda slot=slot: counters.worker(slot).add(Counter.REQUESTS, slot + 1))
+    assert counters.total(Counter.REQUESTS) == 3
+    assert counters.totals()["requests"] == 3
+    assert counters.worker(1).get(Counter.REQUESTS) == 2
+
+
+def test_counts_survive_the_process_that_made_them() -> None:
+    counters = Counters(1)
+    row = counters.worker(0)
+
+    def count_and_die() -> None:
+        row.begin(os.getpid())
+        row.set_ready()
+        row.words[Counter.MESSAGES_PUSHED] += 10_000
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(count_and_die) == -signal.SIGKILL
+    assert counters.workers_ready() == 1
+    row.end()
+    row.begin()
+    assert not row.is_ready()
+    row.add(Counter.MESSAGES_PUSHED)
+    assert counters.total(Counter.MESSAGES_PUSHED) == 10_001
+
+
+def test_every_name_has_a_place_of_its_own() -> None:
+    names = [*Counter, *State]
+    assert sorted(names) == list(range(len(names)))
+    counters = Counters(2)
+    for number, counter in enumerate(Counter):
+        counters.worker(0).add(counter, number)
+        counters.worker(1).add(counter, 1000)
+    assert list(counters.totals().values()) == [n + 1000 for n in range(len(Counter))]
+    assert counters.worker(0).get(State.PID) == 0
+
+
+@pytest.mark.parametrize("reason", ["40001", "40P01", "55P03", "25P02", "connection_lost"])
+def test_retries_are_counted_by_reason(reason: str) -> None:
+    counters = Counters(1)
+    counters.worker(0).add_retry(reason)
+    assert counters.retries() == {r: int(r == reason) for r in counters.retries()}
+
+
+def test_an_unforeseen_reason_is_counted_as_other() -> None:
+    counters = Counters(1)
+    counters.worker(0).add_retry("57014")
+    assert counters.retries()["other"] == 1
+
+
+def test_heartbeat() -> None:
+    row = Counters(1).worker(0)
+    row.begin()
+    assert 0 <= row.silent_seconds() < 10
+    row.words[State.HEARTBEAT_NS] -= 30_000_000_000
+    assert row.silent_seconds() >= 30
+    row.beat()
+    assert row.silent_seconds() < 10
+
+
+def test_the_supervisor_has_a_row_of_its_own() -> None:
+    counters = Counters(1)
+    counters.supervisor.add(Counter.WORKER_RESTARTS)
+    assert counters.total(Counter.WORKER_RESTARTS) == 1
+    assert counters.worker(0).get(Counter.WORKER_RESTARTS) == 0
+    assert 0 <= counters.uptime_seconds() < 60

@@ -1,0 +1,97 @@
+"""What a log record looks like."""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from queue_server.observability.logging import configure_logging, request_id, set_worker
+
+logger = logging.getLogger("queue_server.test")
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
+    root.handlers.clear()  # or `force=True` would close those of pytest
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.raiseExceptions = raising
+
+
+def logged(form: str, message: str, *args: object, **extra: object) -> str:
+    stream = io.StringIO()
+    configure_logging("info", form, stream=stream)
+    set_worker(1)
+    logger.info(message, *args, extra=extra)
+    logger.debug("too fine")
+    return stream.getvalue()
+
+
+def record(message: str, *args: object, **extra: object) -> dict[str, Any]:
+    (line,) = logged("json", message, *args, **extra).splitlines()
+    found = json.loads(line)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_json_has_every_field() -> None:
+    found = record("pushed %d", 3, queue="orders", took_ms=1.5)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))
+    assert found == {
+        "level": "info",
+        "worker": 1,
+        "logger": "queue_server.test",
+        "message": "pushed 3",
+        "queue": "orders",
+        "took_ms": 1.5,
+    }
+
+
+def test_a_record_names_the_request_it_belongs_to() -> None:
+    assert "request_id" not in record("outside")
+    token = request_id.set("r-17")
+    try:
+        assert record("inside")["request_id"] == "r-17"
+    finally:
+        request_id.reset(token)
+
+
+def test_a_record_is_one_line_of_json_whatever_it_holds() -> None:
+    found = record("a\nb %s", object, odd={1: {2}, "path": io}, text="\ud800")
+    assert found["message"].startswith("a\nb")
+
+
+def test_an_exception_is_part_of_its_record() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream=stream)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logger.exception("failed")
+    (line,) = stream.getvalue().splitlines()
+    assert "ValueError: why" in json.loads(line)["exception"]
+
+
+def test_console_is_readable() -> None:
+    line = logged("console", "pushed", queue="orders", event="pushed")
+    assert re.search(r"Z info +worker 1 +pushed queue=orders\n$", line)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me:hunter2@db/q",
+        "host=db password=hunter2 user=me",
+        "password='hunter2 \\' hunter2' user=me",
+    ],
+)
+def test_passwords_of_connection_strings_are_masked(form: str, text: str) -> None:
+    assert "hunter2" not in logged(form, "cannot connect to %s", text, conninfo=text)

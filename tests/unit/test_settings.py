@@ -1,0 +1,258 @@
+"""What an operator writes, and what the server makes of it."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from queue_server import __version__
+from queue_server.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    options,
+    usable_cpu_count,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(*argv: str, **environ: str) -> Settings:
+    return load_settings(argv, environ)
+
+
+def error(*argv: str, **environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(*argv, **environ)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# -- where values come from --
+
+
+def test_defaults() -> None:
+    settings = load()
+    assert (settings.host, settings.port) == ("127.0.0.1", 6632)
+    assert settings.workers == usable_cpu_count()
+    assert settings.data_dir == Path.cwd() / "data"
+    assert settings.conninfo is None
+    assert settings.db_pool_size == 8 * settings.workers
+    assert settings.connections_per_worker == 8
+    assert settings.default_batch_size == 200
+    assert settings.default_subscription_mode == "all"
+    assert settings.max_body_bytes == 104_857_600
+    assert settings.drain_timeout_ms == 8000
+    assert settings.cors_allowed_methods == "GET, POST, PUT, DELETE, OPTIONS"
+
+
+def test_the_command_line_beats_the_environment_and_that_the_default() -> None:
+    assert load("--port", "1", PORT="2").port == 1
+    assert load(PORT="2").port == 2
+
+
+def test_the_first_name_of_a_variable_wins() -> None:
+    assert load(HOST="10.0.0.1", QUEEN_BIND_ADDR="10.0.0.2").host == "10.0.0.1"
+    assert load(QUEEN_BIND_ADDR="10.0.0.2").host == "10.0.0.2"
+    assert load(DEFAULT_TIMEOUT="7", POP_DEFAULT_TIMEOUT_MS="8").default_timeout_ms == 7
+    assert load(POP_DEFAULT_TIMEOUT_MS="8").default_timeout_ms == 8
+    assert load(QUEEN_MAX_BODY_BYTES="2048").max_body_bytes == 2048
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    # `PORT=` in a compose file.
+    settings = load(PORT="", NUM_WORKERS=" ", PG_HOST="", DEFAULT_SUBSCRIPTION_MODE="")
+    assert settings.port == 6632
+    assert settings.conninfo is None
+    assert settings.default_subscription_mode == "all"
+
+
+def test_logs_are_for_people_on_a_terminal_unless_said_otherwise() -> None:
+    assert load_settings([], {}, terminal=True).log_format == "console"
+    assert load_settings([], {}, terminal=False).log_format == "json"
+    assert load_settings(["--log-format", "json"], {}, terminal=True).log_format == "json"
+    assert load(LOG_LEVEL="WARN").log_level == "warning"
+
+
+def test_a_shorter_longest_wait_shortens_the_usual_one() -> None:
+    assert load(MAX_TIMEOUT="5000").default_timeout_ms == 5000
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        load().port = 1  # type: ignore[misc]
+
+
+# -- bad values --
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "66\n32"),
+        ("PORT", "٣"),
+        ("PORT", "1_000"),
+        ("NUM_WORKERS", "0"),
+        ("NUM_WORKERS", "two"),
+        ("DEFAULT_TIMEOUT", "30s"),
+        ("MAX_BODY_SIZE", "1e6"),
+        ("DB_POOL_SIZE", "2"),
+        ("DB_LOCK_TIMEOUT", "0"),
+        ("DEFAULT_SUBSCRIPTION_MODE", "newest"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("PG_USE_SSL", "maybe"),
+        ("PG_PORT", "0"),
+        ("CORS_ALLOWED_ORIGINS", "*\r\nSet-Cookie: a=b"),
+        ("DATA_DIR", __file__),
+        ("DRAIN_TIMEOUT", "99999999999999999999"),
+    ],
+)
+def test_a_bad_value_is_reported_in_one_line_that_names_the_setting(name: str, value: str) -> None:
+    assert error(**{name: value}).startswith(name)
+
+
+def test_a_bad_option_is_named_as_it_was_written() -> None:
+    assert error("--port", "http").startswith("--port='http': ")
+    assert "--prot" in error("--prot", "1")
+    assert "--port" in error("--port")
+
+
+def test_too_few_connections_for_the_workers() -> None:
+    message = error(NUM_WORKERS="4", DB_POOL_SIZE="11")
+    assert message.startswith("DB_POOL_SIZE=11: must be at least 12")
+    assert load(NUM_WORKERS="4", DB_POOL_SIZE="12").connections_per_worker == 3
+
+
+# -- the database --
+
+
+def test_a_url_is_used_as_given() -> None:
+    conninfo = load(DATABASE_URL="postgresql://me:pw@db:1234/q?sslmode=require").conninfo
+    assert conninfo is not None
+    parts = conninfo_to_dict(conninfo)
+    assert (parts["host"], parts["port"], parts["dbname"]) == ("db", "1234", "q")
+    assert (parts["user"], parts["password"], parts["sslmode"]) == ("me", "pw", "require")
+    assert parts["target_session_attrs"] == "read-write"
+
+
+def test_what_a_url_says_beats_our_defaults() -> None:
+    conninfo = load(DATABASE_URL="postgresql://db/q?target_session_attrs=primary").conninfo
+    assert conninfo_to_dict(conninfo or "")["target_session_attrs"] == "primary"
+
+
+def test_any_part_means_a_given_server() -> None:
+    for name, value in (("PG_HOST", "db"), ("PG_DB", "q"), ("PG_PASSWORD", "x")):
+        parts = conninfo_to_dict(load(**{name: value}).conninfo or "")
+        assert parts["host"] == ("db" if name == "PG_HOST" else "localhost")
+        assert parts["port"] == "5432"
+        assert parts["target_session_attrs"] == "read-write"
+
+
+def test_a_url_beats_the_parts() -> None:
+    conninfo = load(DATABASE_URL="postgresql://first/q", PG_HOST="second").conninfo
+    assert conninfo_to_dict(conninfo or "")["host"] == "first"
+
+
+def test_odd_passwords_survive() -> None:
+    password = "it's a \\ 'secret' = @:/ß"
+    parts = conninfo_to_dict(load(PG_HOST="db", PG_PASSWORD=password).conninfo or "")
+    assert parts["password"] == password
+
+
+def test_tls_checks_the_certificate_unless_told_not_to() -> None:
+    strict = conninfo_to_dict(load(PG_HOST="db", PG_USE_SSL="true").conninfo or "")
+    assert (strict["sslmode"], strict["sslrootcert"]) == ("verify-full", "system")
+    lax = load(PG_HOST="db", PG_USE_SSL="1", PG_SSL_REJECT_UNAUTHORIZED="false")
+    assert conninfo_to_dict(lax.conninfo or "")["sslmode"] == "require"
+
+
+def test_passwords_are_shown_nowhere() -> None:
+    url = load(DATABASE_URL="postgresql://me:hunter2@db/q")
+    parts = load(PG_HOST="db", PG_PASSWORD="hunter2")
+    for settings in (url, parts):
+        assert "hunter2" in (settings.conninfo or "")
+        assert "hunter2" not in repr(settings)
+        assert "hunter2" not in str(settings)
+    for bad in ("hunter2", "postgresql://me:hunter2@db:port/q", "postgresql://db/q?hunter2=1"):
+        assert "hunter2" not in error(DATABASE_URL=bad)
+        assert "hunter2" not in error("--database-url", bad)
+
+
+# -- help --
+
+
+def test_help_teaches_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        load("--help")
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for name, option in options().items():
+        for variable in option.env:
+            assert variable in text, name
+        assert f"{option.env[0]}={option.example}" in re.sub(r"\s+", " ", text)
+        assert option.flag in text
+
+
+def test_every_example_in_the_help_is_accepted() -> None:
+    for option in options().values():
+        load(**{option.env[0]: option.example})
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        load("--version")
+    assert exit_.value.code == 0
+    assert __version__ in capsys.readouterr().out
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
+
+
+# -- usable CPUs --
+
+
+def write(root: Path, path: str, text: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+@pytest.fixture
+def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.mark.usefixtures("eight_cpus")
+class TestUsableCpus:
+    def test_affinity(self, tmp_path: Path) -> None:
+        assert usable_cpu_count(tmp_path) == 8
+
+    def test_cgroup_v2_quota(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/cgroup", "0::/a/b\n")
+        write(tmp_path, "sys/fs/cgroup/a/b/cpu.max", "250000 100000\n")
+        assert usable_cpu_count(tmp_path) == 3
+
+    def test_cgroup_v2_quota_of_a_group_above(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/cgroup", "0::/a/b\n")
+        write(tmp_path, "sys/fs/cgroup/a/b/cpu.max", "max 100000\n")
+        write(tmp_path, "sys/fs/cgroup/cpu.max", "50000 100000\n")
+        assert usable_cpu_count(tmp_path) == 1
+
+    def test_cgroup_v1_quota(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/c\n0::/\n")
+        folder = "sys/fs/cgroup/cpu,cpuacct/c"
+        write(tmp_path, f"{folder}/cpu.cfs_quota_us", "400000\n")
+        write(tmp_path, f"{folder}/cpu.cfs_period_us", "100000\n")
+        assert usable_cpu_count(tmp_path) == 4
+
+    def test_cgroup_v1_without_a_quota(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/cgroup", "4:cpu:/\n")
+        write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
+        write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+        assert usable_cpu_count(tmp_path) == 8
