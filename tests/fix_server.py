@@ -4,7 +4,11 @@ Tests share `server` and never meet, because each works on queues of its own. A 
 server (signals, kill -9, odd settings) starts another one with `ClusterProcess`.
 """
 
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +16,31 @@ from tests.client import Client, unique
 from tests.cluster_process import ClusterProcess
 
 
+@contextmanager
+def server_directory() -> Iterator[Path]:
+    """A folder for a server's data that is gone afterwards.
+
+    Not below `tmp_path`: started by root, the server runs PostgreSQL as a system user, and pytest
+    takes the way to all its folders away from other users whenever another session begins.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="queue-server-test-"))
+    try:
+        yield directory / "data"
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Where a test's own server keeps its data; the folder does not exist yet."""
+    with server_directory() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
+def server() -> Iterator[ClusterProcess]:
     """`python cluster.py` with two workers and its own PostgreSQL, as a user would start it."""
-    with ClusterProcess(data_dir=tmp_path_factory.mktemp("server") / "data") as cluster:
+    with server_directory() as directory, ClusterProcess(data_dir=directory) as cluster:
         cluster.wait_ready()
         yield cluster
         # Whatever the tests did to it, it still drains as promised.

@@ -209,9 +209,9 @@ async def replaced(cluster: ClusterProcess, victim: int) -> None:
     await eventually(check, deadline=20)
 
 
-async def test_kill_9_of_workers_under_load_loses_nothing(tmp_path: Path) -> None:
+async def test_kill_9_of_workers_under_load_loses_nothing(data_dir: Path) -> None:
     """Each worker dies twice while requests of all kinds are under way."""
-    with ClusterProcess(data_dir=tmp_path / "data") as cluster:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with load_on(cluster) as load:
             for turn in range(4):
@@ -224,13 +224,12 @@ async def test_kill_9_of_workers_under_load_loses_nothing(tmp_path: Path) -> Non
         assert cluster.stop() == 0, cluster.output[-5000:]
 
 
-async def test_kill_9_of_the_postmaster_under_load_loses_nothing(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with ClusterProcess(data_dir=data) as cluster:
+async def test_kill_9_of_the_postmaster_under_load_loses_nothing(data_dir: Path) -> None:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with load_on(cluster) as load:
             for _ in range(2):
-                postmaster = _postmaster(data)
+                postmaster = _postmaster(data_dir)
                 os.kill(postmaster, signal.SIGKILL)
 
                 async def restarted(old: int = postmaster) -> bool:
@@ -243,20 +242,19 @@ async def test_kill_9_of_the_postmaster_under_load_loses_nothing(tmp_path: Path)
         assert cluster.stop() == 0, cluster.output[-5000:]
 
 
-def _postmaster(data: Path) -> int:
-    (file,) = data.rglob("postmaster.pid")
+def _postmaster(data_dir: Path) -> int:
+    (file,) = data_dir.rglob("postmaster.pid")
     return int(file.read_text().splitlines()[0])
 
 
-async def test_a_parked_pop_outlives_a_restart_of_postgresql(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with ClusterProcess(data_dir=data) as cluster:
+async def test_a_parked_pop_outlives_a_restart_of_postgresql(data_dir: Path) -> None:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with Client(cluster.url, fresh=True) as client:
             queue = unique("parked")
             parked = [asyncio.create_task(client.pop(queue, wait_ms=25_000)) for _ in range(4)]
             await asyncio.sleep(0.3)
-            postmaster = _postmaster(data)
+            postmaster = _postmaster(data_dir)
             os.kill(postmaster, signal.SIGKILL)
 
             async def pushed() -> bool:
@@ -278,11 +276,10 @@ async def test_a_parked_pop_outlives_a_restart_of_postgresql(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("end", ["drained", "killed"])
-async def test_a_restart_on_the_same_data_keeps_everything(tmp_path: Path, end: str) -> None:
+async def test_a_restart_on_the_same_data_keeps_everything(data_dir: Path, end: str) -> None:
     """Messages, ids, cursors, retry counters, subscriptions, options and live leases."""
-    data = tmp_path / "data"
     queue, other = unique("kept"), unique("kept")
-    with ClusterProcess(data_dir=data) as cluster:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with Client(cluster.url) as client:
             await client.configure(queue, {"retryLimit": 1, "priority": 4}, namespace="n")
@@ -299,7 +296,7 @@ async def test_a_restart_on_the_same_data_keeps_everything(tmp_path: Path, end: 
             assert cluster.stop() == 0
         else:
             cluster.kill()
-    with ClusterProcess(data_dir=data) as cluster:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with Client(cluster.url, fresh=True) as client:
             assert (await client.pop(queue)).status == 204, "the lease is alive"

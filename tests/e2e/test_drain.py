@@ -33,12 +33,11 @@ async def push_until_closed(client: Client, queue: str, producer: int, answered:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_drain_answers_parked_pops_and_keeps_every_answered_push(
-    tmp_path: Path, number: signal.Signals
+    data_dir: Path, number: signal.Signals
 ) -> None:
-    data = tmp_path / "data"
     queue = unique("drained")
     answered: set[str] = set()
-    with ClusterProcess(data_dir=data) as cluster:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with Client(cluster.url, fresh=True) as fresh, Client(cluster.url) as kept:
             parked = [
@@ -59,16 +58,16 @@ async def test_a_drain_answers_parked_pops_and_keeps_every_answered_push(
             code = await asyncio.to_thread(cluster.wait)
             assert code == 0, cluster.output[-5000:]
             assert time.monotonic() - started < EXIT_SECONDS
-    with ClusterProcess(data_dir=data) as cluster:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with Client(cluster.url) as client:
             stored = {message["transactionId"] for message in await drain(client, queue)}
     assert answered <= stored
 
 
-async def test_a_drain_ends_in_time_whatever_clients_do(tmp_path: Path) -> None:
+async def test_a_drain_ends_in_time_whatever_clients_do(data_dir: Path) -> None:
     """Idle connections, half a request, a request without its body, a reader that stopped."""
-    with ClusterProcess(data_dir=tmp_path / "data") as cluster:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         queue = unique("stuck")
         async with Client(cluster.url) as client:
@@ -101,8 +100,8 @@ async def test_a_drain_ends_in_time_whatever_clients_do(tmp_path: Path) -> None:
                 connection.close()
 
 
-async def test_a_drain_refuses_new_connections(tmp_path: Path) -> None:
-    with ClusterProcess(data_dir=tmp_path / "data") as cluster:
+async def test_a_drain_refuses_new_connections(data_dir: Path) -> None:
+    with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         url = cluster.url
         assert await asyncio.to_thread(cluster.stop) == 0

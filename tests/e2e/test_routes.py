@@ -827,7 +827,7 @@ async def test_extending_an_unknown_lease_reports_it_in_the_body(client: Client)
 
 async def test_deleting_a_queue_empties_the_name_for_good(client: Client, queue: str) -> None:
     """Messages, ids, cursors, leases, options and offsets of the old queue are all gone."""
-    await client.configure(queue, {"leaseTime": 77})
+    await client.configure(queue, {"priority": 7})
     await client.push(queue, [1, 2, 3], ids=["a", "b", "c"])
     await client.ack((await client.pop(queue, group="g")).messages[0], group="g")
     old = (await client.pop(queue)).messages[0]
@@ -835,7 +835,7 @@ async def test_deleting_a_queue_empties_the_name_for_good(client: Client, queue:
     assert (await client.pop(queue)).status == 204
     assert (await client.ack(old))["success"] is False
     assert (await client.extend(old["leaseId"], 5))["success"] is False
-    assert (await client.configure(queue))["options"]["leaseTime"] == 300
+    assert (await client.configure(queue))["options"]["priority"] == 0
     results = await client.push(queue, [4, 5], ids=["a", "b"])
     assert [(result["status"], result["offset"]) for result in results] == [
         ("queued", 0),
