@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -44,7 +45,7 @@ _NO_LEASE = uuid.UUID(int=0)
 class Ack(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """One acknowledged message, decoded straight from the request. An empty lease id is none."""
 
-    transaction_id: str
+    transaction_id: Annotated[str, msgspec.Meta(min_length=1)]
     partition_id: str
     status: str | None = None  # absent = completed
     error: str | None = None
@@ -120,7 +121,7 @@ class Acker:
     ) -> list[_Element]:
         """The elements of a call; items that name nothing known are answered here."""
         for status in {ack.status for ack in acks}:
-            if status and status not in ACK_STATUSES:
+            if status is not None and status not in ACK_STATUSES:
                 raise BadRequest(
                     f"status must be one of {', '.join(ACK_STATUSES)}, not {status[:100]!r}"
                 )
@@ -265,7 +266,7 @@ class Acker:
 
 
 def _status(text: str | None) -> AckStatus:
-    return ACK_STATUSES[text] if text else AckStatus.COMPLETED
+    return AckStatus.COMPLETED if text is None else ACK_STATUSES[text]
 
 
 def _parse_partition_id(text: str) -> PartitionId | None:

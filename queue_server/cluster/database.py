@@ -82,6 +82,7 @@ class EmbeddedPostgres:
         self.restarts = 0
         self._lock = DirectoryLock(data_dir / "supervisor.lock")
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket_folder: Path | None = None
         self._ready = False
         self._started_at = 0.0
         self._start_again_at = 0.0
@@ -376,6 +377,9 @@ class EmbeddedPostgres:
                     break
                 time.sleep(0.02)
         self._process = None
+        if self._socket_folder and self._socket_folder.parent != self.data_dir:
+            with contextlib.suppress(OSError):
+                self._socket_folder.rmdir()
         self._lock.release()
 
     def kill(self) -> None:

@@ -18,7 +18,11 @@ _JUST_ACCEPTED_S = 0.05
 def build_app(state: State) -> web.Application:
     settings = state.settings
     app = web.Application(
-        middlewares=[middleware.observe(state.row), middleware.answer_errors],
+        middlewares=[
+            middleware.observe(state.row),
+            middleware.answer_preflight,
+            middleware.answer_errors,
+        ],
         # Bodies are read by http/request.py, which knows the limit.
         client_max_size=0,
     )
@@ -56,6 +60,8 @@ class HttpServer:
             # A client that leaves cancels its handler: a parked pop leaves its room at once.
             handler_cancellation=True,
             access_log=None,
+            # No client compresses bodies, and a small one can become a huge one.
+            auto_decompress=False,
             shutdown_timeout=finish_timeout_s,
             # Clients hold connections open between requests.
             keepalive_timeout=75,

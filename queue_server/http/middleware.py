@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("queue_server.access")
 
 REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
 def observe(counters: Row) -> Middleware:
@@ -29,6 +30,7 @@ def observe(counters: Row) -> Middleware:
         # An id that a proxy gave is kept when it looks like one.
         given = request.headers.get(REQUEST_ID_HEADER, "")
         id_ = given if given.isalnum() and len(given) <= 64 else os.urandom(8).hex()
+        request[REQUEST_ID] = id_
         token = request_id.set(id_)
         begin = time.perf_counter()
         status = 499  # the client left, should no answer be made
@@ -53,6 +55,14 @@ def observe(counters: Row) -> Middleware:
             request_id.reset(token)
 
     return middleware
+
+
+@web.middleware
+async def answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """OPTIONS asks what a browser may send; the headers that every answer carries say it."""
+    if request.method == "OPTIONS":
+        return web.Response(status=204)
+    return await handler(request)
 
 
 @web.middleware
@@ -108,10 +118,9 @@ def cors_headers(
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """Put the CORS headers and the request id on every answer."""
 
-    async def on_prepare(_request: web.Request, response: web.StreamResponse) -> None:
+    async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(headers)
-        id_ = request_id.get()
-        if id_:
-            response.headers[REQUEST_ID_HEADER] = id_
+        if REQUEST_ID in request:
+            response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
 
     return on_prepare

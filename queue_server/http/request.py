@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
 
-import msgspec
 from aiohttp import web
 
 from queue_server.domain.errors import BadRequest, BodyTooLarge
-
-T = TypeVar("T")
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -21,6 +17,8 @@ async def read_body(request: web.Request) -> bytes:
     Errors: `BodyTooLarge` before more than the limit is read; `BadRequest` when it ends early.
     """
     limit = request.app[MAX_BODY_BYTES]
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise BadRequest("compressed request bodies are not accepted: send it without")
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(f"the request body is larger than {limit} bytes")
     if not request.can_read_body:
@@ -33,30 +31,6 @@ async def read_body(request: web.Request) -> bytes:
             raise BodyTooLarge(f"the request body is larger than {limit} bytes")
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Decode a body that must be there.
-
-    Errors: `BadRequest` with the reason and the place.
-    """
-    if not body:
-        raise BadRequest("Empty request body")
-    if not body.isascii():
-        # Payloads are kept as they came, so they are checked here and not where they are decoded.
-        try:
-            str(body, "utf-8")
-        except UnicodeDecodeError as exc:
-            raise BadRequest(f"Invalid JSON: not valid UTF-8 at byte {exc.start}") from None
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as exc:
-        raise BadRequest(str(exc)) from None
-    except RecursionError:
-        # msgspec follows Python's limit of about a thousand levels, as do many consumers' readers.
-        raise BadRequest("Invalid JSON: nested too deeply") from None
-    except msgspec.DecodeError as exc:
-        raise BadRequest(f"Invalid JSON: {exc}") from None
 
 
 def query_int(request: web.Request, name: str, default: int, low: int, high: int) -> int:

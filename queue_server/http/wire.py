@@ -5,11 +5,14 @@ Names and shapes: wire-api sections 1 and 3. Unknown fields are ignored everywhe
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
 from queue_server.broker.ack import Ack
+from queue_server.domain.errors import BadRequest
 from queue_server.domain.message import NewMessage
 from queue_server.domain.options import (
     RETRY_DELAY_ECHO_MS,
@@ -17,6 +20,8 @@ from queue_server.domain.options import (
     OptionChanges,
     QueueOptions,
 )
+
+T = TypeVar("T")
 
 
 class PushBody(msgspec.Struct):
@@ -67,11 +72,95 @@ class AckEntryNoop(msgspec.Struct, gc=False, rename="camel"):
     noop: bool = True
 
 
-push_decoder = msgspec.json.Decoder(PushBody)
-ack_decoder = msgspec.json.Decoder(Ack)
-ack_batch_decoder = msgspec.json.Decoder(AckBatchBody)
-configure_decoder = msgspec.json.Decoder(ConfigureBody)
-extend_decoder = msgspec.json.Decoder(ExtendBody)
+class BodyReader(Generic[T]):
+    """Decodes the bodies of one route; *texts* are the protocol's words for a field at fault."""
+
+    _FAULT = re.compile(
+        r"^(?:Object missing required field `(?P<missing>\w+)`"
+        r"|Expected `(?P<expected>[^`]+)`(?:, got `[^`]+`| of length >= 1))"
+        r"(?: - at `\$(?P<path>[^`]*)`)?"
+    )
+    _KINDS: ClassVar = {
+        "int": "an integer", "float": "a number", "bool": "a boolean", "str": "a string",
+        "array": "an array", "object": "an object",
+    }  # fmt: skip
+
+    def __init__(self, body: type[T], texts: Mapping[str, str]) -> None:
+        self._decoder = msgspec.json.Decoder(body)
+        self._texts = texts
+
+    def read(self, body: bytes) -> T:
+        """Errors: `BadRequest` with the reason and the place."""
+        if not body:
+            raise BadRequest("Empty request body")
+        if not body.isascii():
+            # Payloads are kept as they came, so they are checked here, not where they are decoded.
+            try:
+                str(body, "utf-8")
+            except UnicodeDecodeError as exc:
+                raise BadRequest(f"Invalid JSON: not valid UTF-8 at byte {exc.start}") from None
+        try:
+            try:
+                return self._decoder.decode(body)
+            except msgspec.ValidationError as exc:
+                # It may have been raised before the end of a text that is no JSON at all.
+                msgspec.json.decode(body)
+                raise BadRequest(self._explain(str(exc))) from None
+        except RecursionError:
+            # msgspec follows Python's limit of about a thousand levels, as do many readers.
+            raise BadRequest("Invalid JSON: nested too deeply") from None
+        except msgspec.DecodeError as exc:
+            raise BadRequest(f"Invalid JSON: {exc}") from None
+
+    def _explain(self, text: str) -> str:
+        fault = self._FAULT.match(text)
+        if fault is None:
+            return text
+        field = fault["missing"] or (fault["path"] or "").rpartition(".")[2].partition("[")[0]
+        if not field:
+            return f"the request body must be {self._kind(fault['expected'])}"
+        if field in self._texts:
+            return self._texts[field]
+        if fault["missing"]:
+            return f"{field} is required"
+        return f"{field} must be {self._kind(fault['expected'])}"
+
+    def _kind(self, expected: str) -> str:
+        kind = expected.partition(" |")[0]
+        return self._KINDS.get(kind, kind)
+
+
+push_reader = BodyReader(
+    PushBody,
+    {
+        "items": "items array is required",
+        "queue": "Queue must be a string",
+        "partition": "Partition must be a string",
+        "transactionId": "TransactionId must be a string",
+        "traceId": "TraceId must be a string",
+    },
+)
+ack_reader = BodyReader(
+    Ack,
+    {
+        "transactionId": "transactionId is required",
+        "partitionId": "partitionId is required to ensure message uniqueness",
+    },
+)
+ack_batch_reader = BodyReader(
+    AckBatchBody,
+    {
+        "acknowledgments": "acknowledgments array is required",
+        "transactionId": "Each acknowledgment must have a valid transactionId string",
+        "partitionId": (
+            "Each acknowledgment must have a valid partitionId string to ensure message uniqueness"
+        ),
+    },
+)
+configure_reader = BodyReader(ConfigureBody, {"queue": "queue is required"})
+# Without `options` they may stand at the top level.
+flat_options_reader = BodyReader(OptionChanges, {})
+extend_reader = BodyReader(ExtendBody, {})
 encoder = msgspec.json.Encoder()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 
-import msgspec
 from aiohttp import web
 
+from queue_server.domain.errors import BadRequest
 from queue_server.domain.segment import wire_time
 from queue_server.http import wire
 from queue_server.http.request import read_body
@@ -24,8 +24,8 @@ async def extend(request: web.Request) -> web.Response:
     body = await read_body(request)
     if body:
         try:
-            given = wire.extend_decoder.decode(body).seconds
-        except msgspec.DecodeError:
+            given = wire.extend_reader.read(body).seconds
+        except BadRequest:
             given = None
         if given is not None:
             seconds = min(max(given, 1), _SECONDS_MAX)

@@ -20,7 +20,7 @@ from queue_server.domain.names import (
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
-from queue_server.http.request import decode, query_bool, query_int, read_body
+from queue_server.http.request import query_bool, query_int, read_body
 from queue_server.http.state import STATE, State
 from queue_server.observability.counters import Counter
 from queue_server.storage.leases import Claim, Run
@@ -40,7 +40,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     body = await read_body(request)
     state.row.add(Counter.PUSH_REQUESTS)
     state.row.add(Counter.BYTES_RECEIVED, len(body))
-    items = decode(wire.push_decoder, body).items
+    items = wire.push_reader.read(body).items
     results = await state.pusher.push(items, len(body))
     return _json(state, wire.encoder.encode(results), status=201)
 
@@ -167,13 +167,13 @@ async def _write(state: State, response: web.StreamResponse, piece: bytes) -> No
 async def ack(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
-    return await _ack(state, [decode(wire.ack_decoder, await read_body(request))], QUEUE_MODE)
+    return await _ack(state, [wire.ack_reader.read(await read_body(request))], QUEUE_MODE)
 
 
 async def ack_batch(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
-    body = decode(wire.ack_batch_decoder, await read_body(request))
+    body = wire.ack_batch_reader.read(await read_body(request))
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
     return await _ack(state, body.acknowledgments, group)
 

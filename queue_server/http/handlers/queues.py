@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
 
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.names import QueueName, check_names, check_text
-from queue_server.domain.options import OptionChanges
 from queue_server.http import wire
-from queue_server.http.request import decode, read_body
+from queue_server.http.request import read_body
 from queue_server.http.state import STATE
 from queue_server.storage import queues
-
-# Without `options` they may stand at the top level.
-_flat_options_decoder = msgspec.json.Decoder(OptionChanges)
 
 
 async def configure(request: web.Request) -> web.Response:
     state = request.app[STATE]
     raw = await read_body(request)
-    body = decode(wire.configure_decoder, raw)
+    body = wire.configure_reader.read(raw)
     if body.mode not in (None, "merge", "replace"):
         raise BadRequest(f'mode must be "merge" or "replace", not {body.mode[:100]!r}')
     check_names(body.queue, "", "partition")
@@ -28,7 +23,7 @@ async def configure(request: web.Request) -> web.Response:
         check_text(text or "", label)
     changes = body.options
     if changes is None:
-        changes = decode(_flat_options_decoder, raw)
+        changes = wire.flat_options_reader.read(raw)
     configured = await queues.configure(
         state.transactions,
         QueueName(body.queue),

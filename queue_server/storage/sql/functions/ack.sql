@@ -31,12 +31,12 @@ DECLARE
 BEGIN
     PERFORM 1
     FROM unnest(p_partition_ids, p_subscription_ids) AS u (partition_id, subscription_id)
-    JOIN queen.cursors c
-        ON c.shard = p_shard
-        AND c.partition_id = u.partition_id
-        AND c.subscription_id = u.subscription_id
-    ORDER BY c.partition_id, c.subscription_id
-    FOR NO KEY UPDATE OF c;
+    JOIN queen.cursors k
+        ON k.shard = p_shard
+        AND k.partition_id = u.partition_id
+        AND k.subscription_id = u.subscription_id
+    ORDER BY k.partition_id, k.subscription_id
+    FOR NO KEY UPDATE OF k;
 
     v_now := clock_timestamp();
 
