@@ -8,6 +8,7 @@ from queue_server.http.handlers import health, leases, messages, queues
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
+_PARTITION = "{partition:[^/]+}"
 
 
 def routes() -> list[web.RouteDef]:
@@ -17,7 +18,9 @@ def routes() -> list[web.RouteDef]:
         web.post("/api/v1/configure", queues.configure),
         web.post("/api/v1/push", messages.push),
         web.get(f"/api/v1/pop/queue/{_QUEUE}", messages.pop, allow_head=False),
-        web.get("/api/v1/pop/queue/{queue}/partition/{partition}", messages.pop, allow_head=False),
+        web.get(
+            f"/api/v1/pop/queue/{_QUEUE}/partition/{_PARTITION}", messages.pop, allow_head=False
+        ),
         web.post("/api/v1/ack", messages.ack),
         web.post("/api/v1/ack/batch", messages.ack_batch),
         web.post("/api/v1/lease/{lease_id:[^/]+}/extend", leases.extend),
