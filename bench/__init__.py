@@ -1,0 +1,4 @@
+"""Measures the server from outside, over HTTP, with a load generator as light as we could make it.
+
+README.md tells what is measured and how to read it.
+"""

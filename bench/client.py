@@ -1,0 +1,187 @@
+"""One HTTP/1.1 connection, with nothing that a benchmark does not need.
+
+The load generator shares its cores with the server it measures, so every cycle it takes is missing
+there. This client sends a request that was put together beforehand, receives straight into one
+growing buffer, and copies an answer once. bench/README.md has its cost beside that of aiohttp's.
+
+It understands what the server answers: Content-Length, chunked, and 204 without a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self, cast
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+_BUFFER_BYTES = 256 * 1024  # to begin with; it grows to the largest answer and stays there
+_HEAD_END = b"\r\n\r\n"
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What the server said."""
+
+    status: int
+    body: bytes
+
+
+class RequestFailed(Exception):
+    """The server did not do what was asked, or is gone."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A connection that carries one request at a time and is kept between them."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._begin_answer()
+
+    @classmethod
+    async def open(cls, url: SplitResult) -> Self:
+        assert url.hostname is not None
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, url.hostname, url.port or 80)
+        return connection
+
+    async def request(self, head: bytes, body: bytes = b"") -> Answer:
+        """Send a request and wait for the whole answer.
+
+        *head* comes from `head_of`. Errors: `RequestFailed` when the connection is lost.
+        """
+        assert self._waiter is None, "one request at a time"
+        if self._transport is None:
+            raise RequestFailed("the server has closed the connection")
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        if body:
+            # Two buffers, one system call, and no copy of a body that may be megabytes.
+            self._transport.writelines((head, body))
+        else:
+            self._transport.write(head)
+        return await waiter
+
+    def close(self) -> None:
+        """Leave at once, whatever is under way."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+
+    # -- asyncio calls these --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._end == len(self._buffer):
+            larger = bytearray(2 * len(self._buffer))
+            larger[: self._end] = self._buffer
+            self._buffer = larger
+        return memoryview(self._buffer)[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._end += nbytes
+        if self._body_start == 0 and not self._read_head():
+            return
+        if self._length is None:
+            self._read_chunks()
+        elif self._end >= self._body_start + self._length:
+            with memoryview(self._buffer) as view:
+                self._finish(bytes(view[self._body_start : self._body_start + self._length]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(RequestFailed(f"the connection was lost: {exc or 'closed'}"))
+        self._waiter = None
+
+    # -- reading an answer --
+
+    def _begin_answer(self) -> None:
+        self._end = 0  # of what was received
+        self._status = 0
+        self._body_start = 0  # 0 until the head is complete
+        self._length: int | None = None  # of the body; None = chunked
+        self._chunk_at = 0  # where the next chunk's size begins
+        self._chunks: list[tuple[int, int]] = []
+
+    def _read_head(self) -> bool:
+        end = self._buffer.find(_HEAD_END, 0, self._end)
+        if end < 0:
+            return False
+        lines = bytes(self._buffer[:end]).decode("latin-1").lower().split("\r\n")
+        self._status = int(lines[0].split(" ", 2)[1])
+        self._length = 0
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            if name == "content-length":
+                self._length = int(value)
+            elif name == "transfer-encoding" and "chunked" in value:
+                self._length = None
+                break
+        self._body_start = self._chunk_at = end + len(_HEAD_END)
+        return True
+
+    def _read_chunks(self) -> None:
+        while True:
+            line_end = self._buffer.find(b"\r\n", self._chunk_at, self._end)
+            if line_end < 0:
+                return
+            size = int(self._buffer[self._chunk_at : line_end], 16)
+            start = line_end + 2
+            if self._end < start + size + 2:
+                return
+            if size == 0:  # the server sends no trailers
+                with memoryview(self._buffer) as view:
+                    self._finish(b"".join([view[a:b] for a, b in self._chunks]))
+                return
+            self._chunks.append((start, start + size))
+            self._chunk_at = start + size + 2
+
+    def _finish(self, body: bytes) -> None:
+        waiter, self._waiter = self._waiter, None
+        answer = Answer(self._status, body)
+        self._begin_answer()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(answer)
+
+
+def head_of(url: SplitResult, method: str, path: str, body_bytes: int = 0) -> bytes:
+    """The head of a request; *path* begins with a slash and is escaped already."""
+    text = f"{method} {url.path.rstrip('/')}{path} HTTP/1.1\r\nHost: {url.netloc}\r\n"
+    if method != "GET":
+        text += f"Content-Type: application/json\r\nContent-Length: {body_bytes}\r\n"
+    return (text + "\r\n").encode("ascii")
+
+
+def parse_url(text: str) -> SplitResult:
+    """Where the server is. Errors: `ValueError` for what is no plain HTTP address."""
+    url = urlsplit(text)
+    if url.scheme != "http" or not url.hostname:
+        raise ValueError(f"{text!r} is no URL such as http://127.0.0.1:6632")
+    return url
+
+
+async def fetch(url: SplitResult, method: str, path: str, *statuses: int) -> bytes:
+    """One request on a connection of its own, for what is not measured.
+
+    Errors: `RequestFailed` for a status that is none of *statuses*.
+    """
+    try:
+        connection = await Connection.open(url)
+    except OSError as exc:
+        raise RequestFailed(f"no server at {url.geturl()}: {exc}") from exc
+    try:
+        answer = await connection.request(head_of(url, method, path))
+    finally:
+        connection.close()
+    check_status(answer, f"{method} {path}", *statuses)
+    return answer.body
+
+
+def check_status(answer: Answer, what: str, *statuses: int) -> None:
+    if answer.status not in statuses:
+        text = answer.body[:300].decode(errors="replace")
+        raise RequestFailed(f"{what} answered {answer.status}: {text}")
