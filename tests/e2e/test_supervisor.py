@@ -1,0 +1,296 @@
+"""The real command, signalled and hurt: what an operator sees of the supervisor."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster_process import ROOT, ClusterProcess
+
+EXIT_LIMIT = 10.0  # seconds; promised whatever clients do
+
+
+def health(url: str) -> str:
+    """One request over a connection of its own."""
+    with urllib.request.urlopen(f"{url}/health", timeout=15) as answer:
+        return str(json.load(answer)["status"])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie is only waiting for somebody to read its exit code.
+    return " Z " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def many_requests(url: str) -> Iterator[list[BaseException]]:
+    """Send requests, each on a new connection, until the block ends; yields what failed."""
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            try:
+                health(url)
+            except BaseException as exc:
+                failures.append(exc)
+
+    senders = [threading.Thread(target=send) for _ in range(4)]
+    for sender in senders:
+        sender.start()
+    try:
+        yield failures
+    finally:
+        done.set()
+        for sender in senders:
+            sender.join()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ClusterProcess]:
+    with ClusterProcess(data_dir=tmp_path / "data") as cluster:
+        cluster.wait_ready()
+        yield cluster
+
+
+# -- stop --
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_with_0(cluster: ClusterProcess, number: signal.Signals) -> None:
+    assert health(cluster.url) == "healthy"
+    processes = [*cluster.worker_pids(), cluster.postgres_pid()]
+    began = time.monotonic()
+    cluster.signal(number)
+    assert cluster.wait() == 0
+    assert time.monotonic() - began < EXIT_LIMIT
+    assert not any(is_alive(pid) for pid in processes)
+
+
+def test_clients_that_do_nothing_cannot_delay_the_end(cluster: ClusterProcess) -> None:
+    port = int(cluster.url.rpartition(":")[2])
+    with contextlib.ExitStack() as clients:
+        for request in (b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(request)
+        began = time.monotonic()
+        assert cluster.stop() == 0
+        assert time.monotonic() - began < EXIT_LIMIT
+
+
+def test_a_worker_that_does_not_listen_is_killed_in_time(cluster: ClusterProcess) -> None:
+    stopped = cluster.worker_pids()[0]
+    os.kill(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    assert cluster.stop() == 0
+    assert time.monotonic() - began < EXIT_LIMIT
+    assert not is_alive(stopped)
+
+
+def test_a_second_signal_ends_at_once(cluster: ClusterProcess) -> None:
+    # A stopped worker would keep the drain waiting for seconds.
+    processes = [*cluster.worker_pids(), cluster.postgres_pid()]
+    os.kill(processes[0], signal.SIGSTOP)
+    began = time.monotonic()
+    cluster.signal(signal.SIGTERM)
+    cluster.wait_for_line("once more ends at once")
+    cluster.signal(signal.SIGTERM)
+    assert cluster.wait() == 1
+    assert time.monotonic() - began < 5
+    assert not any(is_alive(pid) for pid in processes)
+
+
+def test_a_signal_during_the_first_start_is_obeyed(tmp_path: Path) -> None:
+    with ClusterProcess(data_dir=tmp_path / "data") as cluster:
+        cluster.wait_for_line("starts with pid")
+        assert cluster.stop() == 0
+    with ClusterProcess(data_dir=tmp_path / "data") as cluster:
+        cluster.wait_ready()
+
+
+# -- workers --
+
+
+def test_a_killed_worker_is_replaced_while_requests_go_on(cluster: ClusterProcess) -> None:
+    first, second = cluster.worker_pids()
+    lines = len(cluster.lines)
+    os.kill(first, signal.SIGKILL)
+    # Both slots answer: connections that reach the dead worker's wait for its successor.
+    for _ in range(20):
+        assert health(cluster.url) == "healthy"
+    cluster.wait_for_line('"worker_ready"', start=lines)
+    assert cluster.worker_pids()[1] == second
+    assert cluster.worker_pids()[0] != first
+    assert any("died (signal 9) and is replaced at once" in line for line in cluster.lines)
+
+
+def test_a_worker_that_keeps_dying_is_replaced_with_a_delay(cluster: ClusterProcess) -> None:
+    for _ in range(3):
+        lines = len(cluster.lines)
+        os.kill(cluster.worker_pids()[0], signal.SIGKILL)
+        cluster.wait_for_line('"worker_ready"', start=lines)
+    ends = [r["message"] for r in cluster.records if r.get("event") == "worker_died"]
+    assert "at once" in ends[0]
+    assert "replaced in 0." in ends[1]
+    assert health(cluster.url) == "healthy"
+
+
+def test_sighup_replaces_every_worker_without_a_refused_connection(
+    cluster: ClusterProcess,
+) -> None:
+    before = cluster.worker_pids()
+    with many_requests(cluster.url) as failures:
+        cluster.signal(signal.SIGHUP)
+        cluster.wait_for_line("workers_replaced")
+    assert failures == []
+    assert not set(before) & set(cluster.worker_pids())
+    assert not any(is_alive(pid) for pid in before)
+    # Planned replacements are no deaths.
+    assert not any(r.get("event") == "worker_died" for r in cluster.records)
+
+
+def test_workers_ignore_a_ctrl_c_meant_for_the_supervisor(cluster: ClusterProcess) -> None:
+    for pid in cluster.worker_pids():
+        os.kill(pid, signal.SIGINT)
+    assert health(cluster.url) == "healthy"
+    assert cluster.stop() == 0
+    assert not any(r.get("event") == "worker_died" for r in cluster.records)
+
+
+# -- a killed supervisor --
+
+
+def test_after_a_killed_supervisor_a_new_one_starts_on_the_same_data_and_port(
+    tmp_path: Path,
+) -> None:
+    port = str(free_port())
+    data_dir = tmp_path / "data"
+    with ClusterProcess(["--port", port], data_dir=data_dir) as first:
+        first.wait_ready()
+        workers = first.worker_pids()
+        first.kill()
+        with ClusterProcess(["--port", port], data_dir=data_dir) as second:
+            second.wait_ready()
+            assert health(second.url) == "healthy"
+            first.wait()  # its workers noticed and ended: nobody holds its output any more
+            assert not any(is_alive(pid) for pid in workers)
+            assert health(second.url) == "healthy"
+            assert second.stop() == 0
+
+
+def test_a_killed_postgres_is_started_again(cluster: ClusterProcess) -> None:
+    killed = cluster.postgres_pid()
+    lines = len(cluster.lines)
+    os.kill(killed, signal.SIGKILL)
+    cluster.wait_for_line('"postgres_died"', start=lines)
+    cluster.wait_for_line('"postgres_ready"', start=lines)
+    assert cluster.postgres_pid() != killed
+    assert cluster.stop() == 0
+
+
+# -- starts that must not succeed --
+
+
+def test_a_taken_port_is_reported_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listener:
+        port = listener.getsockname()[1]
+        with ClusterProcess(["--port", str(port)], data_dir=tmp_path / "data") as cluster:
+            assert cluster.wait() == 1
+            message = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+            assert message in cluster.output
+            assert "PostgreSQL" not in cluster.output
+            assert "Traceback" not in cluster.output
+
+
+def test_a_second_supervisor_on_one_data_dir_is_refused(
+    cluster: ClusterProcess, tmp_path: Path
+) -> None:
+    with ClusterProcess(data_dir=tmp_path / "data") as second:
+        assert second.wait() == 1
+        assert f"in use by the supervisor with pid {cluster.pid}" in second.output
+    assert health(cluster.url) == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "name"),
+    [
+        (["--port", "http"], {}, "--port"),
+        ([], {"NUM_WORKERS": "many"}, "NUM_WORKERS"),
+        (["--workers", "4"], {"DB_POOL_SIZE": "5"}, "DB_POOL_SIZE"),
+        (["--prot", "1"], {}, "--prot"),
+    ],
+)
+def test_a_bad_setting_ends_the_start_with_one_line(
+    args: list[str], env: dict[str, str], name: str
+) -> None:
+    command = [sys.executable, str(ROOT / "cluster.py"), *args]
+    ended = subprocess.run(
+        command, env=os.environ | env, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert name in line
+
+
+def test_workers_that_cannot_boot_stop_the_server_with_the_reason(tmp_path: Path) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from queue_server.cluster.supervisor import Supervisor\n"
+        "from queue_server.observability.logging import configure_logging\n"
+        "from queue_server.settings import load_settings\n"
+        "def broken(context):\n"
+        "    raise RuntimeError('no luck today')\n"
+        "settings = load_settings(sys.argv[1:], {})\n"
+        "configure_logging('info', 'json')\n"
+        "sys.exit(Supervisor(settings, target=broken).run())\n"
+    )
+    command = [sys.executable, str(program), "--port", "0", "--data-dir", str(tmp_path / "data")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "cannot boot: RuntimeError: no luck today" in ended.stderr
+    assert "serving" not in ended.stderr
+
+
+def test_a_given_database_that_is_absent_can_be_waited_for_no_longer_than_asked() -> None:
+    # Nobody listens there; a stop ends the waiting.
+    url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/q"
+    with ClusterProcess(env={"DATABASE_URL": url}) as cluster:
+        cluster.wait_for_line("the database does not answer yet")
+        assert cluster.stop() == 0
+        assert "hunter2" not in cluster.output
+
+
+# -- with a given database --
+
+
+def test_a_given_database_is_used_instead_of_an_own_one(
+    cluster: ClusterProcess, tmp_path: Path
+) -> None:
+    socket_folder = tmp_path / "data" / "run"
+    env = {"PG_HOST": str(socket_folder), "DATA_DIR": str(tmp_path / "unused")}
+    with ClusterProcess(env=env) as second:
+        second.wait_ready()
+        assert health(second.url) == "healthy"
+        assert second.stop() == 0
+    assert not (tmp_path / "unused").exists()

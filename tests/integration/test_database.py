@@ -1,0 +1,217 @@
+"""The embedded PostgreSQL under our own module: first start, crashes, locks."""
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from queue_server.cluster.database import (
+    DatabaseError,
+    DataDirectoryInUseError,
+    EmbeddedPostgres,
+    shared_buffers_mb,
+)
+
+
+@contextlib.contextmanager
+def started(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    database = EmbeddedPostgres(data_dir, pool_size=4)
+    database.lock()
+    try:
+        database.start()
+        yield database
+    finally:
+        database.stop(10)
+
+
+def ask(database: EmbeddedPostgres, query: str) -> str:
+    with psycopg.connect(database.conninfo) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        return str(row[0]) if row else ""
+
+
+def until(condition: Callable[[], bool], timeout: float = 20) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def postmaster_pid(database: EmbeddedPostgres) -> int:
+    return int((database.data / "postmaster.pid").read_text().split()[0])
+
+
+def test_the_first_start_makes_a_cluster_tuned_for_a_queue(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        names = (
+            "fsync", "synchronous_commit", "full_page_writes", "data_checksums", "jit",
+            "listen_addresses", "server_encoding", "wal_compression", "max_connections",
+        )  # fmt: skip
+        settings = {name: ask(database, f"SHOW {name}") for name in names}
+        assert settings == {
+            "fsync": "on",
+            "synchronous_commit": "on",
+            "full_page_writes": "on",
+            "data_checksums": "on",
+            "jit": "off",
+            "listen_addresses": "",
+            "server_encoding": "UTF8",
+            "wal_compression": "pglz",
+            "max_connections": "24",
+        }
+        assert ask(database, "SELECT upper('é')") == "É"
+        assert int(ask(database, "SHOW server_version_num")) >= 180000
+
+
+def test_only_its_own_user_reaches_the_socket(tmp_path: Path) -> None:
+    with started(tmp_path):
+        assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+        assert stat.S_IMODE((tmp_path / "postgres").stat().st_mode) == 0o700
+
+
+def test_data_survives_a_clean_restart(tmp_path: Path) -> None:
+    with started(tmp_path) as database, psycopg.connect(database.conninfo) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    with started(tmp_path) as database:
+        assert ask(database, "SELECT answer FROM kept") == "42"
+
+
+def test_data_survives_a_killed_postmaster_which_is_started_again(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        with psycopg.connect(database.conninfo) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        killed = postmaster_pid(database)
+        os.kill(killed, signal.SIGKILL)
+
+        def state() -> bool:
+            database.poll()
+            return database.is_ready()
+
+        until(lambda: not state())
+        until(state)
+        assert postmaster_pid(database) != killed
+        assert ask(database, "SELECT answer FROM kept") == "42"
+        assert database.restarts >= 1
+
+
+def test_a_start_waits_for_what_a_killed_supervisor_left(tmp_path: Path) -> None:
+    # A process starts PostgreSQL and is killed, so that its PostgreSQL is still shutting down,
+    # or at least its files are left, when we come.
+    program = (
+        "import sys, pathlib, os, signal;"
+        "from queue_server.cluster.database import EmbeddedPostgres;"
+        "d = EmbeddedPostgres(pathlib.Path(sys.argv[1]), 4); d.lock(); d.start();"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    database = EmbeddedPostgres(tmp_path, pool_size=4)
+    assert database.lock(), "the lock file tells that the last owner ended badly"
+    try:
+        database.start()
+        assert ask(database, "SELECT 1") == "1"
+    finally:
+        database.stop(10)
+
+
+def test_a_start_stops_a_postgresql_that_was_left_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queue_server.cluster.database.PREDECESSOR_INTERRUPT", 0.1)
+    with started(tmp_path) as database:
+        left = database._process
+        assert left is not None
+        # Forget it, as a supervisor that is gone has.
+        database._process = None
+        with psycopg.connect(database.conninfo):
+            # An open session does not keep it: it is asked to shut down fast.
+            second = EmbeddedPostgres(tmp_path, pool_size=4)
+            second.start()
+        assert left.wait(5) == 0
+        assert ask(second, "SELECT 1") == "1"
+        second.stop(10)
+
+
+def test_a_pid_file_that_names_a_process_of_ours_is_no_obstacle(tmp_path: Path) -> None:
+    # After a restart of a container pids begin anew, and the postmaster's old one may be anybody's.
+    with started(tmp_path) as database:
+        lines = (database.data / "postmaster.pid").read_text().splitlines()
+        database.kill()
+        with subprocess.Popen(["sleep", "60"], user=(tmp_path / "postgres").stat().st_uid) as other:
+            lines[0] = str(other.pid)
+            (database.data / "postmaster.pid").write_text("\n".join(lines) + "\n")
+            try:
+                database.start()
+                assert ask(database, "SELECT 1") == "1"
+            finally:
+                other.kill()
+
+
+def test_a_second_supervisor_is_refused_and_told_by_whom(tmp_path: Path) -> None:
+    database = EmbeddedPostgres(tmp_path, pool_size=4)
+    assert not database.lock()
+    program = (
+        "import sys, pathlib; from queue_server.cluster.database import *\n"
+        "try: EmbeddedPostgres(pathlib.Path(sys.argv[1]), 4).lock()\n"
+        "except DataDirectoryInUseError as exc: print(exc)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"in use by the supervisor with pid {os.getpid()}" in said
+    database.stop(0)
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_child_does_not_hold_the_lock(tmp_path: Path) -> None:
+    database = EmbeddedPostgres(tmp_path, pool_size=4)
+    database.lock()
+    pid = os.fork()
+    if not pid:
+        try:
+            EmbeddedPostgres(tmp_path, pool_size=4).lock()
+        except DataDirectoryInUseError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    database.stop(0)
+
+
+def test_an_initialisation_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
+    half = tmp_path / "postgres.new-abc"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18\n")
+    with started(tmp_path) as database:
+        assert ask(database, "SELECT 1") == "1"
+        assert not half.exists()
+
+
+def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long" * 30)
+    with started(data_dir) as database:
+        assert ask(database, "SELECT 1") == "1"
+        folder = Path(str(conninfo_to_dict(database.conninfo)["host"]))
+        assert data_dir not in folder.parents
+    assert not folder.exists()
+
+
+def test_a_start_that_cannot_succeed_tells_what_postgresql_said(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        pass
+    version = database.data / "PG_VERSION"
+    version.write_text("13\n")
+    with pytest.raises(DatabaseError, match=r"FATAL: .*incompatible"):
+        database.start()
+
+
+@pytest.mark.parametrize(("gigabytes", "expected_mb"), [(1, 128), (24, 512), (512, 1024)])
+def test_shared_buffers_grow_with_the_memory(gigabytes: int, expected_mb: int) -> None:
+    assert shared_buffers_mb(gigabytes * 2**30) == expected_mb
