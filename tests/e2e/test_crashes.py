@@ -289,6 +289,9 @@ async def test_a_restart_on_the_same_data_keeps_everything(data_dir: Path, end: 
             await client.ack(first.messages[1], "failed")
             leased = await client.pop(queue, batch=4, leaseSeconds=300)
             assert (leased.data, leased.attempts) == ([1, 2, 3, 4], {2})
+            await client.push(other, ["settled"], partition="p")
+            settled = (await client.pop(other, partition="p")).messages[0]
+            assert (await client.ack(settled))["leaseReleased"] is True
             await client.push(other, ["old"])
             assert (await client.pop(other, group="g", subscriptionMode="new")).status == 204
             await client.pop(other, leaseSeconds=1)
@@ -310,6 +313,8 @@ async def test_a_restart_on_the_same_data_keeps_everything(data_dir: Path, end: 
             assert (await client.ack(leased.messages[0], "failed"))["dlq"] is True, "the counter"
             assert (await client.pop(queue)).data == [2, 3, 4, 5, 6, 7, 8, 9, "x"]
             assert (await client.pop(queue, group="late")).data == [*range(10), "x"]
+            resent = await client.ack(settled)
+            assert (resent["success"], resent["leaseReleased"]) == (True, True)
             body = await client.configure(queue)
             assert (body["options"]["retryLimit"], body["options"]["priority"]) == (1, 4)
             assert body["namespace"] == "n"

@@ -114,6 +114,17 @@ async def test_ten_consumers_on_one_partition_get_every_message_once_in_strict_o
     assert seen == list(range(100))
 
 
+async def test_a_busy_partition_does_not_starve_a_quiet_one(client: Client, queue: str) -> None:
+    await client.push(queue, list(range(1000)), partition="busy")
+    await client.push(queue, ["quiet"], partition="quiet")
+    for _ in range(60):
+        pop = await client.pop(queue, batch=5)
+        await client.complete(pop)
+        if pop.data == ["quiet"]:
+            return
+    raise AssertionError("60 pops, and all of them from the busy partition")
+
+
 # ── expiry ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -4,6 +4,7 @@ One test names one promise of the protocol; how messages move through leases and
 is the subject of the other files.
 """
 
+import asyncio
 import json
 import re
 import uuid
@@ -865,3 +866,57 @@ async def test_every_worker_forgets_a_deleted_queue_at_once(fresh_client: Client
         assert [result["offset"] for result in pushed] == list(range(8))
         assert len({result["partition_id"] for result in pushed}) == 1
         assert (await fresh_client.pop(queue)).data == list(range(8))
+
+
+async def test_queues_made_at_the_same_moment_are_one(fresh_client: Client) -> None:
+    """The first push, the first pop and a configure of one name race on both workers."""
+    for _ in range(4):
+        queue = unique("born")
+        results = await asyncio.gather(
+            *[fresh_client.push(queue, [number], partition="p") for number in range(10)],
+            *[fresh_client.configure(queue, {"priority": 5}) for _ in range(5)],
+            *[fresh_client.pop(queue, group=f"g{number}") for number in range(5)],
+        )
+        pushed = [result[0] for result in results[:10] if isinstance(result, list)]
+        assert sorted(entry["offset"] for entry in pushed) == list(range(10))
+        assert len({entry["partition_id"] for entry in pushed}) == 1
+        configured = [result for result in results[10:15] if isinstance(result, dict)]
+        assert len({body["queueId"] for body in configured}) == 1
+        assert (await fresh_client.configure(queue))["options"]["priority"] == 5
+
+
+async def test_deleting_a_queue_in_use_is_no_fault(fresh_client: Client, queue: str) -> None:
+    """Pushes, pops and acks go on while it is deleted again and again; then it works as new."""
+    stop = asyncio.Event()
+
+    async def use(number: int) -> None:
+        while not stop.is_set():
+            await fresh_client.push(queue, [1, 2, 3], partition=f"p{number % 2}")
+            pop = await fresh_client.pop(queue, group=f"g{number % 2}")
+            if pop.messages:
+                pairs = [(message, "completed") for message in pop.messages]
+                await fresh_client.ack_batch(pairs, group=f"g{number % 2}")
+                await fresh_client.extend(pop.lease_id, 5)
+
+    users = [asyncio.create_task(use(number)) for number in range(6)]
+    for _ in range(15):
+        await fresh_client.delete(queue)
+        await asyncio.sleep(0.03)
+    stop.set()
+    await asyncio.gather(*users)
+    await fresh_client.delete(queue)
+    entry = (await fresh_client.push(queue, ["new"], partition="p0"))[0]
+    assert (entry["status"], entry["offset"]) == ("queued", 0)
+    assert (await fresh_client.pop(queue)).data == ["new"]
+
+
+async def test_a_push_may_create_a_thousand_partitions(client: Client, queue: str) -> None:
+    """In one request, quickly enough for a client's timeout, and every one of them is readable."""
+    names = [f"customer-{number}" for number in range(1000)]
+    results = await client.push_items(
+        [{"queue": queue, "partition": name, "payload": name} for name in names]
+    )
+    assert {result["offset"] for result in results} == {0}
+    assert len({result["partition_id"] for result in results}) == 1000
+    messages = await drain(client, queue)
+    assert sorted(message["data"] for message in messages) == sorted(names)
