@@ -4,30 +4,14 @@ Tests share `server` and never meet, because each works on queues of its own. A 
 server (signals, kill -9, odd settings) starts another one with `ClusterProcess`.
 """
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.client import Client, unique
 from tests.cluster_process import ClusterProcess
-
-
-@contextmanager
-def server_directory() -> Iterator[Path]:
-    """A folder for a server's data that is gone afterwards.
-
-    Not below `tmp_path`: started by root, the server runs PostgreSQL as a system user, and pytest
-    takes the way to all its folders away from other users whenever another session begins.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="queue-server-test-"))
-    try:
-        yield directory / "data"
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+from tests.server_directory import server_directory
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 
 def _remember(entries: dict[K, V], key: K, value: V) -> None:
-    if len(entries) >= _ENTRIES_MAX:
+    if len(entries) >= _ENTRIES_MAX and key not in entries:
         # The oldest goes; what is in use comes back with one query.
         del entries[next(iter(entries))]
     entries[key] = value
@@ -88,24 +88,31 @@ class Directory:
         """The registration of a group on a queue; queue and registration are made when missing."""
         key = (queue, group, True)
         known = self._subscriptions.get(key)
-        if known is None:
+        while known is None:
             queue_id = await queues.ensure_queue(self._transactions, queue)
+            # None when it was deleted between the two calls: it is created anew.
             known = await queues.subscribe(
                 self._transactions, queue_id, group, start, queue_wide=True
             )
-            _remember(self._subscriptions, key, known)
+        _remember(self._subscriptions, key, known)
         return known
 
     async def subscribe_to_partition(
         self, partition: PartitionRef, group: ConsumerGroup, start: Start
-    ) -> SubscriptionId:
-        """The registration of a group that names a partition: it registers nothing queue-wide."""
+    ) -> SubscriptionId | None:
+        """The registration of a group that names a partition: it registers nothing queue-wide.
+
+        Shape: None when the queue is gone; it is forgotten here too.
+        """
         key = (partition.queue, group, False)
         known = self._subscriptions.get(key)
         if known is None:
             known = await queues.subscribe(
                 self._transactions, partition.queue_id, group, start, queue_wide=False
             )
+            if known is None:
+                self.forget_queue(partition.queue)
+                return None
             _remember(self._subscriptions, key, known)
         return known
 

@@ -156,6 +156,7 @@ class Popper:
         return not self._rooms.draining and time.monotonic() < deadline
 
     async def _claim(self, request: PopRequest, room: Room) -> Delivery | None:
+        subscription_id: SubscriptionId | None
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             if request.partition is None:
                 partition_id = ANY_PARTITION
@@ -172,6 +173,8 @@ class Popper:
                 subscription_id = await self._directory.subscribe_to_partition(
                     partition, request.group, request.start
                 )
+                if subscription_id is None:
+                    continue
             room.subscription_id, room.partition_id = subscription_id, partition_id
             lease_id, claimed = await self._coalescer.submit(
                 ClaimRequest(

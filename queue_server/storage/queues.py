@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
+import psycopg
 
 from queue_server.domain.names import (
     ConsumerGroup,
@@ -101,21 +102,25 @@ async def subscribe(
     start: Start,
     *,
     queue_wide: bool,
-) -> SubscriptionId:
+) -> SubscriptionId | None:
     """Register a group on a queue, or find its registration; what is stored wins over *start*.
 
+    Shape: None when the queue is gone.
     Visits the queue's partitions once when the group is new and reads history.
     """
-    rows = await transactions.call(
-        STATEMENTS["subscribe"],
-        {
-            "queue_id": queue_id,
-            "consumer_group": group,
-            "queue_wide": queue_wide,
-            "mode": start.mode,
-            "starts_at": start.at,
-        },
-    )
+    try:
+        rows = await transactions.call(
+            STATEMENTS["subscribe"],
+            {
+                "queue_id": queue_id,
+                "consumer_group": group,
+                "queue_wide": queue_wide,
+                "mode": start.mode,
+                "starts_at": start.at,
+            },
+        )
+    except psycopg.errors.ForeignKeyViolation:
+        return None
     subscription_id, backfill = rows[0]
     while backfill:
         rows = await transactions.call(

@@ -15,7 +15,7 @@ import pytest
 
 from tests.client import Answer, Client, segment, unique
 from tests.cluster_process import ClusterProcess
-from tests.fix_server import server_directory
+from tests.server_directory import server_directory
 
 MAX_BODY_BYTES = 100_000
 

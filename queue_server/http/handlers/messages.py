@@ -9,6 +9,7 @@ from aiohttp import web
 
 from queue_server.broker.ack import Ack, AckOutcome
 from queue_server.broker.pop import Delivery, PopRequest
+from queue_server.domain.errors import QueueServerError
 from queue_server.domain.names import (
     QUEUE_MODE,
     ConsumerGroup,
@@ -84,9 +85,11 @@ async def pop(request: web.Request) -> web.StreamResponse:
         return web.Response(status=204)
     try:
         return await _send(request, state, delivery, group)
-    except BaseException:
+    except BaseException as exc:
         # Nobody has it: a client that left, a body that could not be read, a worker that stops.
         state.popper.give_back(delivery)
+        if isinstance(exc, ConnectionError) and request.transport is not None:
+            request.transport.abort()
         raise
 
 
@@ -130,19 +133,26 @@ async def _send(
     pieces = [head]
     size_bytes = len(head)
     response: web.StreamResponse | None = None
-    async for chunk in state.popper.chunks(delivery, claim_text):
-        pieces.append(chunk)
-        size_bytes += len(chunk)
-        if size_bytes > _WHOLE_BYTES_MAX:
-            if response is None:
-                response = web.StreamResponse(
-                    status=200, headers={"Content-Type": "application/json; charset=utf-8"}
-                )
-                await response.prepare(request)
-            for piece in pieces:
-                await _write(state, response, piece)
-            pieces.clear()
-            size_bytes = 0
+    try:
+        async for chunk in state.popper.chunks(delivery, claim_text):
+            pieces.append(chunk)
+            size_bytes += len(chunk)
+            if size_bytes > _WHOLE_BYTES_MAX:
+                if response is None:
+                    response = web.StreamResponse(
+                        status=200, headers={"Content-Type": "application/json; charset=utf-8"}
+                    )
+                    await response.prepare(request)
+                for piece in pieces:
+                    await _write(state, response, piece)
+                pieces.clear()
+                size_bytes = 0
+    except QueueServerError as exc:
+        if response is None:
+            raise
+        # Half an answer is out and cannot be taken back: break off, so that it is not taken for
+        # a whole one.
+        raise ConnectionResetError(f"a pop answer breaks off: {exc.message}") from exc
     pieces.append(b"]}")
     state.row.add(Counter.MESSAGES_POPPED, message_count)
     if response is None:

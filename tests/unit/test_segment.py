@@ -1,0 +1,78 @@
+"""What goes into a segment comes out of it, whole or in part."""
+
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from queue_server.domain.message import MessageIdRun, NewMessage, message_id
+from queue_server.domain.segment import (
+    CODEC_RENDERED,
+    CODEC_RENDERED_ZSTD,
+    OpenSegment,
+    pack,
+    render,
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.just('\x01,{"offset":'),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+CLAIM = b',"leaseId":"l"'
+
+
+def build(payloads: list[Any], base_offset: int, **options: Any) -> tuple[OpenSegment, list[str]]:
+    messages = [
+        NewMessage(
+            queue="q",
+            payload=msgspec.Raw(json.dumps(payload, **options).encode()),
+            transaction_id=f"id-{i}" if i % 2 else None,
+        )
+        for i, payload in enumerate(payloads)
+    ]
+    run = MessageIdRun()
+    ids = run.texts(len(messages))
+    assert ids == [message_id(run.first, i) for i in range(len(messages))]
+    codec, body = pack(render(messages, ids))
+    return OpenSegment(base_offset, base_offset + len(messages), codec, body), ids
+
+
+@given(st.lists(json_values, min_size=1, max_size=12), st.integers(0, 2**52), st.data())
+def test_any_run_of_a_segment_is_what_was_pushed(
+    payloads: list[Any], base_offset: int, data: st.DataObject
+) -> None:
+    segment, ids = build(payloads, base_offset, indent=data.draw(st.sampled_from([None, 1])))
+    start = data.draw(st.integers(0, len(payloads) - 1))
+    end = data.draw(st.integers(start + 1, len(payloads)))
+    run = json.loads(b"[" + segment.run(base_offset + start, base_offset + end, CLAIM) + b"]")
+    assert [message["data"] for message in run] == payloads[start:end]
+    assert [message["offset"] for message in run] == [
+        *range(base_offset + start, base_offset + end)
+    ]
+    for place, message in enumerate(run, start):
+        assert message["id"] == ids[place]
+        assert message["transactionId"] == (f"id-{place}" if place % 2 else ids[place])
+        assert message["leaseId"] == "l"
+        assert message["traceId"] is message["producerSub"] is None
+    one = segment.message(base_offset + start)
+    assert json.loads(bytes(one.data)) == payloads[start]
+
+
+def test_a_body_is_compressed_where_that_pays() -> None:
+    ids = MessageIdRun().texts(100)
+    many = [NewMessage(queue="q", payload=msgspec.Raw(b'{"id":1}'))] * 100
+    text = render(many, ids)
+    codec, body = pack(text)
+    assert codec == CODEC_RENDERED_ZSTD
+    assert len(body) < len(text) / 2
+    assert pack(render(many[:1], ids[:1]))[0] == CODEC_RENDERED
+
+
+def test_ids_of_a_run_rise_and_do_not_repeat() -> None:
+    texts = [text for _ in range(50) for text in MessageIdRun().texts(100)]
+    assert len(set(texts)) == len(texts)
+    one = MessageIdRun().texts(4096)
+    assert one == sorted(one)
