@@ -111,8 +111,9 @@ class Checker:
         for start, stop in runs:
             self._verdict.seen_count += stop - start
             if lane is None:
-                self._verdict.foreign_count += stop - start
-                self._name("unexpected partition", partition, start, self._verdict.foreign_count)
+                for id_ in range(start, stop):
+                    self._verdict.foreign_count += 1
+                    self._name("unexpected partition", partition, id_, self._verdict.foreign_count)
             elif start == lane.next_id and stop <= lane.ids.stop:
                 lane.next_id = stop
                 lane.last_of[consumer] = stop - 1

@@ -31,7 +31,7 @@ from bench.check import Checker, Delivery, Shares, Verdict, runs_of
 from bench.client import Connection, RequestFailed, check_status, fetch, head_of, parse_url
 from bench.core_seconds import CoreSeconds, Meter
 from bench.load import Board, Driven, Gate, drive
-from bench.producer import add_common_options, core_rows, local_meter, positive
+from bench.producer import add_common_options, core_data, core_rows, local_meter, positive
 
 ACK_PATH = "/api/v1/ack/batch"
 MODES = ("partition", "queue")
@@ -300,6 +300,7 @@ def data(result: PopResult) -> dict[str, Any]:
         "empty_pops": sum(c.empty_count for c in result.consumers),
         "messages_of_consumer": [c.message_count for c in result.consumers],
         "server_pop_phases_ms": {name: round(ms, 1) for name, ms in result.phases_ms.items()},
+        **core_data(result.load_core_seconds, result.server),
     }
 
 

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 if __package__ in (None, ""):  # run by its path: the folder above is where `bench` is
@@ -202,6 +203,32 @@ def core_rows(message_count: int, load: float, server: CoreSeconds | None) -> li
             ["busiest worker's share of the workers", f"{server.busiest_worker_share():.0%}"],
         ]
     return rows
+
+
+def data(result: PushResult) -> dict[str, Any]:
+    """The machine-readable form."""
+    return {
+        "messages_per_second": round(result.rate),
+        "seconds": round(result.seconds, 4),
+        "push_ms": report.quantiles(result.push_ms),
+        "bytes_sent": result.bytes_sent,
+        **core_data(result.load_core_seconds, result.server),
+    }
+
+
+def core_data(load: float, server: CoreSeconds | None) -> dict[str, Any]:
+    """Core-seconds of everybody that took part, in all, not per million."""
+    if server is None:
+        return {"core_seconds": {"load_generator": round(load, 3)}}
+    return {
+        "core_seconds": {
+            "load_generator": round(load, 3),
+            "supervisor_and_workers": round(server.python, 3),
+            "postgres": round(server.postgres, 3),
+            "whole_machine": round(server.machine, 3),
+        },
+        "busiest_worker_share": round(server.busiest_worker_share(), 3),
+    }
 
 
 def local_meter(url: str) -> Meter | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -70,9 +73,8 @@ class ScenarioReport:
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     """p50, p95, p99 and max by the nearest rank; zeros when there is nothing."""
     ordered = sorted(values)
-    last = len(ordered) - 1
     return {
-        name: ordered[min(last, int(quantile * len(ordered)))] if ordered else 0.0
+        name: ordered[max(0, math.ceil(quantile * len(ordered)) - 1)] if ordered else 0.0
         for name, quantile in _QUANTILES.items()
     }
 
@@ -87,3 +89,25 @@ LATENCY_COLUMNS = ["latency, ms", "count", *_QUANTILES]
 
 def per_million(amount: float, message_count: int) -> float:
     return amount * 1e6 / message_count if message_count else 0.0
+
+
+def write(folder: Path, stem: str, machine: dict[str, str], found: ScenarioReport) -> list[Path]:
+    """Write a result as JSON and as Markdown; the files' paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    body = {
+        "scenario": found.scenario,
+        "machine": machine,
+        "settings": found.settings,
+        "checks": [asdict(check) for check in found.checks],
+        **found.data,
+    }
+    as_json = folder / f"{stem}.json"
+    as_json.write_bytes(msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
+    facts = {**machine, **found.settings}
+    parts = [f"# {found.scenario}, {stem}\n"]
+    parts += [table.markdown() for table in found.tables]
+    parts += ["\n".join(f"- {check.line}" for check in found.checks) + "\n"]
+    parts += ["\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"]
+    as_markdown = folder / f"{stem}.md"
+    as_markdown.write_text("\n".join(parts), "utf-8")
+    return [as_json, as_markdown]

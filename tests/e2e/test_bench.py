@@ -1,0 +1,208 @@
+"""The benchmark's own promises: it moves messages, shows its table, and notices what goes wrong.
+
+The commands run as a user runs them, with a fiftieth of the messages. The checker is fed with the
+faults that a correct server never shows it.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.check import Checker, Delivery, Shares, runs_of
+from bench.report import quantiles
+from bench.wire import IdMint
+from tests.cluster_process import ROOT, ClusterProcess
+
+MESSAGES = 20_000
+SIZE = ["--messages", str(MESSAGES), "--batch", "1000"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        # Wide enough that no cell is cut.
+        env=os.environ | {"COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_moved_all(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"messages\W+{MESSAGES:,}\W", done.stdout), done.stdout
+    assert re.search(r"msg/s\W+[0-9]", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("extra", [[], ["--auto-ack"], ["--group", "bench", "--processes", "2"]])
+@pytest.mark.parametrize("mode", ["partition", "queue"])
+def test_producer_then_consumer_move_every_message(
+    server: ClusterProcess, queue: str, mode: str, extra: list[str]
+) -> None:
+    where = ["--url", server.url, "--queue", queue, *SIZE]
+    assert_moved_all(command("bench/producer.py", *where))
+    done = command("bench/consumer.py", *where, "--mode", mode, *extra)
+    assert_moved_all(done)
+    for phase in ("wait", "lease", "query", "decode", "decrypt", "send"):
+        assert re.search(rf"│ {phase} +│ +[0-9]", done.stdout), done.stdout
+    assert f"{MESSAGES:,} messages seen: 0 lost, 0 duplicates, 0 out of order" in done.stdout
+
+
+def test_the_commands_are_modules_too(server: ClusterProcess, queue: str) -> None:
+    where = ["--url", server.url, "--queue", queue, *SIZE]
+    pushed = command("-m", "bench.producer", *where, "--encode", "live", "--processes", "2")
+    assert_moved_all(pushed)
+    assert_moved_all(command("-m", "bench.consumer", *where))
+
+
+def test_the_consumer_fails_when_messages_do_not_come(server: ClusterProcess, queue: str) -> None:
+    where = ["--url", server.url, "--queue", queue, "--partitions", "1", "--batch", "10"]
+    assert command("bench/producer.py", *where, "--messages", "98").returncode == 0
+    # It is told to expect two more, which to it are lost.
+    done = command("bench/consumer.py", *where, "--messages", "100", "--idle-limit", "1")
+    assert done.returncode == 1, done.stdout
+    assert "98 messages seen: 2 lost, 0 duplicates" in done.stdout
+    assert "lost: id 98 in partition '0'\nlost: id 99 in partition '0'" in done.stdout
+
+
+def test_the_producer_fails_without_a_server() -> None:
+    # Nobody listens on port 1.
+    done = command("bench/producer.py", "--url", "http://127.0.0.1:1", "--messages", "10")
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+
+
+def test_a_scenario_runs_small_on_a_server_of_its_own(tmp_path: Path) -> None:
+    done = command("-m", "bench", "--messages", "1000", "--runs", "1", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (written,) = tmp_path.glob("*.json")
+    result = msgspec.json.decode(written.read_bytes())
+    assert result["scenario"] == "root-cause"
+    assert all(check["ok"] for check in result["checks"])
+    assert result["median"]["core_seconds_per_million"]["push"]["workers"] >= 0
+    assert "queue/partition" in written.with_suffix(".md").read_text("utf-8")
+
+
+# -- the checker --
+
+SHARES = Shares(message_count=40, partition_count=2)  # "0" has 0 to 19, "1" has 20 to 39
+
+
+def judged(*deliveries: tuple[str, list[int]], handover: bool = True) -> tuple[Checker, list[str]]:
+    checker = Checker(SHARES, handover)
+    for consumer, (partition, ids) in enumerate(deliveries):
+        checker.add(partition, runs_of(ids), consumer)
+    return checker, checker.finish().complaints
+
+
+def test_all_is_well_when_each_message_comes_once_in_order() -> None:
+    checker, complaints = judged(
+        ("1", [*range(20, 25)]), ("0", [*range(20)]), ("1", [*range(25, 40)])
+    )
+    verdict = checker.finish()
+    assert (verdict.ok, verdict.seen_count, complaints) == (True, 40, [])
+
+
+def test_a_lost_message_is_named() -> None:
+    ids = [id_ for id_ in range(20) if id_ != 7]
+    checker, complaints = judged(("0", ids), ("1", [*range(20, 40)]))
+    verdict = checker.finish()
+    assert (verdict.ok, verdict.lost_count, verdict.disorder_count) == (False, 1, 0)
+    assert complaints == ["lost: id 7 in partition '0'"]
+
+
+def test_messages_lost_at_the_end_are_named_and_counted() -> None:
+    checker, complaints = judged(("0", [*range(20)]), ("1", [*range(20, 30)]))
+    assert checker.finish().lost_count == 10
+    assert complaints == [f"lost: id {id_} in partition '1'" for id_ in range(30, 35)]
+
+
+def test_a_duplicate_is_named() -> None:
+    checker, complaints = judged(
+        ("0", [*range(10)]), ("0", [9, *range(10, 20)]), ("1", [*range(20, 40)])
+    )
+    verdict = checker.finish()
+    assert (verdict.ok, verdict.duplicate_count, verdict.lost_count) == (False, 1, 0)
+    assert complaints == ["duplicate: id 9 in partition '0'"]
+
+
+def test_a_message_that_comes_late_is_named() -> None:
+    ids = [0, 1, 3, 2, *range(4, 20)]
+    checker, complaints = judged(("0", ids), ("1", [*range(20, 40)]))
+    verdict = checker.finish()
+    assert (verdict.ok, verdict.disorder_count) == (False, 1)
+    assert (verdict.lost_count, verdict.duplicate_count) == (0, 0)
+    assert complaints == ["out of order, after 3: id 2 in partition '0'"]
+
+
+def test_a_batch_that_overtakes_another_is_out_of_order() -> None:
+    deliveries = [("0", [*range(10, 20)]), ("0", [*range(10)]), ("1", [*range(20, 40)])]
+    checker, _ = judged(*deliveries)
+    assert checker.finish().disorder_count == 10
+    # Committed on delivery, two consumers of a partition may be answered in either order.
+    checker, _ = judged(*deliveries, handover=False)
+    assert checker.finish().ok
+
+
+def test_without_handover_each_consumer_still_has_its_order() -> None:
+    checker = Checker(SHARES, handover=False)
+    checker.add("0", [(10, 20)], consumer=1)
+    checker.add("0", [(0, 10)], consumer=1)
+    checker.add("1", [(20, 40)], consumer=2)
+    assert checker.finish().disorder_count > 0
+
+
+def test_a_message_of_another_partition_is_named() -> None:
+    _, complaints = judged(("0", [*range(20)]), ("1", [5, *range(20, 40)]))
+    assert complaints == ["message of another partition: id 5 in partition '1'"]
+    checker, complaints = judged(("0", [*range(20)]), ("2", [*range(20, 40)]))
+    assert complaints[0] == "unexpected partition: id 20 in partition '2'"
+    assert checker.finish().foreign_count == 20
+
+
+def test_deliveries_are_judged_in_the_order_they_arrived() -> None:
+    checker = Checker(SHARES)
+    checker.add_all(
+        [
+            Delivery(300, 0, "0", [(10, 20)]),
+            Delivery(100, 1, "0", [(0, 10)]),
+            Delivery(200, 0, "1", [(20, 40)]),
+        ]
+    )
+    assert checker.finish().ok
+
+
+def test_runs_show_every_break() -> None:
+    assert runs_of([]) == []
+    assert runs_of([4, 5, 6]) == [(4, 7)]
+    assert runs_of([4, 5, 5, 6, 9, 8]) == [(4, 6), (5, 7), (9, 10), (8, 9)]
+
+
+def test_shares_cover_all_messages() -> None:
+    shares = Shares(message_count=23, partition_count=10)
+    ids = [id_ for partition in range(10) for id_ in shares.ids(partition)]
+    assert ids == list(range(23))
+
+
+# -- what else the numbers rest on --
+
+
+def test_minted_ids_are_uuid7_and_rise() -> None:
+    mint = IdMint()
+    ids = [*mint.mint(9000), *mint.mint(1)]
+    assert ids == sorted(set(ids))
+    pattern = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+    assert all(pattern.fullmatch(id_) for id_ in ids)
+
+
+def test_quantiles_use_the_nearest_rank() -> None:
+    assert quantiles([]) == {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0}
+    hundred = [float(value) for value in range(1, 101)]
+    assert quantiles(hundred) == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
