@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -240,6 +241,22 @@ async def test_kill_9_of_the_postmaster_under_load_loses_nothing(data_dir: Path)
             await load.stop()
             await load.verify()
         assert cluster.stop() == 0, cluster.output[-5000:]
+
+
+async def test_kill_9_of_the_supervisor_under_load_loses_nothing(data_dir: Path) -> None:
+    """Workers and PostgreSQL end without it; a new one on the same port and data goes on."""
+    with ClusterProcess(data_dir=data_dir) as first:
+        first.wait_ready()
+        port = str(urlsplit(first.url).port)
+        async with load_on(first) as load:
+            first.kill()
+            await asyncio.to_thread(first.wait)  # until the last of its processes is gone
+            with ClusterProcess(["--port", port], data_dir=data_dir) as second:
+                await asyncio.to_thread(second.wait_ready)
+                await load.progress()
+                await load.stop()
+                await load.verify()
+                assert await asyncio.to_thread(second.stop) == 0, second.output[-5000:]
 
 
 def _postmaster(data_dir: Path) -> int:

@@ -3,6 +3,7 @@
 Only what can be seen through push and pop; administration of groups has tests of its own.
 """
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -130,6 +131,22 @@ async def test_a_timestamp_is_stored_by_an_empty_pop(client: Client, queue: str)
     assert (await subscribe(client, queue, subscriptionFrom=soon.isoformat())).status == 204
     await client.push(queue, [2])
     assert await read(client, queue) == [2]
+
+
+async def test_a_timestamp_in_the_future_skips_what_is_pushed_until_then(
+    client: Client, queue: str
+) -> None:
+    """In partitions that the group has met already and in those that are born meanwhile."""
+    await client.push(queue, ["old"], partition="met")
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    assert (await subscribe(client, queue, subscriptionFrom=soon.isoformat())).status == 204
+    await client.push(queue, ["early"], partition="met")
+    await client.push(queue, ["early"], partition="born meanwhile")
+    early = await read(client, queue)
+    await asyncio.sleep(1.1)
+    await client.push(queue, ["late"], partition="met")
+    await client.push(queue, ["late"], partition="born meanwhile")
+    assert (early, await read(client, queue)) == ([], ["late", "late"])
 
 
 async def test_a_new_subscription_covers_partitions_that_it_never_visited(
