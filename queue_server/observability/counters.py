@@ -52,7 +52,6 @@ class Counter(enum.IntEnum):
     RETRIES_25P02 = enum.auto()  # in a failed transaction
     RETRIES_CONNECTION_LOST = enum.auto()
     RETRIES_OTHER = enum.auto()
-    RETRIES_EXHAUSTED = enum.auto()  # gave up after the last attempt
     # Written by the supervisor alone.
     WORKER_RESTARTS = enum.auto()  # unplanned ones; a replacement on SIGHUP is none
     DATABASE_RESTARTS = enum.auto()  # of the embedded PostgreSQL

@@ -80,6 +80,10 @@ class Transactions:
         """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
         return self._pool.get_stats()
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._pool.close()
+
     async def _repeat(self, attempt: Callable[[Connection], Awaitable[T]]) -> T:
         for number in range(ATTEMPTS_MAX):
             try:

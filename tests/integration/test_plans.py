@@ -1,0 +1,87 @@
+"""No hot statement reads a table from end to end, however much is in it."""
+
+import msgspec
+import psycopg
+import pytest
+
+from queue_server.broker.ack import Ack, Acker
+from queue_server.broker.directory import Directory
+from queue_server.broker.pop import Popper, PopRequest
+from queue_server.broker.push import Pusher
+from queue_server.broker.wakeup import Rooms
+from queue_server.domain.message import NewMessage
+from queue_server.domain.names import QUEUE_MODE, QueueName
+from queue_server.domain.subscription import ALL
+from queue_server.observability.counters import Counters
+from queue_server.storage.transactions import Transactions
+
+HOT_TABLES = [
+    "allocators", "cursors", "id_ranges", "partitions", "pending", "segments",
+]  # fmt: skip
+
+
+async def sequential_scans(conninfo: str) -> dict[str, int]:
+    async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+        cursor = await connection.execute(
+            "SELECT relname, seq_scan FROM pg_stat_user_tables"
+            " WHERE schemaname = 'queen' AND relname = ANY (%s)",
+            (HOT_TABLES,),
+        )
+        return dict(await cursor.fetchall())
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+async def test_push_pop_and_ack_scan_no_table(
+    conninfo: str, transactions: Transactions, analysed: bool
+) -> None:
+    """Counted by PostgreSQL itself, with fresh statistics and with none."""
+    row = Counters(1).worker(0)
+    directory, rooms = Directory(transactions), Rooms()
+    pusher = Pusher(transactions, directory, rooms, row)
+    popper = Popper(transactions, directory, rooms, row)
+    acker = Acker(transactions, directory, rooms, row)
+
+    def messages(round_: int) -> list[NewMessage]:
+        return [
+            NewMessage("q", msgspec.Raw(b"1"), f"p{n % 300}", f"{round_}-{n}") for n in range(3000)
+        ]
+
+    request = PopRequest(
+        queue=QueueName("q"), group=QUEUE_MODE, partition=None, start=ALL, message_limit=100,
+        partition_limit=10, lease_seconds=60, auto_ack=False, wait_ms=0,
+    )  # fmt: skip
+    await popper.pop(request)
+    for round_ in range(3):
+        await pusher.push(messages(round_), 1000)
+    if analysed:
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            await connection.execute("VACUUM ANALYZE")
+    before = await sequential_scans(conninfo)
+
+    await pusher.push(messages(3), 1000)
+    for number in range(20):
+        delivery = await popper.pop(request)
+        assert delivery is not None
+        acks = []
+        async for chunk in popper.chunks(delivery, lambda _claim, _run: b""):
+            for message in msgspec.json.decode(b"[" + chunk.lstrip(b",") + b"]"):
+                acks.append(message["transactionId"])
+        places = [
+            (str(claim.partition_id), run.end - run.start)
+            for claim in delivery.claims
+            for run in claim.runs
+        ]
+        partition_ids = [id_ for id_, count in places for _ in range(count)]
+        status = "failed" if number % 5 == 0 else None
+        outcomes = await acker.ack(
+            [
+                Ack(transaction_id, partition_id, status, None, str(delivery.lease_id))
+                for transaction_id, partition_id in zip(acks, partition_ids, strict=True)
+            ],
+            QUEUE_MODE,
+        )
+        assert all(outcome.result.success for outcome in outcomes)
+
+    # Statistics arrive when a backend is idle or ends.
+    await transactions.close()
+    assert await sequential_scans(conninfo) == before
