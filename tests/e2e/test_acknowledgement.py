@@ -714,6 +714,21 @@ async def test_a_nack_and_acks_at_once_lose_nothing(fresh_client: Client, queue:
             await fresh_client.complete(again)
 
 
+async def test_one_ack_sent_many_times_at_once_commits_one_message(
+    fresh_client: Client, client: Client
+) -> None:
+    """Gathered into one transaction, the second must not commit the message behind the first."""
+    for _ in range(5):
+        batch = await leased_batch(client, unique("same"))
+        results = await asyncio.gather(
+            *[sender.ack(batch.messages[1]) for sender in (fresh_client, client) for _ in range(8)]
+        )
+        assert all(result["success"] for result in results)
+        assert [bool(result.get("noop")) for result in results].count(False) == 1
+        await batch.call((5, "retry"))
+        assert (await batch.again()).data == [2, 3, 4, 5]
+
+
 async def test_nacks_that_arrive_at_once_are_calls_of_their_own(
     fresh_client: Client, queue: str
 ) -> None:

@@ -19,6 +19,7 @@ MINTERS: dict[str, Callable[[], str]] = {
     "uuid7 in upper case": lambda: uuid7().upper(),
     "uuid4": lambda: str(uuid.uuid4()),
     "uuid1": lambda: str(uuid.uuid1()),
+    "uuid8": lambda: str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | 0x8 << 76)),
     "uuid without dashes": lambda: uuid7().replace("-", ""),
     "text": lambda: unique("order"),
     "unicode text": lambda: unique("Bestellung №☃🐘"),
@@ -124,6 +125,11 @@ async def test_concurrent_pushes_of_one_id_have_one_winner(
         assert sorted(entry["status"] for entry in entries) == ["duplicate"] * 23 + ["queued"]
         assert {entry["offset"] for entry in entries} == {round_number}
         assert len({entry["message_id"] for entry in entries}) == 1
+        again = await asyncio.gather(
+            *[fresh_client.push(queue, ["again"], ids=[one]) for _ in range(12)]
+        )
+        assert {entry["status"] for result in again for entry in result} == {"duplicate"}
+        assert {entry["offset"] for result in again for entry in result} == {round_number}
     pop = await fresh_client.pop(queue)
     assert pop.offsets == [0, 1, 2, 3]
 

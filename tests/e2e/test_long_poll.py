@@ -232,15 +232,23 @@ async def test_of_200_waiting_pops_one_push_answers_just_one(
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def test_a_waiting_pop_outlives_the_deletion_of_its_queue(
+async def test_waiting_pops_outlive_the_deletion_of_their_queue(
     client: Client, consumer: Client, queue: str
 ) -> None:
+    """On both workers, in queue mode and in groups, on the queue route and the partition route."""
     await client.push(queue, [1])
-    await client.complete(await client.pop(queue))
-    waiting = await parked(consumer, queue)
+    groups = [None, *"abcdefg"]
+    for group in groups:
+        await client.complete(await client.pop(queue, group=group), group=group)
+    waiting = [
+        await parked(consumer, queue, group=group, partition="Default" if number % 2 else None)
+        for number, group in enumerate(groups)
+    ]
     await client.delete(queue)
     await client.push(queue, [2])
-    assert (await waiting).data == [2]
+    started = time.monotonic()
+    assert [pop.data for pop in await asyncio.gather(*waiting)] == [[2]] * len(groups)
+    assert time.monotonic() - started < 5
 
 
 async def test_a_waiting_pop_commits_on_delivery_too(

@@ -609,6 +609,12 @@ async def test_a_popped_message_has_every_field(client: Client, queue: str) -> N
     assert "payload" not in message, "the data a second time would double the answer"
 
 
+async def test_a_message_carries_the_priority_of_its_queue(client: Client, queue: str) -> None:
+    await client.configure(queue, {"priority": 7})
+    await client.push(queue, [1])
+    assert (await client.pop(queue)).messages[0]["priority"] == 7
+
+
 async def test_messages_of_one_push_to_one_partition_have_one_creation_time(
     client: Client, queue: str
 ) -> None:
