@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
                 Context(running.url, running.meter, console, given.messages, given.runs)
             )
     except (RequestFailed, server.ServerFailed) as exc:
-        console.print(f"[red]FAILED[/red]: {exc}", highlight=False, soft_wrap=True)
+        console.print(f"FAILED: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     for table in found.tables:
         table.print(console)

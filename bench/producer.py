@@ -291,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
             asyncio.run(fetch(url, "DELETE", path, 200, 204, 404))
         result = run(options, console, local_meter(options.url))
     except (RequestFailed, ValueError) as exc:
-        console.print(f"[red]FAILED[/red]: {exc}", highlight=False, soft_wrap=True)
+        console.print(f"FAILED: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     for table in tables(options, result):
         table.print(console)

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from psycopg.conninfo import conninfo_to_dict
 
+from bench.client import RequestFailed
 from bench.core_seconds import Meter, find_postmaster
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,8 @@ class _LogRecord(msgspec.Struct):
 def running(workers: int, parent_dir: Path | None, database_url: str | None) -> Iterator[Server]:
     """Start `cluster.py` on a free port and drain it at the end.
 
-    Its data lie below *parent_dir*, or where temporary files go. Errors: `ServerFailed`.
+    Its data lie below *parent_dir*, or where temporary files go. Errors: `ServerFailed`; a
+    `RequestFailed` of the body is passed on with the end of the server's log.
     """
     home = Path(tempfile.mkdtemp(prefix="queue-bench-", dir=parent_dir))
     arguments = ["--port", "0", "--workers", str(workers)]
@@ -78,6 +80,9 @@ def running(workers: int, parent_dir: Path | None, database_url: str | None) -> 
         code = process.wait(_EXIT_LIMIT_S)
         if code != 0:
             raise ServerFailed(f"the server ended with code {code}:\n{_tail(log)}")
+    except RequestFailed as exc:
+        # Its log goes away with it, so whatever explains the failure must be said now.
+        raise RequestFailed(f"{exc}\nThe server's log ends with:\n{_tail(log)}") from exc
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
