@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from tests.client import Client, Pop, drain, unique, uuid7
+from tests.client import Client, drain, unique, uuid7
 from tests.cluster_process import ClusterProcess
 
 EXIT_SECONDS = 10
@@ -40,21 +40,21 @@ async def test_a_drain_answers_parked_pops_and_keeps_every_answered_push(
     with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
         async with Client(cluster.url, fresh=True) as fresh, Client(cluster.url) as kept:
-            parked = [
-                asyncio.create_task(fresh.pop(unique("nothing"), wait_ms=60_000)) for _ in range(30)
-            ]
-            producers = [
-                asyncio.create_task(push_until_closed(client, queue, producer, answered))
-                for producer, client in enumerate([fresh, kept] * 6)
-            ]
-            while len(answered) < 100:
-                await asyncio.sleep(0.01)
-                assert not any(task.done() for task in producers)
-            started = time.monotonic()
-            cluster.signal(number)
-            pops = await asyncio.gather(*parked, return_exceptions=True)
-            assert all(isinstance(pop, Pop) and pop.status == 204 for pop in pops), pops
-            await asyncio.gather(*producers)
+            async with asyncio.TaskGroup() as tasks:
+                parked = [
+                    tasks.create_task(fresh.pop(unique("nothing"), wait_ms=60_000))
+                    for _ in range(30)
+                ]
+                producers = [
+                    tasks.create_task(push_until_closed(client, queue, producer, answered))
+                    for producer, client in enumerate([fresh, kept] * 6)
+                ]
+                while len(answered) < 100:
+                    await asyncio.sleep(0.01)
+                    assert not any(task.done() for task in producers), "before any signal"
+                started = time.monotonic()
+                cluster.signal(number)
+            assert [task.result().status for task in parked] == [204] * 30
             code = await asyncio.to_thread(cluster.wait)
             assert code == 0, cluster.output[-5000:]
             assert time.monotonic() - started < EXIT_SECONDS
