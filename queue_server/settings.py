@@ -116,6 +116,22 @@ def _boolean(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
+def _encryption_key(text: str) -> str:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32 or len(text) != 64:
+        raise ValueError("must be 64 hexadecimal digits")
+    return text
+
+
+def _encryption_keys(text: str) -> str:
+    for key in text.split(","):
+        _encryption_key(key.strip())
+    return text
+
+
 def _header_value(text: str) -> str:
     # It is sent with every answer; a line break in it would be a header of its own.
     if not (text.isascii() and text.isprintable()):
@@ -192,6 +208,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(1024, 2**31 - 1),
         ),
     ] = 100 * 1024 * 1024
+    encryption_key: Annotated[
+        str,
+        Option(
+            ("QUEEN_ENCRYPTION_KEY",),
+            "Key for queues with encryptionEnabled: 64 hexadecimal digits (openssl rand -hex 32).",
+            "0f" * 32,
+            _encryption_key,
+        ),
+    ] = ""
+    encryption_old_keys: Annotated[
+        str,
+        Option(
+            ("QUEEN_ENCRYPTION_OLD_KEYS",),
+            "Keys that were used before, still accepted for reading; separated by commas.",
+            "1e" * 32,
+            _encryption_keys,
+        ),
+    ] = ""
     drain_timeout_ms: Annotated[
         int,
         Option(
@@ -346,6 +380,70 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "all"
 
+    # -- what goes by itself --
+
+    retention_interval_ms: Annotated[
+        int,
+        Option(
+            ("RETENTION_INTERVAL",),
+            "How often messages are looked for that retentionSeconds or"
+            " completedRetentionSeconds let go, in milliseconds.",
+            "60000",
+            _milliseconds,
+        ),
+        # A pass that finds nothing reads one row for each partition of the queues with a rule, so
+        # the five seconds of the 2.x brokers cost little. The five minutes of 0.15 would let a
+        # queue that keeps ten seconds grow to thirty times that.
+    ] = 5000
+    retention_batch_size: Annotated[
+        int,
+        Option(
+            ("RETENTION_BATCH_SIZE",),
+            "Segments (stored batches, never parts of one) that one transaction of retention"
+            " deletes at most.",
+            "200",
+            _integer(1, 100_000),
+        ),
+    ] = 1000
+    eviction_interval_ms: Annotated[
+        int,
+        Option(
+            ("EVICTION_INTERVAL",),
+            "How often messages are looked for that are older than maxWaitTimeSeconds or ttl, in"
+            " milliseconds.",
+            "60000",
+            _milliseconds,
+            default_text="as RETENTION_INTERVAL",
+        ),
+    ] = 0  # worked out in __post_init__
+    eviction_batch_size: Annotated[
+        int,
+        Option(
+            ("EVICTION_BATCH_SIZE",),
+            "Segments that one transaction of eviction deletes at most.",
+            "200",
+            _integer(1, 100_000),
+        ),
+    ] = 1000
+    partition_cleanup_days: Annotated[
+        int,
+        Option(
+            ("PARTITION_CLEANUP_DAYS",),
+            "After so many days without use an empty partition is removed; 0 keeps all.",
+            "7",
+            _integer(0, 36_500),
+        ),
+    ] = 30
+    trace_retention_s: Annotated[
+        int,
+        Option(
+            ("TRACE_RETENTION", "QUEEN_RAFT_TRACE_RETENTION_S"),
+            "How long traces are kept, in seconds.",
+            "86400",
+            _integer(1, 36_500 * 24 * 3600),
+        ),
+    ] = 7 * 24 * 3600
+
     # -- CORS --
 
     cors_allowed_origins: Annotated[
@@ -419,6 +517,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f" {self.workers * CONNECTIONS_PER_WORKER_MIN}, {CONNECTIONS_PER_WORKER_MIN} for"
                 f" each of the {self.workers} workers (see NUM_WORKERS)"
             )
+        if not self.eviction_interval_ms:
+            msgspec.structs.force_setattr(self, "eviction_interval_ms", self.retention_interval_ms)
         # Who lowers the longest wait alone means the usual wait too.
         default_timeout_ms = min(self.default_timeout_ms, self.max_timeout_ms)
         msgspec.structs.force_setattr(self, "default_timeout_ms", default_timeout_ms)
@@ -469,7 +569,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         yield from self._shown()
 
     def _shown(self) -> list[tuple[str, Any]]:
-        secret = ("database_url", "pg_password")
+        secret = ("database_url", "pg_password", "encryption_key", "encryption_old_keys")
         return [
             (name, "***" if name in secret and value else value)
             for name in self.__struct_fields__
@@ -510,7 +610,8 @@ def _parse(option: Option, source: str, text: str) -> Any:
         return option.parse(text)
     except ValueError as exc:
         # One line whatever the value holds, and no secret: a URL is not repeated.
-        shown = "" if option.parse is _database_url else f"={text[:100]!r}"
+        secret = option.parse in (_database_url, _encryption_key, _encryption_keys)
+        shown = "" if secret else f"={text[:100]!r}"
         raise SettingsError(f"{source}{shown}: {exc}") from None
 
 
@@ -559,7 +660,9 @@ def _environment_help() -> str:
             f" Example: {option.env[0]}={option.example}{also}"
         )
         lines.append(f"  {option.env[0]}")
-        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += textwrap.wrap(
+            text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_long_words=False
+        )
     lines += ["", "stop: Ctrl-C or SIGTERM drains, twice ends at once; SIGHUP replaces workers."]
     return "\n".join(lines)
 

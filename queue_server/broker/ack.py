@@ -17,7 +17,9 @@ import msgspec
 
 from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
+from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Rooms
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.ids import id_keys
 from queue_server.domain.names import ConsumerGroup, PartitionId, PartitionRef, SubscriptionId
@@ -51,6 +53,8 @@ class Ack(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     error: str | None = None
     lease_id: str | None = None
     consumer_group: str | None = None
+    # A nack may say itself how long the message is to stay away.
+    retry_after_millis: Annotated[int, msgspec.Meta(ge=0, le=7 * 24 * 3_600_000)] | None = None
 
 
 class AckOutcome(msgspec.Struct, frozen=True, gc=False):
@@ -78,8 +82,16 @@ class Acker:
     """Carries out acknowledgements."""
 
     def __init__(
-        self, transactions: Transactions, directory: Directory, rooms: Rooms, counters: Row
+        self,
+        transactions: Transactions,
+        directory: Directory,
+        rooms: Rooms,
+        counters: Row,
+        keyring: Keyring,
+        pace: Pace,
     ) -> None:
+        self._keyring = keyring
+        self._pace = pace
         self._transactions = transactions
         self._directory = directory
         self._rooms = rooms
@@ -186,6 +198,7 @@ class Acker:
             for index in element.indexes:
                 outcomes[index] = outcome
             self._counters.add(Counter.MESSAGES_ACKED, len(element.indexes))
+            self._pace.note(element.subscription_id, len(element.indexes))
         self._tell(
             [
                 element
@@ -232,6 +245,7 @@ class Acker:
                         _status(acks[i].status),
                         _parse_lease_id(acks[i].lease_id),
                         acks[i].error,
+                        acks[i].retry_after_millis,
                     )
                     for i in element.indexes
                 ],
@@ -240,7 +254,7 @@ class Acker:
         ]
 
         async def work(connection: Connection) -> list[Settled]:
-            return await settle(connection, requests)
+            return await settle(connection, requests, self._keyring)
 
         settled = await self._transactions.run(work)
         for element, one in zip(elements, settled, strict=True):

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from queue_server.domain.errors import Overloaded, QueueServerError
+from queue_server.domain.errors import Overloaded, QueueServerError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +92,15 @@ class Coalescer(Generic[Request, Answer]):
         self.flush_count += 1
         try:
             answers = await self._flush([request for request, _ in batch])
-        except QueueServerError as exc:
+        except Unavailable as exc:
             self._fail(batch, exc)
         except Exception as exc:
             if len(batch) == 1:
                 self._fail(batch, exc)
                 return
             # One of them cannot be carried out and took the others down: each goes alone.
-            logger.warning("a flush of %d failed, trying each alone", len(batch), exc_info=exc)
+            if not isinstance(exc, QueueServerError):
+                logger.warning("a flush of %d failed, trying each alone", len(batch), exc_info=exc)
             for one in batch:
                 await self._answer([one])
         else:

@@ -22,6 +22,7 @@ from queue_server.domain.names import (
 )
 from queue_server.domain.subscription import Start
 from queue_server.storage import queues
+from queue_server.storage.queues import Subscription
 from queue_server.storage.transactions import Transactions
 
 # Entries are about 500 bytes: some 50 MB when all three are full.
@@ -45,7 +46,10 @@ class Directory:
         self._transactions = transactions
         self._by_name: dict[tuple[str, str], PartitionRef] = {}
         self._by_id: dict[PartitionId, PartitionRef] = {}
-        self._subscriptions: dict[tuple[str, str, bool], SubscriptionId] = {}
+        self._subscriptions: dict[tuple[str, str, bool], Subscription] = {}
+        # Queues whose messages are to be encrypted. Not read from the database: a push that has it
+        # wrong is told so, and nothing is written.
+        self.encrypted_queues: set[str] = set()
 
     def known_partition(self, queue: str, partition: str) -> PartitionRef | None:
         """A partition that was resolved before."""
@@ -83,8 +87,8 @@ class Directory:
         return refs
 
     async def subscribe(
-        self, queue: QueueName, group: ConsumerGroup, start: Start
-    ) -> SubscriptionId:
+        self, queue: QueueName, group: ConsumerGroup, start: Start, *, conflation: bool = False
+    ) -> Subscription:
         """The registration of a group on a queue; queue and registration are made when missing."""
         key = (queue, group, True)
         known = self._subscriptions.get(key)
@@ -92,14 +96,19 @@ class Directory:
             queue_id = await queues.ensure_queue(self._transactions, queue)
             # None when it was deleted between the two calls: it is created anew.
             known = await queues.subscribe(
-                self._transactions, queue_id, group, start, queue_wide=True
+                self._transactions,
+                queue_id,
+                group,
+                start,
+                queue_wide=True,
+                conflation=conflation,
             )
         _remember(self._subscriptions, key, known)
         return known
 
     async def subscribe_to_partition(
         self, partition: PartitionRef, group: ConsumerGroup, start: Start
-    ) -> SubscriptionId | None:
+    ) -> Subscription | None:
         """The registration of a group that names a partition: it registers nothing queue-wide.
 
         Shape: None when the queue is gone; it is forgotten here too.
@@ -123,11 +132,15 @@ class Directory:
         for queue_wide in (True, False):
             known = self._subscriptions.get((partition.queue, group, queue_wide))
             if known is not None:
-                return known
+                return known.id
         found = await queues.find_subscription(self._transactions, partition.queue_id, group)
         if found is not None:
             _remember(self._subscriptions, (partition.queue, group, False), found)
-        return found
+        return None if found is None else found.id
+
+    def correct_encryption(self, ids: Iterable[PartitionId]) -> None:
+        """Remember that the queues of these partitions want the opposite of what was assumed."""
+        self.encrypted_queues ^= {ref.queue for id_ in ids if (ref := self._by_id.get(id_))}
 
     def forget_queue(self, queue: str) -> None:
         """Forget all that hangs on a queue that is gone."""

@@ -18,7 +18,9 @@ import msgspec
 
 from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
+from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Room, RoomKey, Rooms
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import QueueServerError, Unavailable
 from queue_server.domain.names import (
     ConsumerGroup,
@@ -29,13 +31,15 @@ from queue_server.domain.names import (
     QueueName,
     SubscriptionId,
 )
-from queue_server.domain.segment import OpenSegment
+from queue_server.domain.segment import OpenSegment, decrypt
 from queue_server.domain.subscription import Start
 from queue_server.observability.counters import Counter, Row
 from queue_server.storage import leases, queues
 from queue_server.storage.leases import ANY_PARTITION, Claim, Claimed, ClaimRequest, Run, Waiting
 from queue_server.storage.messages import read_segments
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.queues import Subscription
+from queue_server.storage.settle import bury_exhausted
+from queue_server.storage.transactions import Connection, Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,8 @@ _CACHE_BYTES_MAX = 32 * 1024 * 1024
 # How long a parked pop waits at most for news that nobody told it. Also how late the end of a lease
 # that another worker granted may be noticed.
 _FLOOR_POLL_S = 1.0
+# How soon it looks for those who have just begun to wait.
+_NEWCOMER_PAUSE_S = 0.05
 # The floor poll may take this part of a core, whatever the number of rooms.
 _FLOOR_POLL_SHARE = 0.02
 # How often groups in use forget quiet partitions, and how many each time.
@@ -61,18 +67,29 @@ _RESOLVE_ATTEMPTS_MAX = 5
 _UNRESOLVED_NAP_S = 2.0
 
 
-class PopRequest(msgspec.Struct, frozen=True):
-    """What a consumer asks for. `partition` None = any; `wait_ms` 0 = do not wait."""
+# A label pop leases from so many queues at most.
+_LABEL_QUEUES_MAX = 16
 
-    queue: QueueName
+
+class PopRequest(msgspec.Struct, frozen=True):
+    """What a consumer asks for.
+
+    `queue` None = every queue with these labels; `partition` None = any; a limit that is None is
+    left to the server; `wait_ms` 0 = do not wait.
+    """
+
+    queue: QueueName | None
     group: ConsumerGroup
-    partition: PartitionName | None
     start: Start
-    message_limit: int
-    partition_limit: int
-    lease_seconds: int
-    auto_ack: bool
-    wait_ms: int
+    partition: PartitionName | None = None
+    namespace: str | None = None
+    task: str | None = None
+    message_limit: int | None = 1
+    partition_limit: int | None = 1
+    lease_seconds: int = 0
+    auto_ack: bool = False
+    conflation: bool = False
+    wait_ms: int = 0
 
 
 class Delivery(msgspec.Struct):
@@ -81,25 +98,58 @@ class Delivery(msgspec.Struct):
     lease_id: uuid.UUID | None
     claims: list[Claim]
     partitions: dict[PartitionId, PartitionRef]
+    # What was used where the consumer left a limit to the server.
+    message_limit: int = 0
+    partition_limit: int = 0
 
     @property
     def message_count(self) -> int:
         return sum(run.end - run.start for claim in self.claims for run in claim.runs)
 
 
+class PopAnswer(msgspec.Struct, frozen=True):
+    """`delivery` None = there is nothing; `conflation` = the group's stored policy."""
+
+    delivery: Delivery | None
+    conflation: bool
+
+
+class _Target(msgspec.Struct, frozen=True):
+    """A group's registration on one of the queues that a pop sees."""
+
+    queue: QueueName
+    subscription: Subscription
+    partition_id: PartitionId = ANY_PARTITION
+
+
+# The lease id of a pop and what it got from each of its targets.
+_Answer = tuple[uuid.UUID, list[Claimed]]
+
+
 class Popper:
     """Serves pops."""
 
     def __init__(
-        self, transactions: Transactions, directory: Directory, rooms: Rooms, counters: Row
+        self,
+        transactions: Transactions,
+        directory: Directory,
+        rooms: Rooms,
+        counters: Row,
+        keyring: Keyring,
+        pace: Pace,
+        worker_count: int = 1,
     ) -> None:
+        self._keyring = keyring
+        self._pace = pace
+        self._worker_count = worker_count
         self._transactions = transactions
         self._directory = directory
         self._rooms = rooms
         self._counters = counters
-        self._coalescer: Coalescer[ClaimRequest, tuple[uuid.UUID, Claimed]] = Coalescer(
+        self._coalescer: Coalescer[Sequence[ClaimRequest], _Answer] = Coalescer(
             "pop",
             self._flush,
+            weight=len,
             flush_weight_max=_FLUSH_POPS_MAX,
             waiting_weight_max=_WAITING_POPS_MAX,
             abandon=self._abandon,
@@ -113,106 +163,184 @@ class Popper:
 
     # -- a pop --
 
-    async def pop(self, request: PopRequest) -> Delivery | None:
+    async def pop(self, request: PopRequest) -> PopAnswer:
         """Lease messages to a consumer, waiting for them when it asked to.
 
-        Shape: None when there is nothing, for every reason. The caller must `give_back` a delivery
-        that it could not send.
+        Shape: no delivery when there is nothing, for every reason. The caller must `give_back` a
+        delivery that it could not send.
         Units: the wait ends after `request.wait_ms`.
-        Errors: `BadRequest` for a name that cannot exist, `Unavailable`.
+        Errors: `Unavailable`.
         """
         deadline = time.monotonic() + request.wait_ms / 1000
-        key = RoomKey(request.queue, request.group, request.partition)
+        key = RoomKey(
+            request.queue, request.group, request.partition, request.namespace, request.task
+        )
+        conflation = False
         with self._rooms.enter(key) as room:
             while True:
                 news_count = room.news_count
+                nap_s: float | None = None
                 begin = time.perf_counter_ns()
                 try:
-                    delivery = await self._claim(request, room)
+                    targets = await self._resolve(request, room)
+                    conflation = bool(targets) and all(t.subscription.conflation for t in targets)
+                    delivery = await self._claim(request, room, targets)
+                    if not targets or request.queue is None:
+                        # Nobody tells when a queue or partition comes into being.
+                        nap_s = _UNRESOLVED_NAP_S
                 except Unavailable:
                     # The database is away for a moment: who asked to wait waits for its return.
                     if not self._may_wait(deadline):
                         raise
                     delivery = None
+                    nap_s = _UNRESOLVED_NAP_S
                 self._spend(Counter.POP_LEASE_US, begin)
                 if delivery is not None or not self._may_wait(deadline):
-                    return delivery
+                    return PopAnswer(delivery, conflation)
+                left_s = deadline - time.monotonic()
+                if nap_s is not None:
+                    left_s = min(left_s, nap_s * random.uniform(0.5, 1))
                 begin = time.perf_counter_ns()
-                await room.sleep(news_count, self._nap_s(room, deadline))
+                await room.sleep(news_count, left_s)
                 self._spend(Counter.POP_WAIT_US, begin)
                 if not self._may_wait(deadline):
-                    return None
-
-    @staticmethod
-    def _nap_s(room: Room, deadline: float) -> float:
-        """How long to sleep before looking again without news."""
-        left_s = deadline - time.monotonic()
-        if room.partition_id is None or room.subscription_id is None:
-            # The floor poll cannot ask for what it has no id for: look again ourselves.
-            return min(left_s, _UNRESOLVED_NAP_S * random.uniform(0.5, 1))
-        return left_s
+                    return PopAnswer(None, conflation)
 
     def _may_wait(self, deadline: float) -> bool:
         return not self._rooms.draining and time.monotonic() < deadline
 
-    async def _claim(self, request: PopRequest, room: Room) -> Delivery | None:
-        subscription_id: SubscriptionId | None
-        for _ in range(_RESOLVE_ATTEMPTS_MAX):
-            if request.partition is None:
-                partition_id = ANY_PARTITION
-                subscription_id = await self._directory.subscribe(
-                    request.queue, request.group, request.start
+    async def _resolve(self, request: PopRequest, room: Room) -> list[_Target]:
+        """Where to look, registering the group; nothing when there is no such thing yet."""
+        directory = self._directory
+        targets: list[_Target] = []
+        if request.queue is None:
+            ranks = await queues.find_queues(self._transactions, request.namespace, request.task)
+            self._rooms.listen(room, [rank.name for rank in ranks])
+            for rank in ranks:
+                subscription = await directory.subscribe(
+                    rank.name, request.group, request.start, conflation=request.conflation
                 )
-            else:
-                partition = await self._directory.find_partition(
-                    PartitionKey(request.queue, request.partition)
+                targets.append(_Target(rank.name, subscription))
+            targets = await self._in_order(targets, ranks)
+        elif request.partition is None:
+            subscription = await directory.subscribe(
+                request.queue, request.group, request.start, conflation=request.conflation
+            )
+            targets.append(_Target(request.queue, subscription))
+        else:
+            policy: Subscription | None = None
+            if request.conflation:
+                # The policy belongs to the queue, so here the group does register on it.
+                policy = await directory.subscribe(
+                    request.queue, request.group, request.start, conflation=True
                 )
-                if partition is None:
-                    return None
-                partition_id = partition.id
-                subscription_id = await self._directory.subscribe_to_partition(
+            partition = await directory.find_partition(
+                PartitionKey(request.queue, request.partition)
+            )
+            if partition is not None:
+                policy = policy or await directory.subscribe_to_partition(
                     partition, request.group, request.start
                 )
-                if subscription_id is None:
-                    continue
-            room.subscription_id, room.partition_id = subscription_id, partition_id
-            lease_id, claimed = await self._coalescer.submit(
-                ClaimRequest(
-                    subscription_id=subscription_id,
-                    partition_id=partition_id,
-                    start_after=self._rounds.get(subscription_id, ANY_PARTITION),
-                    message_limit=request.message_limit,
-                    partition_limit=request.partition_limit,
-                    lease_seconds=request.lease_seconds,
-                    lease_id=uuid.uuid4(),
-                    auto_ack=request.auto_ack,
+                if policy is not None:
+                    targets.append(_Target(request.queue, policy, partition.id))
+        room.subscription_ids = [target.subscription.id for target in targets]
+        room.partition_id = targets[0].partition_id if targets else ANY_PARTITION
+        return targets
+
+    async def _in_order(
+        self, targets: list[_Target], ranks: Sequence[queues.QueueRank]
+    ) -> list[_Target]:
+        """The queues of a label pop that have something: by priority, then the longest waiting."""
+        if not targets:
+            return targets
+        answers = await leases.claimable(
+            self._transactions,
+            [Waiting(target.subscription.id, ANY_PARTITION, 1) for target in targets],
+            with_oldest=True,
+        )
+        ready = [
+            (-rank.priority, answer.oldest_at, random.random(), target)
+            for target, rank, answer in zip(targets, ranks, answers, strict=True)
+            if answer.count and answer.oldest_at is not None
+        ]
+        ready.sort(key=lambda entry: entry[:3])
+        # With nothing ready all are looked at once more: somebody may have pushed meanwhile.
+        return [target for *_, target in ready][:_LABEL_QUEUES_MAX] or targets[:_LABEL_QUEUES_MAX]
+
+    async def _claim(
+        self, request: PopRequest, room: Room, targets: Sequence[_Target]
+    ) -> Delivery | None:
+        if not targets:
+            return None
+        for _ in range(_RESOLVE_ATTEMPTS_MAX):
+            requests = self._claim_requests(request, room, targets)
+            lease_id, answers = await self._coalescer.submit(requests)
+            again = False
+            for target, answer in zip(targets, answers, strict=True):
+                if answer.unknown_subscription:
+                    self._directory.forget_queue(target.queue)
+                    again = True
+                elif answer.no_cursor:
+                    await queues.seed_cursor(
+                        self._transactions,
+                        target.subscription.id,
+                        target.partition_id,
+                        request.start,
+                    )
+                    again = True
+                elif answer.exhausted:
+                    await self._bury(answer.exhausted)
+                    again = True
+            claims = [claim for answer in answers for claim in answer.claims]
+            if claims:
+                for target, answer in zip(targets, answers, strict=True):
+                    if answer.claims:
+                        self._in_use.add(target.subscription.id)
+                        self._rounds[target.subscription.id] = answer.claims[-1].partition_id
+                delivery = Delivery(
+                    None if request.auto_ack else lease_id,
+                    claims,
+                    {},
+                    requests[0].message_limit,
+                    max(answer.partition_limit for answer in answers),
                 )
-            )
-            if claimed.unknown_subscription:
-                self._directory.forget_queue(request.queue)
-            elif claimed.no_cursor:
-                await queues.seed_cursor(
-                    self._transactions, subscription_id, partition_id, request.start
-                )
-            elif not claimed.claims:
+                return await self._name_partitions(delivery)
+            if not again:
                 return None
-            else:
-                return await self._deliver(subscription_id, lease_id, claimed, request)
+            targets = await self._resolve(request, room)
+            if not targets:
+                return None
         raise Unavailable("the queue is being deleted again and again; try later")
 
-    async def _deliver(
-        self,
-        subscription_id: SubscriptionId,
-        lease_id: uuid.UUID,
-        claimed: Claimed,
-        request: PopRequest,
-    ) -> Delivery | None:
-        self._in_use.add(subscription_id)
-        self._rounds[subscription_id] = claimed.claims[-1].partition_id
-        delivery = Delivery(None if request.auto_ack else lease_id, claimed.claims, {})
+    def _claim_requests(
+        self, request: PopRequest, room: Room, targets: Sequence[_Target]
+    ) -> list[ClaimRequest]:
+        lease_id = uuid.uuid4()
+        message_limit = request.message_limit
+        if message_limit is None:
+            message_limit = self._pace.message_limit(targets[0].subscription.id)
+        partition_limit = request.partition_limit
+        if partition_limit is None:
+            # Shared among the pops under way; workers are taken to have about the same number.
+            partition_limit = -room.occupants * self._worker_count
+        return [
+            ClaimRequest(
+                subscription_id=target.subscription.id,
+                partition_id=target.partition_id,
+                start_after=self._rounds.get(target.subscription.id, ANY_PARTITION),
+                message_limit=message_limit,
+                partition_limit=partition_limit,
+                lease_seconds=request.lease_seconds,
+                lease_id=lease_id,
+                auto_ack=request.auto_ack,
+            )
+            for target in targets
+        ]
+
+    async def _name_partitions(self, delivery: Delivery) -> Delivery | None:
         try:
             delivery.partitions = await self._directory.name_partitions(
-                [claim.partition_id for claim in claimed.claims]
+                [claim.partition_id for claim in delivery.claims]
             )
         except BaseException:
             self.give_back(delivery)
@@ -221,10 +349,34 @@ class Popper:
         delivery.claims = [c for c in delivery.claims if c.partition_id in delivery.partitions]
         return delivery if delivery.claims else None
 
-    async def _flush(self, requests: Sequence[ClaimRequest]) -> list[tuple[uuid.UUID, Claimed]]:
+    async def _flush(self, batch: Sequence[Sequence[ClaimRequest]]) -> list[_Answer]:
         self._counters.add(Counter.POP_TRANSACTIONS)
-        answers = await leases.claim(self._transactions, requests)
-        return [(r.lease_id, answer) for r, answer in zip(requests, answers, strict=True)]
+        answers = await leases.claim(self._transactions, [r for one in batch for r in one])
+        split: list[_Answer] = []
+        start = 0
+        for requests in batch:
+            end = start + len(requests)
+            split.append((requests[0].lease_id, answers[start:end]))
+            start = end
+        return split
+
+    async def _bury(self, exhausted: Sequence[leases.Exhausted]) -> None:
+        """Make dead letters of messages that were claimed too often, each in its transaction."""
+        partitions = await self._directory.name_partitions([e.partition_id for e in exhausted])
+        for one in exhausted:
+            partition = partitions.get(one.partition_id)
+            if partition is None:
+                continue
+
+            async def work(
+                connection: Connection,
+                one: leases.Exhausted = one,
+                partition: PartitionRef = partition,
+            ) -> bool:
+                return await bury_exhausted(connection, one, partition, self._keyring)
+
+            if await self._transactions.run(work):
+                self._counters.add(Counter.MESSAGES_DEAD_LETTERED)
 
     # -- an answer --
 
@@ -266,7 +418,10 @@ class Popper:
                 return None
             body = stored[0].body
         begin = time.perf_counter_ns()
-        segment = OpenSegment(run.base_offset, run.next_offset, run.codec, body)
+        codec, body = decrypt(run.codec, body, self._keyring)
+        self._spend(Counter.POP_DECRYPT_US, begin)
+        begin = time.perf_counter_ns()
+        segment = OpenSegment(run.base_offset, run.next_offset, codec, body)
         self._spend(Counter.POP_DECODE_US, begin)
         if run.end < run.next_offset:
             # Somebody will ask for the rest.
@@ -280,9 +435,9 @@ class Popper:
         if delivery.lease_id is not None and delivery.claims:
             self._release(delivery.lease_id)
 
-    def _abandon(self, answer: tuple[uuid.UUID, Claimed]) -> None:
+    def _abandon(self, answer: _Answer) -> None:
         lease_id, claimed = answer
-        if claimed.claims:
+        if any(one.claims for one in claimed):
             self._release(lease_id)
 
     def _release(self, lease_id: uuid.UUID) -> None:
@@ -313,46 +468,53 @@ class Popper:
     async def watch(self) -> None:
         """Wake parked pops that could be served although nobody told them. Runs until cancelled."""
         pause_s = _FLOOR_POLL_S
+        cost_s = 0.0
         swept_at = time.monotonic()
         while True:
-            # Jitter: workers and hosts that started together drift apart.
-            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+            await self._pause(pause_s, cost_s)
             begin = time.monotonic()
             try:
-                lease_ends_in_s = await self._poll()
+                readable_in_s = await self._poll()
                 if begin - swept_at > _SWEEP_S:
                     swept_at = begin
                     await self._sweep()
             except QueueServerError as exc:
                 logger.warning("the floor poll failed", extra={"error": str(exc)})
-                lease_ends_in_s = None
+                readable_in_s = None
             cost_s = time.monotonic() - begin
             pause_s = max(_FLOOR_POLL_S, cost_s / _FLOOR_POLL_SHARE)
-            if lease_ends_in_s is not None:
-                # Look again right after the lease has ended.
-                pause_s = max(cost_s / _FLOOR_POLL_SHARE, min(pause_s, lease_ends_in_s + 0.01))
+            if readable_in_s is not None:
+                # Look again right after the lease or the delay has ended.
+                pause_s = max(cost_s / _FLOOR_POLL_SHARE, min(pause_s, readable_in_s + 0.005))
+
+    async def _pause(self, pause_s: float, cost_s: float) -> None:
+        """Wait for the next floor poll; it comes soon when somebody goes to sleep meanwhile.
+
+        What hides a message from the newcomer (a lease, a delay) may end long before *pause_s*.
+        """
+        self._rooms.slept.clear()
+        try:
+            # Jitter: workers and hosts that started together drift apart.
+            async with asyncio.timeout(pause_s * random.uniform(0.9, 1.1)):
+                await self._rooms.slept.wait()
+                await asyncio.sleep(max(_NEWCOMER_PAUSE_S, cost_s / _FLOOR_POLL_SHARE))
+        except TimeoutError:
+            pass
 
     async def _poll(self) -> float | None:
-        rooms = [
-            room
+        waiting = [
+            (room, Waiting(subscription_id, room.partition_id, room.sleeper_count))
             for room in self._rooms.occupied()
-            if room.subscription_id is not None and room.partition_id is not None
+            for subscription_id in room.subscription_ids
         ]
-        if not rooms:
+        if not waiting:
             return None
-        answers = await leases.claimable(
-            self._transactions,
-            [
-                Waiting(room.subscription_id, room.partition_id, room.sleeper_count)
-                for room in rooms
-                if room.subscription_id is not None and room.partition_id is not None
-            ],
-        )
-        for room, answer in zip(rooms, answers, strict=True):
+        answers = await leases.claimable(self._transactions, [one for _, one in waiting])
+        for (room, _), answer in zip(waiting, answers, strict=True):
             if answer.count:
                 self._counters.add(Counter.FLOOR_POLL_HITS, answer.count)
                 room.wake(answer.count)
-        ends = [a.lease_ends_in_s for a in answers if a.lease_ends_in_s is not None]
+        ends = [a.readable_in_s for a in answers if a.readable_in_s is not None]
         return min(ends, default=None)
 
     async def _sweep(self) -> None:

@@ -10,14 +10,15 @@ that this flush minted, which is how they are told from somebody else's.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
-from queue_server.domain.errors import BadRequest, Unavailable
+from queue_server.domain.encryption import Keyring
+from queue_server.domain.errors import BadRequest, QueueFull, Unavailable
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import MessageIdRun, NewMessage, message_id
 from queue_server.domain.names import (
@@ -38,7 +39,7 @@ from queue_server.domain.segment import (
 from queue_server.observability.counters import Counter, Row
 from queue_server.storage import messages as log
 from queue_server.storage.messages import SegmentDraft
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.transactions import Connection, Transactions
 
 # A flush larger than this gains nothing: the commit is a small part of it already.
 _FLUSH_BYTES_MAX = 8 * 1024 * 1024
@@ -86,6 +87,14 @@ class _Duplicate(msgspec.Struct, frozen=True, gc=False):
     offset: int
 
 
+class DuplicatePush(Exception):
+    """An id of a push inside a transaction is stored already."""
+
+
+class PartitionsChanged(Exception):
+    """What was assumed of a queue is out of date; the same transaction may succeed now."""
+
+
 class _Gone(Exception):
     """Partitions were deleted under a flush."""
 
@@ -96,8 +105,9 @@ class _Gone(Exception):
 class _Lane:
     """What one flush puts into one partition."""
 
-    def __init__(self, partition: PartitionRef) -> None:
+    def __init__(self, partition: PartitionRef, keyring: Keyring | None) -> None:
         self.partition = partition
+        self.keyring = keyring  # None = the bodies are not to be encrypted
         self.messages: list[NewMessage] = []
         self.shares: list[_Share] = []
         self._repeats: dict[int, int] = {}  # position -> position of the first with that id
@@ -153,7 +163,7 @@ class _Lane:
             for start in range(0, len(messages), size):
                 self._draft(messages[start : start + size])
             return
-        codec, body = pack(rendered)
+        codec, body = pack(rendered, self.keyring)
         self._message_ids.extend(message_ids)
         self.drafts.append(
             SegmentDraft(
@@ -226,9 +236,15 @@ class Pusher:
     """Stores pushes."""
 
     def __init__(
-        self, transactions: Transactions, directory: Directory, rooms: Rooms, counters: Row
+        self,
+        transactions: Transactions,
+        directory: Directory,
+        rooms: Rooms,
+        counters: Row,
+        keyring: Keyring,
     ) -> None:
         self._transactions = transactions
+        self._keyring = keyring
         self._directory = directory
         self._rooms = rooms
         self._counters = counters
@@ -249,9 +265,9 @@ class Pusher:
         """
         if not items:
             return []
-        _check_ids(items)
+        check_ids(items)
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
-            lanes = await self._resolve(items)
+            lanes = await self.resolve(items)
             answer = await self._coalescer.submit(
                 _Request(lanes, items, size_bytes, [None] * len(items))
             )
@@ -260,7 +276,8 @@ class Pusher:
             self._directory.forget_partitions(answer.partition_ids)
         raise Unavailable("the queue is being deleted again and again; try later")
 
-    async def _resolve(self, items: Sequence[NewMessage]) -> list[tuple[PartitionRef, list[int]]]:
+    async def resolve(self, items: Sequence[NewMessage]) -> list[tuple[PartitionRef, list[int]]]:
+        """Items by partition, as indexes; queues and partitions that are missing are created."""
         groups: dict[tuple[str, str | None], list[int]] = {}
         for index, item in enumerate(items):
             key = (item.queue, item.partition)
@@ -285,49 +302,119 @@ class Pusher:
             await self._directory.create_partitions(missing)
 
     async def _flush(self, requests: Sequence[_Request]) -> list[list[PushResult] | _Gone]:
-        lanes: dict[PartitionId, _Lane] = {}
-        for request in requests:
-            for partition, indexes in request.lanes:
-                lane = lanes.get(partition.id)
-                if lane is None:
-                    lane = lanes[partition.id] = _Lane(partition)
-                lane.add(request, indexes)
-        ordered = [lanes[partition_id] for partition_id in sorted(lanes)]
-        for lane in ordered:
-            lane.find_repeats()
-            lane.build()
-
+        ordered = self._fill_lanes(requests)
         places: dict[PartitionId, log.Place] = {}
         while True:
             drafts = [draft for lane in ordered for draft in lane.drafts]
             if not drafts:
                 break
-            appended = await log.append(self._transactions, drafts)
+            appended = await log.append(
+                self._transactions, drafts, can_encrypt=self._keyring.can_seal
+            )
             if appended.missing:
                 gone = _Gone(appended.missing)
                 return [gone] * len(requests)
-            if not appended.duplicates:
+            if appended.full:
+                raise self._full(ordered, appended.full[0])
+            if appended.mistaken:
+                self._correct_encryption(ordered, appended.mistaken)
+            elif appended.duplicates:
+                self._leave_out(ordered, appended.duplicates)
+            else:
                 places = appended.places
                 break
-            self._leave_out(ordered, appended.duplicates)
 
         for lane in ordered:
             lane.report(places[lane.partition.id].base_offset if lane.drafts else 0)
-        stored_count = sum(lane.stored_count for lane in ordered)
-        total_count = sum(len(lane.messages) for lane in ordered)
+        self._note_stored(ordered)
+        return [
+            [result for result in request.results if result is not None] for request in requests
+        ]
+
+    async def push_in(
+        self,
+        connection: Connection,
+        items: Sequence[NewMessage],
+        partitions: list[tuple[PartitionRef, list[int]]],
+    ) -> tuple[list[PushResult], Callable[[], None]]:
+        """Store *items* as a part of a transaction; *partitions* are theirs from `resolve`.
+
+        Shape: results in request order, and what to call after the commit.
+        Errors: `DuplicatePush` when an id is stored already, `QueueFull`, `PartitionsChanged`:
+        roll back then.
+        """
+        request = _Request(partitions, items, 0, [None] * len(items))
+        lanes = self._fill_lanes([request])
+        drafts = [draft for lane in lanes for draft in lane.drafts]
+        appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)
+        if appended.missing:
+            self._directory.forget_partitions(appended.missing)
+            raise PartitionsChanged
+        if appended.mistaken:
+            self._correct_encryption(lanes, appended.mistaken)
+            raise PartitionsChanged
+        if appended.full:
+            raise self._full(lanes, appended.full[0])
+        if appended.duplicates:
+            raise DuplicatePush
+        for lane in lanes:
+            lane.report(appended.places[lane.partition.id].base_offset)
+        results = [result for result in request.results if result is not None]
+        return results, lambda: self._note_stored(lanes)
+
+    def _fill_lanes(self, requests: Sequence[_Request]) -> list[_Lane]:
+        lanes: dict[PartitionId, _Lane] = {}
+        for request in requests:
+            for partition, indexes in request.lanes:
+                lane = lanes.get(partition.id)
+                if lane is None:
+                    lane = lanes[partition.id] = _Lane(partition, self._keyring_for(partition))
+                lane.add(request, indexes)
+        ordered = [lanes[partition_id] for partition_id in sorted(lanes)]
+        for lane in ordered:
+            lane.find_repeats()
+            lane.build()
+        return ordered
+
+    def _keyring_for(self, partition: PartitionRef) -> Keyring | None:
+        encrypted = partition.queue in self._directory.encrypted_queues and self._keyring.can_seal
+        return self._keyring if encrypted else None
+
+    def _correct_encryption(
+        self, lanes: Sequence[_Lane], partition_ids: Sequence[PartitionId]
+    ) -> None:
+        self._directory.correct_encryption(partition_ids)
+        for lane in lanes:
+            keyring = self._keyring_for(lane.partition)
+            if keyring is not lane.keyring:
+                lane.keyring = keyring
+                lane.build()
+
+    @staticmethod
+    def _full(lanes: Sequence[_Lane], full: log.FullQueue) -> QueueFull:
+        queue = next(
+            lane.partition.queue for lane in lanes if lane.partition.id == full.partition_id
+        )
+        batch = sum(len(lane.messages) for lane in lanes if lane.partition.queue == queue)
+        return QueueFull(
+            f"Queue '{queue}' would exceed max capacity ({full.message_count_max}). "
+            f"Current: {full.message_count}, Batch: {batch}"
+        )
+
+    def _note_stored(self, lanes: Sequence[_Lane]) -> None:
+        """Count and tell what was stored; after the commit."""
+        stored_count = sum(lane.stored_count for lane in lanes)
+        total_count = sum(len(lane.messages) for lane in lanes)
         self._counters.add(Counter.PUSH_TRANSACTIONS)
         self._counters.add(Counter.MESSAGES_PUSHED, stored_count)
         self._counters.add(Counter.MESSAGES_DUPLICATE, total_count - stored_count)
         self._rooms.tell(
             [
                 News(lane.partition.queue, lane.partition.partition)
-                for lane in ordered
+                for lane in lanes
                 if lane.stored_count
             ]
         )
-        return [
-            [result for result in request.results if result is not None] for request in requests
-        ]
 
     @staticmethod
     def _leave_out(lanes: Sequence[_Lane], duplicates: Sequence[log.StoredId]) -> None:
@@ -345,7 +432,7 @@ class Pusher:
                 lane.build()
 
 
-def _check_ids(items: Sequence[NewMessage]) -> None:
+def check_ids(items: Sequence[NewMessage]) -> None:
     given = [item.transaction_id for item in items if item.transaction_id]
     # Bytes are at least characters, at most four each.
     if max(map(len, given), default=0) > TRANSACTION_ID_BYTES_MAX // 4:

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -30,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 class RoomKey(msgspec.Struct, frozen=True, gc=False):
-    """What a consumer waits for; `partition` None = any of the queue."""
+    """What a consumer waits for: a queue, or all queues with a label; `partition` None = any."""
 
-    queue: str
+    queue: str | None
     group: str
-    partition: str | None
+    partition: str | None = None
+    namespace: str | None = None
+    task: str | None = None
 
 
 class News(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -48,19 +50,24 @@ class News(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Room:
     """Consumers that wait for the same thing.
 
-    `subscription_id` and `partition_id` are what the floor poll asks for; unknown (None) while
-    there is nothing of that name in the database yet.
+    `subscription_ids` and `partition_id` are what the floor poll asks for; nothing while there is
+    nothing of that name in the database yet. `queues` are those whose news concern the room.
     """
 
-    __slots__ = ("_sleepers", "key", "news_count", "occupants", "partition_id", "subscription_id")
+    __slots__ = (
+        "_sleepers", "_slept", "key", "news_count", "occupants", "partition_id", "queues",
+        "subscription_ids",
+    )  # fmt: skip
 
-    def __init__(self, key: RoomKey) -> None:
+    def __init__(self, key: RoomKey, slept: asyncio.Event) -> None:
         self.key = key
         self.news_count = 0
         self.occupants = 0
-        self.subscription_id: SubscriptionId | None = None
-        self.partition_id: PartitionId | None = ANY_PARTITION if key.partition is None else None
+        self.queues: set[str] = set()
+        self.subscription_ids: Sequence[SubscriptionId] = ()
+        self.partition_id: PartitionId = ANY_PARTITION
         self._sleepers: deque[asyncio.Future[None]] = deque()
+        self._slept = slept
 
     @property
     def sleeper_count(self) -> int:
@@ -81,6 +88,7 @@ class Room:
             return
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append(sleeper)
+        self._slept.set()
         try:
             async with asyncio.timeout(timeout_s):
                 await sleeper
@@ -106,6 +114,8 @@ class Rooms:
         self._senders = senders
         self._rooms: dict[RoomKey, Room] = {}
         self._by_queue: dict[str, set[RoomKey]] = {}
+        # Set whenever somebody goes to sleep, for the floor poll.
+        self.slept = asyncio.Event()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[News])
         self.draining = False
@@ -115,8 +125,9 @@ class Rooms:
         """The room for *key*, which exists as long as somebody is in it."""
         room = self._rooms.get(key)
         if room is None:
-            room = self._rooms[key] = Room(key)
-            self._by_queue.setdefault(key.queue, set()).add(key)
+            room = self._rooms[key] = Room(key, self.slept)
+            if key.queue is not None:
+                self.listen(room, [key.queue])
         room.occupants += 1
         try:
             yield room
@@ -124,10 +135,17 @@ class Rooms:
             room.occupants -= 1
             if room.occupants == 0:
                 del self._rooms[key]
-                keys = self._by_queue[key.queue]
-                keys.discard(key)
-                if not keys:
-                    del self._by_queue[key.queue]
+                for queue in room.queues:
+                    keys = self._by_queue[queue]
+                    keys.discard(key)
+                    if not keys:
+                        del self._by_queue[queue]
+
+    def listen(self, room: Room, queues: Iterable[str]) -> None:
+        """News of *queues* concern *room* from now on."""
+        for queue in queues:
+            room.queues.add(queue)
+            self._by_queue.setdefault(queue, set()).add(room.key)
 
     def occupied(self) -> list[Room]:
         """The rooms in which somebody sleeps."""

@@ -24,13 +24,16 @@ import uvloop
 
 from queue_server.broker.ack import Acker
 from queue_server.broker.directory import Directory
+from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
 from queue_server.broker.wakeup import Rooms
 from queue_server.cluster.sockets import LISTEN_BACKLOG
+from queue_server.domain.encryption import Keyring
 from queue_server.http.app import HttpServer, build_app
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
+from queue_server.services.background import Background
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions
@@ -165,6 +168,15 @@ def build_server(context: WorkerContext) -> Server:
     return QueueServer(context)
 
 
+def keyring_of(settings: Settings) -> Keyring:
+    """The keys for queues that are encrypted at rest; the settings have checked their form."""
+    old = [key.strip() for key in settings.encryption_old_keys.split(",") if key.strip()]
+    return Keyring(
+        bytes.fromhex(settings.encryption_key) if settings.encryption_key else None,
+        tuple(bytes.fromhex(key) for key in old),
+    )
+
+
 class QueueServer:
     """One worker's share of the queue server: its pool, its broker, its HTTP application."""
 
@@ -185,16 +197,21 @@ class QueueServer:
         ]
         self._rooms = Rooms(others)
         directory = Directory(transactions)
-        self._popper = Popper(transactions, directory, self._rooms, row)
+        keyring = keyring_of(settings)
+        pace = Pace(settings.workers)
+        self._background = Background(transactions, settings)
+        self._popper = Popper(
+            transactions, directory, self._rooms, row, keyring, pace, settings.workers
+        )
         self._http = HttpServer(
             build_app(
                 State(
                     settings=settings,
                     transactions=transactions,
                     directory=directory,
-                    pusher=Pusher(transactions, directory, self._rooms, row),
+                    pusher=Pusher(transactions, directory, self._rooms, row, keyring),
                     popper=self._popper,
-                    acker=Acker(transactions, directory, self._rooms, row),
+                    acker=Acker(transactions, directory, self._rooms, row, keyring, pace),
                     counters=context.counters,
                     row=row,
                 )
@@ -211,12 +228,14 @@ class QueueServer:
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
         await self._http.start()
+        self._background.start()
 
     async def drain(self) -> None:
         # No new connections, then no new waits: parked pops are answered empty.
         await self._http.stop_accepting()
         self._rooms.dismiss()
-        await self._http.finish()
+        # Another worker takes the services over while the last requests finish.
+        await asyncio.gather(self._background.stop(), self._http.finish())
         # Leases of answers that could not be sent go back while there is still a database.
         await self._popper.finish()
         self._watch.cancel()

@@ -4,6 +4,8 @@
      +- BadRequest              the request cannot be carried out as it stands (400)
      |   +- NameTooLong         (413)
      |   +- BodyTooLarge        (413)
+     |   +- BadPop              a pop that asks for what does not go together (400)
+     |   +- QueueFull           the queue has a maxSize (409)
      +- NotFound                the thing named does not exist (404)
      +- Unavailable             nothing is wrong with the request, try again (503)
          +- Draining            this server is stopping
@@ -46,6 +48,16 @@ class BodyTooLarge(BadRequest):
     """Request body too large"""
 
     code = "body_too_large"
+
+
+class BadPop(BadRequest):
+    """The pop's parameters do not go together."""
+
+
+class QueueFull(BadRequest):
+    """The queue is full."""
+
+    code = "queue_full"
 
 
 class NotFound(QueueServerError):

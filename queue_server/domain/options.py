@@ -38,6 +38,8 @@ class QueueOptions(msgspec.Struct, frozen=True):
     encryption_enabled: bool = False
     max_wait_time_seconds: int = 0
     dedup_window_seconds: int | None = None
+    retry_backoff: bool = False  # double retry_delay with each charged retry
+    delivery_limit: int = 0  # claims without an acknowledgement, 0 = unlimited
 
 
 class OptionChanges(msgspec.Struct, frozen=True, rename="camel"):
@@ -59,6 +61,8 @@ class OptionChanges(msgspec.Struct, frozen=True, rename="camel"):
     encryption_enabled: bool | UnsetType | None = UNSET
     max_wait_time_seconds: int | UnsetType | None = UNSET
     dedup_window_seconds: int | UnsetType | None = UNSET
+    retry_backoff: bool | UnsetType | None = UNSET
+    delivery_limit: int | UnsetType | None = UNSET
 
     def check(self) -> None:
         """Errors: `BadRequest` that names an option which is negative or too large."""

@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 import msgspec
 import zstandard
 
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.message import NewMessage
 
+# A codec is a sum: how a rendered body was treated, in this order.
 CODEC_RENDERED = 0
-CODEC_RENDERED_ZSTD = 1
+CODEC_ZSTD = 1
+CODEC_ENCRYPTED = 2
 
 # A pop may be much smaller than the segment it reads, so a segment is bounded: it is opened in
 # about a millisecond, and a slow reader holds no more than one.
@@ -74,13 +77,29 @@ def render(messages: Sequence[NewMessage], message_ids: Sequence[str]) -> bytes:
     return text[1:-1]
 
 
-def pack(rendered: bytes) -> tuple[int, bytes]:
-    """Codec and stored form of a rendered body: compressed where that saves something."""
+def pack(rendered: bytes, keyring: Keyring | None = None) -> tuple[int, bytes]:
+    """Codec and stored form of a rendered body: compressed where that saves something.
+
+    It is encrypted when a *keyring* is given.
+    """
+    codec, body = CODEC_RENDERED, rendered
     if len(rendered) >= _COMPRESS_BYTES_MIN:
         packed = _compressor.compress(rendered)
         if len(packed) < len(rendered) * 0.9:
-            return CODEC_RENDERED_ZSTD, packed
-    return CODEC_RENDERED, rendered
+            codec, body = CODEC_ZSTD, packed
+    if keyring is not None:
+        codec, body = codec + CODEC_ENCRYPTED, keyring.seal(body)
+    return codec, body
+
+
+def decrypt(codec: int, body: bytes, keyring: Keyring) -> tuple[int, bytes]:
+    """Codec and body without encryption; as they are when there is none.
+
+    Errors: those of `Keyring.open`.
+    """
+    if codec & CODEC_ENCRYPTED:
+        return codec - CODEC_ENCRYPTED, keyring.open(body)
+    return codec, body
 
 
 class OpenSegment:
@@ -89,7 +108,7 @@ class OpenSegment:
     __slots__ = ("_parts", "base_offset", "next_offset", "raw_bytes")
 
     def __init__(self, base_offset: int, next_offset: int, codec: int, body: bytes) -> None:
-        if codec == CODEC_RENDERED_ZSTD:
+        if codec == CODEC_ZSTD:
             body = _decompressor.decompress(body)
         elif codec != CODEC_RENDERED:
             raise AssertionError(f"segment at offset {base_offset} has unknown codec {codec}")

@@ -103,15 +103,20 @@ class Settlement(msgspec.Struct):
     dead_letters: list[DeadLetter]
     changed: bool = False
     released: bool = False
+    # The item whose message is to be redelivered, if one is.
+    nacked_by: int | None = None
 
 
-def settle(cursor: Cursor, items: Sequence[AckItem], retry_limit: int) -> Settlement:
+def settle(
+    cursor: Cursor, items: Sequence[AckItem], retry_limit: int, *, allow_resend: bool = True
+) -> Settlement:
     """Apply the items of one call to the cursor of their partition and group.
 
-    Shape: results are aligned with *items*. *cursor* is changed in place and returned.
+    Shape: results are aligned with *items*. *cursor* is changed in place and returned. Inside a
+    transaction a resent ack is not allowed: the transaction is judged anew.
     """
     settlement = Settlement(cursor, [AckResult(True) for _ in items], [])
-    in_range = _check(cursor, items, settlement.results)
+    in_range = _check(cursor, items, settlement.results, allow_resend)
     if not in_range:
         return settlement
     if cursor.lease_id is not None and not cursor.lease_live:
@@ -121,7 +126,9 @@ def settle(cursor: Cursor, items: Sequence[AckItem], retry_limit: int) -> Settle
     return settlement
 
 
-def _check(cursor: Cursor, items: Sequence[AckItem], results: list[AckResult]) -> list[int]:
+def _check(
+    cursor: Cursor, items: Sequence[AckItem], results: list[AckResult], allow_resend: bool
+) -> list[int]:
     """Answer the items that need no lock-step decision; return the indexes of the others."""
     in_range: list[int] = []
     for i, item in enumerate(items):
@@ -129,7 +136,7 @@ def _check(cursor: Cursor, items: Sequence[AckItem], results: list[AckResult]) -
         if item.lease_id is not None and not (
             cursor.lease_live and item.lease_id == cursor.lease_id
         ):
-            if not _is_resend(cursor, item):
+            if not (allow_resend and _is_resend(cursor, item)):
                 result.success, result.error = False, STALE_LEASE
             else:
                 result.lease_released = True
@@ -197,10 +204,12 @@ def _apply(
             # A second dead letter behind a message that the call does not mention: going on would
             # commit that one silently.
             stopped = redelivers = True
+            settlement.nacked_by = i
             continue
 
         if item.status is AckStatus.RETRY:
             stopped = redelivers = True
+            settlement.nacked_by = i
         elif item.status is AckStatus.DEAD_LETTER:
             _bury(settlement, item, item.offset, result)
         # The budget belongs to the message at which the group is stuck: it is given back when
@@ -214,6 +223,7 @@ def _apply(
                 cursor.retry_offset = item.offset
                 charged = True
             settlement.changed = stopped = redelivers = True
+            settlement.nacked_by = i
 
     finished = lease_end is not None and cursor.committed_offset >= lease_end
     settlement.released = lease_id is not None and (

@@ -13,6 +13,7 @@ _STATUS: Mapping[type[Exception], int] = {
     errors.BadRequest: 400,
     errors.NameTooLong: 413,
     errors.BodyTooLarge: 413,
+    errors.QueueFull: 409,
     errors.NotFound: 404,
     errors.Unavailable: 503,
     errors.Overloaded: 429,
@@ -33,9 +34,13 @@ def answer(exc: errors.QueueServerError) -> web.Response:
     headers = {}
     if exc.retry_after_s is not None:
         headers["Retry-After"] = str(exc.retry_after_s)
+    body = wire.error_body(exc.message, exc.code)
+    if isinstance(exc, errors.BadPop):
+        # A pop's refusal looks like a pop's answer.
+        body = {"success": False, **body, "messages": []}
     return web.Response(
         status=status_of(exc),
-        body=wire.encoder.encode(wire.error_body(exc.message, exc.code)),
+        body=wire.encoder.encode(body),
         content_type="application/json",
         headers=headers,
     )

@@ -21,6 +21,7 @@ def routes() -> list[web.RouteDef]:
         web.get(
             f"/api/v1/pop/queue/{_QUEUE}/partition/{_PARTITION}", messages.pop, allow_head=False
         ),
+        web.get("/api/v1/pop", messages.pop, allow_head=False),
         web.post("/api/v1/ack", messages.ack),
         web.post("/api/v1/ack/batch", messages.ack_batch),
         web.post("/api/v1/lease/{lease_id:[^/]+}/extend", leases.extend),

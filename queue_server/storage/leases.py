@@ -26,7 +26,8 @@ class ClaimRequest(msgspec.Struct, frozen=True):
     """What a pop asks of the database.
 
     `partition_id` ANY_PARTITION = any of the group's queue; `start_after` begins the round there;
-    `lease_seconds` 0 = as the queue says.
+    a negative `partition_limit` shares what is readable among so many pops; `lease_seconds` 0 = as
+    the queue says. Requests in a row with one `lease_id` are one over several queues.
     """
 
     subscription_id: SubscriptionId
@@ -57,16 +58,27 @@ class Claim(msgspec.Struct):
     partition_id: PartitionId
     attempt: int
     retry_count: int
-    lease_expires_at: datetime.datetime
+    priority: int
     runs: list[Run]
+
+
+class Exhausted(msgspec.Struct, frozen=True, gc=False):
+    """A message that was claimed as often as its queue allows and never acknowledged."""
+
+    subscription_id: SubscriptionId
+    partition_id: PartitionId
+    offset: int
+    attempt: int
 
 
 class Claimed(msgspec.Struct):
     """The answer to one ClaimRequest: claims, or the reason why none could be made."""
 
     claims: list[Claim]
+    partition_limit: int = 0  # what a negative limit came to
     unknown_subscription: bool = False
     no_cursor: bool = False
+    exhausted: list[Exhausted] = []
 
 
 class CommitRequest(msgspec.Struct, frozen=True):
@@ -96,10 +108,11 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claimable(msgspec.Struct, frozen=True, gc=False):
-    """How many could be served, and in how many seconds a lease ends that hides more."""
+    """How many could be served, in how many seconds more could, and since when messages wait."""
 
     count: int
-    lease_ends_in_s: float | None
+    readable_in_s: float | None
+    oldest_at: datetime.datetime | None
 
 
 async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) -> list[Claimed]:
@@ -124,16 +137,24 @@ async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) ->
         },
     )
     answers = [Claimed([]) for _ in requests]
-    for request, status, partition_id, start, end, attempt, retries, expires_at, *segment in rows:
+    for row in rows:
+        request, status, partition_id, start, end, attempt, retry_count, priority, limit = row[:9]
         answer = answers[request - 1]
-        if status == "unknown":
-            answer.unknown_subscription = True
-        elif status == "no_cursor":
-            answer.no_cursor = True
-        else:
-            if not answer.claims or answer.claims[-1].partition_id != partition_id:
-                answer.claims.append(Claim(partition_id, attempt, retries, expires_at, []))
-            answer.claims[-1].runs.append(Run(start, end, *segment))
+        match status:
+            case "unknown":
+                answer.unknown_subscription = True
+            case "no_cursor":
+                answer.no_cursor = True
+            case "exhausted":
+                answer.exhausted = [
+                    *answer.exhausted,
+                    Exhausted(requests[request - 1].subscription_id, partition_id, start, attempt),
+                ]
+            case _:
+                if not answer.claims or answer.claims[-1].partition_id != partition_id:
+                    answer.claims.append(Claim(partition_id, attempt, retry_count, priority, []))
+                answer.claims[-1].runs.append(Run(start, end, *row[10:]))
+                answer.partition_limit = limit
     return answers
 
 
@@ -176,7 +197,9 @@ async def release(
     return [(row[0], row[1]) for row in rows]
 
 
-async def claimable(transactions: Transactions, rooms: Sequence[Waiting]) -> list[Claimable]:
+async def claimable(
+    transactions: Transactions, rooms: Sequence[Waiting], *, with_oldest: bool = False
+) -> list[Claimable]:
     """Which of those who wait could be served now. Shape: aligned with *rooms*."""
     rows = await transactions.call(
         STATEMENTS["claimable"],
@@ -185,9 +208,10 @@ async def claimable(transactions: Transactions, rooms: Sequence[Waiting]) -> lis
             "subscription_ids": [r.subscription_id for r in rooms],
             "partition_ids": [r.partition_id for r in rooms],
             "limits": [r.count for r in rooms],
+            "with_oldest": with_oldest,
         },
     )
-    return [Claimable(row[1], row[2]) for row in rows]
+    return [Claimable(*row[1:]) for row in rows]
 
 
 async def sweep_pending(

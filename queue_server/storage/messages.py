@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
+from psycopg.rows import TupleRow
 
 from queue_server.domain.ids import id_ranges
 from queue_server.domain.names import PartitionId
+from queue_server.domain.segment import CODEC_ENCRYPTED
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
@@ -50,12 +52,23 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     created_at: datetime.datetime
 
 
+class FullQueue(msgspec.Struct, frozen=True, gc=False):
+    """A queue that the append would take over its `maxSize`, by one of its partitions."""
+
+    partition_id: PartitionId
+    message_count: int
+    message_count_max: int
+
+
 class Appended(msgspec.Struct, frozen=True):
-    """What came of an append; at most one of the three is not empty."""
+    """What came of an append; one is not empty, and only `places` means that it was done."""
 
     places: dict[PartitionId, Place]
     duplicates: Sequence[StoredId] = ()  # `list` is the draft's index
     missing: Sequence[PartitionId] = ()
+    # Partitions whose bodies should (not) have been encrypted.
+    mistaken: Sequence[PartitionId] = ()
+    full: Sequence[FullQueue] = ()
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -70,12 +83,29 @@ class Segment(msgspec.Struct, frozen=True):
     body: bytes
 
 
-async def append(transactions: Transactions, drafts: Sequence[SegmentDraft]) -> Appended:
+async def append(
+    transactions: Transactions, drafts: Sequence[SegmentDraft], *, can_encrypt: bool = False
+) -> Appended:
     """Append all *drafts* in one transaction, or none.
 
     Shape: *drafts* ascend by partition; those of one partition are appended in the given order.
-    Nothing was written when the answer has `duplicates` or `missing`.
+    *can_encrypt*: whether this server has a key, so that queues which want it must get it.
     """
+    return _appended(
+        await transactions.call(STATEMENTS["push"], _push_parameters(drafts, can_encrypt))
+    )
+
+
+async def append_in(
+    connection: Connection, drafts: Sequence[SegmentDraft], *, can_encrypt: bool = False
+) -> Appended:
+    """`append` as a part of the transaction of *connection*."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(STATEMENTS["push"], _push_parameters(drafts, can_encrypt))
+    return _appended(await cursor.fetchall())
+
+
+def _push_parameters(drafts: Sequence[SegmentDraft], can_encrypt: bool) -> dict[str, object]:
     ranges = [id_ranges(draft.ids) for draft in drafts]
     befores: list[int] = []
     total = 0
@@ -86,33 +116,40 @@ async def append(transactions: Transactions, drafts: Sequence[SegmentDraft]) -> 
         total += draft.message_count
     owners = [i for i, own in enumerate(ranges) for _ in own]
     flat = [r for own in ranges for r in own]
-    rows = await transactions.call(
-        STATEMENTS["push"],
-        {
-            "shard": SHARD,
-            "partition_ids": [d.partition_id for d in drafts],
-            "befores": befores,
-            "counts": [d.message_count for d in drafts],
-            "first_message_ids": [d.first_message_id for d in drafts],
-            "raw_bytes": [d.raw_bytes for d in drafts],
-            "codecs": [d.codec for d in drafts],
-            "ids": [d.ids for d in drafts],
-            "bodies": [d.body for d in drafts],
-            "range_segments": [i + 1 for i in owners],
-            "range_partition_ids": [drafts[i].partition_id for i in owners],
-            "range_befores": [befores[i] for i in owners],
-            "range_min_ids": [r.min for r in flat],
-            "range_max_ids": [r.max for r in flat],
-            "range_scan_ids": [r.scan_max for r in flat],
-        },
-    )
+    return {
+        "shard": SHARD,
+        "partition_ids": [d.partition_id for d in drafts],
+        "befores": befores,
+        "counts": [d.message_count for d in drafts],
+        "first_message_ids": [d.first_message_id for d in drafts],
+        "raw_bytes": [d.raw_bytes for d in drafts],
+        "codecs": [d.codec for d in drafts],
+        "ids": [d.ids for d in drafts],
+        "bodies": [d.body for d in drafts],
+        "encrypted": [bool(d.codec & CODEC_ENCRYPTED) for d in drafts],
+        "can_encrypt": can_encrypt,
+        "range_segments": [i + 1 for i in owners],
+        "range_partition_ids": [drafts[i].partition_id for i in owners],
+        "range_befores": [befores[i] for i in owners],
+        "range_min_ids": [r.min for r in flat],
+        "range_max_ids": [r.max for r in flat],
+        "range_scan_ids": [r.scan_max for r in flat],
+    }
+
+
+def _appended(rows: Sequence[TupleRow]) -> Appended:
     match rows[0][0]:
         case "stored":
             return Appended({row[1]: Place(row[4], row[7]) for row in rows})
         case "duplicate":
             return Appended({}, duplicates=[StoredId(row[2] - 1, *row[3:]) for row in rows])
-        case _:
+        case "missing":
             return Appended({}, missing=[row[1] for row in rows])
+        case "encrypt":
+            return Appended({}, mistaken=[row[1] for row in rows])
+        case status:
+            assert status == "full", f"push answered {status}"
+            return Appended({}, full=[FullQueue(row[1], row[3], row[6]) for row in rows])
 
 
 async def find_ids(

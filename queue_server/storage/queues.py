@@ -33,6 +33,20 @@ _BACKFILL_PARTITIONS = 1000
 _IMPLICIT_LEASE_TIME_S = 60
 
 
+class Subscription(msgspec.Struct, frozen=True, gc=False):
+    """A group's registration; whether the group reads only the newest message of a partition."""
+
+    id: SubscriptionId
+    conflation: bool
+
+
+class QueueRank(msgspec.Struct, frozen=True, gc=False):
+    """A queue that a pop by labels sees."""
+
+    name: QueueName
+    priority: int
+
+
 class Configured(msgspec.Struct, frozen=True):
     """A queue after `configure`."""
 
@@ -102,7 +116,8 @@ async def subscribe(
     start: Start,
     *,
     queue_wide: bool,
-) -> SubscriptionId | None:
+    conflation: bool = False,
+) -> Subscription | None:
     """Register a group on a queue, or find its registration; what is stored wins over *start*.
 
     Shape: None when the queue is gone.
@@ -117,28 +132,39 @@ async def subscribe(
                 "queue_wide": queue_wide,
                 "mode": start.mode,
                 "starts_at": start.at,
+                "conflation": conflation,
             },
         )
     except psycopg.errors.ForeignKeyViolation:
         return None
-    subscription_id, backfill = rows[0]
+    subscription_id, backfill, stored_conflation = rows[0]
     while backfill:
         rows = await transactions.call(
             STATEMENTS["backfill_subscription"],
             {"shard": SHARD, "subscription_id": subscription_id, "limit": _BACKFILL_PARTITIONS},
         )
         backfill = rows[0][0]
-    return SubscriptionId(subscription_id)
+    return Subscription(subscription_id, stored_conflation)
+
+
+async def find_queues(
+    transactions: Transactions, namespace: str | None, task: str | None
+) -> list[QueueRank]:
+    """The queues with these labels (None = any), highest priority first."""
+    rows = await transactions.call(
+        STATEMENTS["find_queues"], {"namespace": namespace, "task": task}
+    )
+    return [QueueRank(*row) for row in rows]
 
 
 async def find_subscription(
     transactions: Transactions, queue_id: str, group: ConsumerGroup
-) -> SubscriptionId | None:
+) -> Subscription | None:
     """The registration of a group on a queue, if there is one."""
     rows = await transactions.call(
         STATEMENTS["find_subscription"], {"queue_id": queue_id, "consumer_group": group}
     )
-    return rows[0][0] if rows else None
+    return Subscription(*rows[0]) if rows else None
 
 
 async def seed_cursor(

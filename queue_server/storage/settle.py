@@ -15,11 +15,13 @@ from collections.abc import Sequence
 import msgspec
 
 from queue_server.domain import settlement
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import message_id
 from queue_server.domain.names import PartitionRef, SubscriptionId
-from queue_server.domain.segment import OpenSegment
+from queue_server.domain.segment import OpenSegment, decrypt
 from queue_server.domain.settlement import AckItem, AckResult, AckStatus, Cursor
+from queue_server.storage.leases import Exhausted
 from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment_at
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection
@@ -32,6 +34,7 @@ class SettleItem(msgspec.Struct, frozen=True, gc=False):
     status: AckStatus
     lease_id: uuid.UUID | None
     error: str | None
+    retry_after_ms: int | None = None  # None = as the queue says
 
 
 class SettleRequest(msgspec.Struct, frozen=True):
@@ -50,10 +53,39 @@ class Settled(msgspec.Struct, frozen=True):
     released: bool
 
 
-async def settle(connection: Connection, requests: Sequence[SettleRequest]) -> list[Settled]:
+# A message that is nacked again and again comes back after an hour at the latest.
+_RETRY_DELAY_MAX_MS = 3_600_000
+
+
+class _Rules(msgspec.Struct, frozen=True):
+    """What a queue says about failures. `retry_delay_ms` None = nobody set one."""
+
+    retry_limit: int
+    retry_delay_ms: int | None
+    retry_backoff: bool
+
+    def delay_ms(self, item: SettleItem, retry_count: int) -> int | None:
+        """How long a nacked message is to stay away; None = not at all."""
+        if item.retry_after_ms is not None:
+            return item.retry_after_ms
+        if self.retry_delay_ms is None:
+            return None
+        if not self.retry_backoff:
+            return self.retry_delay_ms
+        doublings = min(max(retry_count - 1, 0), 30)
+        return min(self.retry_delay_ms << doublings, _RETRY_DELAY_MAX_MS)
+
+
+async def settle(
+    connection: Connection,
+    requests: Sequence[SettleRequest],
+    keyring: Keyring,
+    *,
+    allow_resend: bool = True,
+) -> list[Settled]:
     """Apply *requests*, which name distinct (partition, group) pairs, inside a transaction."""
     cursors = await _lock_cursors(connection, requests)
-    limits = await _retry_limits(connection, requests)
+    rules = await _rules(connection, requests)
     offsets = await _find_offsets(connection, requests, cursors)
     settled: list[Settled] = []
     for request, own_offsets in zip(requests, offsets, strict=True):
@@ -65,11 +97,16 @@ async def settle(connection: Connection, requests: Sequence[SettleRequest]) -> l
             AckItem(offset, item.status, item.lease_id, item.error)
             for item, offset in zip(request.items, own_offsets, strict=True)
         ]
-        outcome = settlement.settle(cursor, items, limits.get(request.subscription_id, 0))
+        own_rules = rules[request.subscription_id]
+        outcome = settlement.settle(cursor, items, own_rules.retry_limit, allow_resend=allow_resend)
         if outcome.dead_letters:
-            await _bury(connection, request, outcome.dead_letters)
+            await _bury(connection, request, outcome.dead_letters, keyring)
         if outcome.changed:
-            await _update_cursor(connection, request, outcome.cursor)
+            delay_ms = None
+            if outcome.nacked_by is not None:
+                nack = request.items[outcome.nacked_by]
+                delay_ms = own_rules.delay_ms(nack, outcome.cursor.retry_count)
+            await _update_cursor(connection, request, outcome.cursor, delay_ms)
         settled.append(Settled(outcome.results, outcome.released))
     return settled
 
@@ -95,14 +132,14 @@ async def _lock_cursors(
     return {(row[0], row[1]): Cursor(*row[2:]) for row in await cursor.fetchall()}
 
 
-async def _retry_limits(
+async def _rules(
     connection: Connection, requests: Sequence[SettleRequest]
-) -> dict[int, int]:
+) -> dict[SubscriptionId, _Rules]:
     cursor = connection.cursor(binary=True)
     await cursor.execute(
-        STATEMENTS["retry_limits"], {"subscription_ids": [r.subscription_id for r in requests]}
+        STATEMENTS["failure_rules"], {"subscription_ids": [r.subscription_id for r in requests]}
     )
-    return dict(await cursor.fetchall())
+    return {row[0]: _Rules(*row[1:]) for row in await cursor.fetchall()}
 
 
 async def _find_offsets(
@@ -137,6 +174,7 @@ async def _bury(
     connection: Connection,
     request: SettleRequest,
     dead_letters: Sequence[settlement.DeadLetter],
+    keyring: Keyring,
 ) -> None:
     segment: Segment | None = None
     opened: OpenSegment | None = None
@@ -144,9 +182,8 @@ async def _bury(
         if segment is None or not segment.base_offset <= letter.offset < segment.next_offset:
             segment = await read_segment_at(connection, request.partition.id, letter.offset)
             assert segment is not None, "a message that was just found is in no segment"
-            opened = OpenSegment(
-                segment.base_offset, segment.next_offset, segment.codec, segment.body
-            )
+            codec, body = decrypt(segment.codec, segment.body, keyring)
+            opened = OpenSegment(segment.base_offset, segment.next_offset, codec, body)
         assert opened is not None
         message = opened.message(letter.offset)
         await connection.execute(
@@ -173,9 +210,47 @@ async def _bury(
         )
 
 
-async def _update_cursor(connection: Connection, request: SettleRequest, cursor: Cursor) -> None:
+async def bury_exhausted(
+    connection: Connection, exhausted: Exhausted, partition: PartitionRef, keyring: Keyring
+) -> bool:
+    """Make a dead letter of a message that was claimed too often; whether it still had to be."""
+    request = SettleRequest(partition, "", exhausted.subscription_id, [])
+    cursor = (await _lock_cursors(connection, [request])).get(
+        (partition.id, exhausted.subscription_id)
+    )
+    if (
+        cursor is None
+        or cursor.lease_live
+        or cursor.committed_offset > exhausted.offset
+        or cursor.attempt < exhausted.attempt
+    ):
+        return False
+    rows = connection.cursor(binary=True)
+    await rows.execute(STATEMENTS["subscription_group"], {"id": exhausted.subscription_id})
+    row = await rows.fetchone()
+    if row is None:
+        return False
+    letter = settlement.DeadLetter(
+        exhausted.offset,
+        f"claimed {exhausted.attempt} times without an acknowledgement",
+        cursor.retry_count,
+    )
+    request = SettleRequest(partition, row[0], exhausted.subscription_id, [])
+    await _bury(connection, request, [letter], keyring)
+    cursor.committed_offset = exhausted.offset + 1
+    cursor.lease_id = cursor.lease_end = None
+    cursor.attempt, cursor.attempt_offset = 0, -1
+    cursor.retry_count, cursor.retry_offset = 0, -1
+    await _update_cursor(connection, request, cursor, None)
+    return True
+
+
+async def _update_cursor(
+    connection: Connection, request: SettleRequest, cursor: Cursor, delay_ms: int | None
+) -> None:
     parameters = msgspec.structs.asdict(cursor)
     del parameters["lease_live"]
+    parameters["delay_ms"] = delay_ms
     await connection.execute(
         STATEMENTS["update_cursor"],
         parameters

@@ -6,9 +6,11 @@ import pytest
 
 from queue_server.broker.ack import Ack, Acker
 from queue_server.broker.directory import Directory
+from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper, PopRequest
 from queue_server.broker.push import Pusher
 from queue_server.broker.wakeup import Rooms
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import QUEUE_MODE, QueueName
 from queue_server.domain.subscription import ALL
@@ -37,9 +39,10 @@ async def test_push_pop_and_ack_scan_no_table(
     """Counted by PostgreSQL itself, with fresh statistics and with none."""
     row = Counters(1).worker(0)
     directory, rooms = Directory(transactions), Rooms()
-    pusher = Pusher(transactions, directory, rooms, row)
-    popper = Popper(transactions, directory, rooms, row)
-    acker = Acker(transactions, directory, rooms, row)
+    keyring, pace = Keyring(), Pace()
+    pusher = Pusher(transactions, directory, rooms, row, keyring)
+    popper = Popper(transactions, directory, rooms, row, keyring, pace)
+    acker = Acker(transactions, directory, rooms, row, keyring, pace)
 
     def messages(round_: int) -> list[NewMessage]:
         return [
@@ -60,7 +63,7 @@ async def test_push_pop_and_ack_scan_no_table(
 
     await pusher.push(messages(3), 1000)
     for number in range(20):
-        delivery = await popper.pop(request)
+        delivery = (await popper.pop(request)).delivery
         assert delivery is not None
         acks = []
         async for chunk in popper.chunks(delivery, lambda _claim, _run: b""):

@@ -14,6 +14,7 @@ import pytest
 from queue_server.broker.directory import Directory
 from queue_server.broker.push import Pusher
 from queue_server.broker.wakeup import Rooms
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import StorageUnavailable
 from queue_server.domain.message import NewMessage
 from queue_server.observability.counters import Counters
@@ -194,7 +195,7 @@ async def test_an_error_of_our_own_is_not_repeated(
 async def pusher(conninfo: str) -> AsyncIterator[tuple[Pusher, Counter[str]]]:
     async with counting(conninfo) as (transactions, reasons):
         row = Counters(1).worker(0)
-        yield Pusher(transactions, Directory(transactions), Rooms(), row), reasons
+        yield Pusher(transactions, Directory(transactions), Rooms(), row, Keyring()), reasons
 
 
 def message(transaction_id: str, partition: str = "p") -> NewMessage:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from queue_server.domain.message import MessageIdRun, NewMessage, message_id
 from queue_server.domain.segment import (
     CODEC_RENDERED,
-    CODEC_RENDERED_ZSTD,
+    CODEC_ZSTD,
     OpenSegment,
     pack,
     render,
@@ -66,7 +66,7 @@ def test_a_body_is_compressed_where_that_pays() -> None:
     many = [NewMessage(queue="q", payload=msgspec.Raw(b'{"id":1}'))] * 100
     text = render(many, ids)
     codec, body = pack(text)
-    assert codec == CODEC_RENDERED_ZSTD
+    assert codec == CODEC_ZSTD
     assert len(body) < len(text) / 2
     assert pack(render(many[:1], ids[:1]))[0] == CODEC_RENDERED
 

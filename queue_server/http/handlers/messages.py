@@ -9,7 +9,7 @@ from aiohttp import web
 
 from queue_server.broker.ack import Ack, AckOutcome
 from queue_server.broker.pop import Delivery, PopRequest
-from queue_server.domain.errors import QueueServerError
+from queue_server.domain.errors import BadPop, QueueServerError
 from queue_server.domain.names import (
     QUEUE_MODE,
     ConsumerGroup,
@@ -49,42 +49,28 @@ async def push(request: web.Request) -> web.StreamResponse:
 async def pop(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.POP_REQUESTS)
-    settings = state.settings
-    queue = request.match_info["queue"]
-    partition = request.match_info.get("partition")
-    query = request.query
-    group = ConsumerGroup(query.get("consumerGroup") or query.get("consumer_group") or QUEUE_MODE)
-    check_names(queue, group, "consumer group")
-    if partition is not None:
-        check_names(queue, partition, "partition")
-    wait_ms = 0
-    if query_bool(request, "wait"):
-        wait_ms = query_int(
-            request, "timeout", settings.default_timeout_ms, 0, settings.max_timeout_ms
-        )
-    delivery = await state.popper.pop(
-        PopRequest(
-            queue=QueueName(queue),
-            group=group,
-            partition=None if partition is None else PartitionName(partition),
-            start=start_of(
-                group,
-                query.get("subscriptionMode"),
-                query.get("subscriptionFrom"),
-                settings.default_subscription_mode,
-            ),
-            message_limit=query_int(request, "batch", settings.default_batch_size, 1, _BATCH_MAX),
-            partition_limit=query_int(request, "partitions", 1, 1, _PARTITIONS_MAX),
-            lease_seconds=query_int(request, "leaseSeconds", 0, 0, _LEASE_SECONDS_MAX),
-            auto_ack=query_bool(request, "autoAck") or query_bool(request, "commitOnDelivery"),
-            wait_ms=wait_ms,
-        )
-    )
+    wanted = _pop_request(request, state)
+    autopilot = query_bool(request, "autopilot") and wanted.queue is not None
+    answer = await state.popper.pop(wanted)
+    echo: dict[str, object] = {}
+    if answer.conflation:
+        echo["conflation"] = True
+    if wanted.conflation != answer.conflation and (wanted.conflation or answer.conflation):
+        echo["conflationConflict"] = True
+    delivery = answer.delivery
     if delivery is None:
         state.row.add(Counter.POP_REQUESTS_EMPTY)
+        if wanted.conflation:
+            # Who asked must see whether it was granted, so here nothing has a body.
+            return _json(state, wire.encoder.encode({"success": True, "messages": [], **echo}))
         return web.Response(status=204)
+    if autopilot:
+        echo["autopilot"] = {
+            "partitions": delivery.partition_limit,
+            "batch": delivery.message_limit,
+        }
     try:
-        return await _send(request, state, delivery, group)
+        return await _send(request, state, delivery, wanted.group, echo)
     except BaseException as exc:
         # Nobody has it: a client that left, a body that could not be read, a worker that stops.
         state.popper.give_back(delivery)
@@ -93,8 +79,76 @@ async def pop(request: web.Request) -> web.StreamResponse:
         raise
 
 
+def _pop_request(request: web.Request, state: State) -> PopRequest:
+    """What the path and the query ask for.
+
+    Errors: `BadRequest`, in the form of wire-api 1.3 for pops; `NameTooLong`.
+    """
+    settings, query = state.settings, request.query
+    queue = request.match_info.get("queue")
+    partition = request.match_info.get("partition")
+    group = ConsumerGroup(query.get("consumerGroup") or query.get("consumer_group") or QUEUE_MODE)
+    namespace = task = None
+    if queue is None:
+        namespace, task = query.get("namespace") or None, query.get("task") or None
+        if namespace is None and task is None:
+            raise BadPop("a pop without a queue needs namespace or task")
+        for label, text in (("namespace", namespace), ("task", task)):
+            check_text(text or "", label)
+    check_names(queue or "", group, "consumer group")
+    if partition is not None:
+        check_names(queue or "", partition, "partition")
+    auto_ack = query_bool(request, "autoAck") or query_bool(request, "commitOnDelivery")
+    conflation = query_bool(request, "conflation")
+    if conflation and group == QUEUE_MODE:
+        raise BadPop("conflation needs a consumerGroup")
+    if conflation and auto_ack:
+        raise BadPop("conflation cannot be combined with autoAck")
+    wait_ms = 0
+    if query_bool(request, "wait"):
+        wait_ms = query_int(
+            request, "timeout", settings.default_timeout_ms, 0, settings.max_timeout_ms
+        )
+    # What is not said is the server's choice: the defaults, or by the group's pace.
+    autopilot = query_bool(request, "autopilot") and queue is not None and partition is None
+    message_limit: int | None = query_int(
+        request, "batch", settings.default_batch_size, 1, _BATCH_MAX
+    )
+    if autopilot and "batch" not in query:
+        message_limit = None
+    partition_limit: int | None = query_int(request, "partitions", 1, 1, _PARTITIONS_MAX)
+    if "partitions" not in query:
+        if conflation and message_limit is not None:
+            partition_limit = min(message_limit, _PARTITIONS_MAX)
+        elif autopilot:
+            partition_limit = None
+    return PopRequest(
+        queue=None if queue is None else QueueName(queue),
+        group=group,
+        partition=None if partition is None else PartitionName(partition),
+        namespace=namespace,
+        task=task,
+        start=start_of(
+            group,
+            query.get("subscriptionMode"),
+            query.get("subscriptionFrom"),
+            settings.default_subscription_mode,
+        ),
+        message_limit=message_limit,
+        partition_limit=partition_limit,
+        lease_seconds=query_int(request, "leaseSeconds", 0, 0, _LEASE_SECONDS_MAX),
+        auto_ack=auto_ack,
+        conflation=conflation,
+        wait_ms=wait_ms,
+    )
+
+
 async def _send(
-    request: web.Request, state: State, delivery: Delivery, group: ConsumerGroup
+    request: web.Request,
+    state: State,
+    delivery: Delivery,
+    group: ConsumerGroup,
+    echo: dict[str, object],
 ) -> web.StreamResponse:
     """Send a delivery, one segment at a time when it is large: a slow reader holds no more."""
     encode = wire.encoder.encode
@@ -109,6 +163,7 @@ async def _send(
             "leaseId": lease_id,
             "consumerGroup": group,
             "partitionsClaimed": len(delivery.claims),
+            **echo,
         }
     )[:-1] + b',"messages":['  # fmt: skip
 
@@ -124,7 +179,7 @@ async def _send(
                 "consumerGroup": group,
                 "deliveryAttempt": claim.attempt,
                 "retryCount": claim.retry_count,
-                "priority": 0,
+                "priority": claim.priority,
             }
         )
         return b"," + text[1:-1]

@@ -94,68 +94,71 @@ BEGIN
 END
 $$;
 
--- claimable: which parked consumers could be served now, and when to look again.
+-- claimable_v2: which consumers could be served now, and when to look again.
 --
 -- Parameters: the rooms in which consumers wait: group and partition (0 = any), and how many wait.
--- Returns:    one row a room, in order: how many partitions are claimable (no more than wait), and
---             the earliest end of a lease that hides messages from it (null without one).
--- Reads:      pending, cursors, allocators.
+-- Returns:    one row a room, in order: how many partitions are claimable (no more than wait), in how
+--             many seconds the next one will be that is hidden now (null without one), and the time
+--             of the oldest message waiting in those that were counted (p_with_oldest; else null).
+-- Calls:      candidates.
+-- Reads:      subscriptions, queues, pending, cursors, allocators.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED; an answer that is out of date wakes a consumer in vain.
-CREATE OR REPLACE FUNCTION queen.claimable(
+CREATE OR REPLACE FUNCTION queen.claimable_v2(
     p_shard smallint,
     p_subscription_ids integer[],
     p_partition_ids bigint[],
-    p_limits integer[]
-) RETURNS TABLE (o_room integer, o_claimable integer, o_lease_ends_in double precision)
+    p_limits integer[],
+    p_with_oldest boolean
+) RETURNS TABLE (
+    o_room integer, o_claimable integer, o_readable_in double precision, o_oldest_at timestamptz
+)
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
+    v_next timestamptz;
     r record;
     c record;
 BEGIN
     FOR r IN
-        SELECT u.*
+        SELECT
+            u.room, u.subscription_id, u.partition_id, u.waiting,
+            CASE
+                WHEN q.delayed_processing > 0 THEN make_interval(secs => q.delayed_processing)
+            END AS delay,
+            CASE WHEN q.window_buffer > 0 THEN make_interval(secs => q.window_buffer) END AS win,
+            v_now - make_interval(
+                secs => least(nullif(q.max_wait_time_seconds, 0), nullif(q.ttl, 0))
+            ) AS stale_before
         FROM unnest(p_subscription_ids, p_partition_ids, p_limits)
             WITH ORDINALITY AS u (subscription_id, partition_id, waiting, room)
+        LEFT JOIN queen.subscriptions b ON b.id = u.subscription_id
+        LEFT JOIN queen.queues q ON q.id = b.queue_id
+        ORDER BY u.room
     LOOP
         o_room := r.room;
         o_claimable := 0;
-        o_lease_ends_in := NULL;
+        o_oldest_at := NULL;
+        v_next := NULL;
         FOR c IN
-            SELECT
-                CASE WHEN u.lease_id IS NOT NULL THEN u.lease_expires_at END AS lease_expires_at
-            FROM (
-                SELECT p.partition_id
-                FROM queen.pending p
-                WHERE
-                    r.partition_id = 0
-                    AND p.shard = p_shard
-                    AND p.subscription_id = r.subscription_id
-                UNION ALL
-                SELECT r.partition_id WHERE r.partition_id <> 0
-            ) p
-            JOIN queen.cursors u
-                ON u.shard = p_shard
-                AND u.partition_id = p.partition_id
-                AND u.subscription_id = r.subscription_id
-            JOIN queen.allocators a
-                ON a.shard = p_shard
-                AND a.partition_id = p.partition_id
-            WHERE a.next_offset > u.committed_offset
+            SELECT k.o_readable_at AS readable_at, k.o_oldest_at AS oldest_at
+            FROM queen.candidates(
+                p_shard, r.subscription_id, r.partition_id, 0, 9223372036854775807,
+                r.delay, r.win, r.stale_before, p_with_oldest
+            ) k
         LOOP
-            IF c.lease_expires_at IS NULL OR c.lease_expires_at <= v_now THEN
+            IF c.readable_at <= v_now THEN
                 o_claimable := o_claimable + 1;
+                o_oldest_at := least(o_oldest_at, c.oldest_at);
                 EXIT WHEN o_claimable >= r.waiting;
             ELSE
-                o_lease_ends_in := least(
-                    o_lease_ends_in, extract(epoch FROM c.lease_expires_at - v_now)
-                );
+                v_next := least(v_next, c.readable_at);
             END IF;
         END LOOP;
+        o_readable_in := extract(epoch FROM v_next - v_now);
         RETURN NEXT;
     END LOOP;
 END

@@ -1,22 +1,113 @@
--- pop: lease messages to consumers; one call serves many of them.
+-- readable_at: when a group may read a partition that has messages for it.
+--
+-- Parameters: what can stand in the way: the end of a lease (null without one), the delay after a
+--             nack, the age that the oldest unread message must have, and the age that the newest
+--             message must have.
+-- Returns:    the time when none of them does any more.
+-- Reads:      nothing. One expression, so that PostgreSQL inlines it.
+CREATE OR REPLACE FUNCTION queen.readable_at(
+    p_lease_expires_at timestamptz,
+    p_available_at timestamptz,
+    p_oldest_at timestamptz,
+    p_delay interval,
+    p_newest_at timestamptz,
+    p_window interval
+) RETURNS timestamptz LANGUAGE sql STABLE
+AS $$
+    SELECT greatest(
+        p_lease_expires_at, p_available_at, p_oldest_at + p_delay, p_newest_at + p_window,
+        '-infinity'::timestamptz
+    )
+$$;
+
+-- candidates: the partitions that hold messages for a group, readable now or later.
+--
+-- Parameters: the group; p_partition_id 0 = any partition pending for it, in ascending id between
+--             the two bounds; the queue's visibility rules, null where they do not apply.
+-- Returns:    a row a partition: its cursor's fields, its watermarks, when it is readable, and the
+--             time of the oldest unread message (null unless p_delay or p_with_oldest ask for it).
+-- Reads:      pending, cursors, allocators by primary key; segments for the oldest message.
+-- Locks:      none here; queen.pop_v2 locks the cursors it takes and looks at them again.
+CREATE OR REPLACE FUNCTION queen.candidates(
+    p_shard smallint,
+    p_subscription_id integer,
+    p_partition_id bigint,
+    p_first bigint,
+    p_last bigint,
+    p_delay interval,
+    p_window interval,
+    p_stale_before timestamptz,
+    p_with_oldest boolean
+) RETURNS TABLE (o_partition_id bigint, o_readable_at timestamptz, o_oldest_at timestamptz)
+LANGUAGE sql STABLE
+AS $$
+    SELECT
+        u.partition_id,
+        queen.readable_at(
+            CASE WHEN u.lease_id IS NOT NULL THEN u.lease_expires_at END,
+            u.available_at, o.created_at, p_delay, a.last_segment_at, p_window
+        ),
+        o.created_at
+    FROM (
+        SELECT p.partition_id
+        FROM queen.pending p
+        WHERE
+            p_partition_id = 0
+            AND p.shard = p_shard
+            AND p.subscription_id = p_subscription_id
+            AND p.partition_id > p_first
+            AND p.partition_id <= p_last
+        UNION ALL
+        SELECT p_partition_id WHERE p_partition_id <> 0
+    ) p
+    JOIN queen.cursors u
+        ON u.shard = p_shard
+        AND u.partition_id = p.partition_id
+        AND u.subscription_id = p_subscription_id
+    JOIN queen.allocators a
+        ON a.shard = p_shard
+        AND a.partition_id = p.partition_id
+    LEFT JOIN LATERAL (
+        SELECT s.created_at
+        FROM queen.segments s
+        WHERE
+            (p_delay IS NOT NULL OR p_with_oldest)
+            AND s.shard = p_shard
+            AND s.partition_id = p.partition_id
+            AND s.base_offset <= greatest(u.committed_offset, a.low_watermark)
+        ORDER BY s.base_offset DESC
+        LIMIT 1
+    ) o ON true
+    WHERE
+        a.next_offset > u.committed_offset
+        AND (p_stale_before IS NULL OR a.last_segment_at >= p_stale_before)
+$$;
+
+-- pop_v2: lease messages to consumers; one call serves many of them.
 --
 -- Parameters: one element for each request. `p_partition_ids` 0 = any partition of the group's
 --             queue; `p_start_after` where the round over the partitions begins, so that consumers
---             spread; `p_lease_seconds` 0 = the queue's. `p_raw_bytes_max` bounds what one request
---             is handed out, `p_inline_bytes_max` how much of it comes with the answer.
+--             spread; `p_partition_limits` how many partitions, or, negative, among how many pops
+--             the readable ones are to be shared; `p_lease_seconds` 0 = the queue's. Elements in a
+--             row with one lease id are one request over several queues: what one leaves of the
+--             limits is for the next. `p_raw_bytes_max` bounds what one request is handed out,
+--             `p_inline_bytes_max` how much of it comes with the answer.
 -- Returns:    o_status 'segment':   one row for each run of messages [o_from, o_to) handed out, in
 --                                   order, with its segment; a null o_body is to be read with
 --                                   read_segments (it is beyond the inline limit, or the run starts
 --                                   inside the segment, so the caller may have it already);
+--             o_status 'exhausted': the message at o_from was claimed o_attempt times without an
+--                                   acknowledgement, which is the queue's limit: bury it;
 --             o_status 'unknown':   the subscription is gone, resolve it again;
 --             o_status 'no_cursor': the group has no cursor on the named partition, seed it;
 --             no row for a request: there is nothing to hand out.
+-- Calls:      candidates, offset_at.
 -- Writes:     cursors.
 -- Locks:      cursors, FOR NO KEY UPDATE SKIP LOCKED: a pop never waits for another, nor for a push.
--- Isolation:  READ COMMITTED. Only committed segments below a committed next_offset are handed out.
---             A cursor that changed between snapshot and lock is evaluated again by PostgreSQL; a
---             next_offset that changed meanwhile is at worst too low, and its push wakes the waiter.
-CREATE OR REPLACE FUNCTION queen.pop(
+-- Isolation:  READ COMMITTED. A cursor that changed between snapshot and lock is judged again by its
+--             new values. Only committed segments below a committed next_offset are handed out; a
+--             next_offset that changes meanwhile is at worst too low, and its push wakes the waiter.
+CREATE OR REPLACE FUNCTION queen.pop_v2(
     p_shard smallint,
     p_subscription_ids integer[],
     p_partition_ids bigint[],
@@ -36,6 +127,8 @@ CREATE OR REPLACE FUNCTION queen.pop(
     o_to bigint,
     o_attempt integer,
     o_retry_count integer,
+    o_priority integer,
+    o_partition_limit integer,
     o_lease_expires_at timestamptz,
     o_base_offset bigint,
     o_next_offset bigint,
@@ -48,18 +141,27 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r record;
+    rules record;
     c record;
     s record;
     v_now timestamptz;
-    v_lease_seconds integer;
+    v_lease_id uuid;
+    v_delay interval;
+    v_window interval;
+    v_stale_before timestamptz;
+    v_visible_before timestamptz;
     v_first bigint;
     v_last bigint;
     v_partitions_left integer;
     v_messages_left bigint;
     v_raw_bytes_left bigint;
     v_inline_bytes_left bigint;
+    v_place bigint;
     v_start bigint;
     v_end bigint;
+    v_segment_end bigint;
+    v_holes bigint[];
+    v_hole bigint;
 BEGIN
     v_inline_bytes_left := p_inline_bytes_max;
     FOR r IN
@@ -75,17 +177,17 @@ BEGIN
         v_now := clock_timestamp();
         o_request := r.request;
         o_status := 'segment';
-        v_messages_left := r.message_limit;
-        v_partitions_left := r.partition_limit;
-        v_raw_bytes_left := p_raw_bytes_max;
 
         SELECT
             CASE
                 WHEN r.lease_seconds > 0 THEN r.lease_seconds
                 WHEN q.lease_time > 0 THEN q.lease_time
                 ELSE 60
-            END
-        INTO v_lease_seconds
+            END AS lease_seconds,
+            CASE WHEN u.mode = 'timestamp' THEN u.starts_at END AS starts_at,
+            q.priority, q.delivery_limit, u.conflation, q.delayed_processing, q.window_buffer,
+            least(nullif(q.max_wait_time_seconds, 0), nullif(q.ttl, 0)) AS stale_seconds
+        INTO rules
         FROM queen.subscriptions u
         JOIN queen.queues q ON q.id = u.queue_id
         WHERE u.id = r.subscription_id;
@@ -95,6 +197,22 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
+
+        v_delay := NULL;
+        v_window := NULL;
+        v_stale_before := NULL;
+        v_visible_before := 'infinity';
+        IF rules.delayed_processing > 0 THEN
+            v_delay := make_interval(secs => rules.delayed_processing);
+            v_visible_before := v_now - v_delay;
+        END IF;
+        IF rules.window_buffer > 0 THEN
+            v_window := make_interval(secs => rules.window_buffer);
+        END IF;
+        IF rules.stale_seconds > 0 THEN
+            v_stale_before := v_now - make_interval(secs => rules.stale_seconds);
+        END IF;
+        o_priority := rules.priority;
 
         IF r.partition_id <> 0 THEN
             PERFORM 1
@@ -110,6 +228,28 @@ BEGIN
             END IF;
         END IF;
 
+        IF r.lease_id IS DISTINCT FROM v_lease_id THEN
+            v_lease_id := r.lease_id;
+            v_messages_left := r.message_limit;
+            v_raw_bytes_left := p_raw_bytes_max;
+            v_partitions_left := r.partition_limit;
+            IF v_partitions_left < 0 THEN
+                SELECT greatest(ceil(count(*) / (-r.partition_limit)::numeric), 1)
+                INTO v_partitions_left
+                FROM (
+                    SELECT 1
+                    FROM queen.candidates(
+                        p_shard, r.subscription_id, r.partition_id, 0, 9223372036854775807,
+                        v_delay, v_window, v_stale_before, false
+                    ) k
+                    WHERE k.o_readable_at <= v_now
+                    LIMIT 64 * least(-r.partition_limit, 64)
+                ) n;
+                v_partitions_left := least(v_partitions_left, 64);
+            END IF;
+            o_partition_limit := v_partitions_left;
+        END IF;
+
         -- Two arcs make the round: from start_after to the end, then from the beginning to it.
         FOR v_arc IN 1..2 LOOP
             EXIT WHEN v_partitions_left = 0 OR v_messages_left = 0 OR v_raw_bytes_left <= 0;
@@ -120,43 +260,85 @@ BEGIN
             FOR c IN
                 SELECT
                     u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
-                    u.retry_count, a.next_offset, a.low_watermark
-                FROM (
-                    SELECT p.partition_id
-                    FROM queen.pending p
-                    WHERE
-                        r.partition_id = 0
-                        AND p.shard = p_shard
-                        AND p.subscription_id = r.subscription_id
-                        AND p.partition_id > v_first
-                        AND p.partition_id <= v_last
-                    UNION ALL
-                    SELECT r.partition_id WHERE r.partition_id <> 0
-                ) p
+                    u.retry_count, u.consumed_at, a.next_offset, a.low_watermark
+                FROM queen.candidates(
+                    p_shard, r.subscription_id, r.partition_id, v_first, v_last,
+                    v_delay, v_window, v_stale_before, false
+                ) k
                 JOIN queen.cursors u
                     ON u.shard = p_shard
-                    AND u.partition_id = p.partition_id
+                    AND u.partition_id = k.o_partition_id
                     AND u.subscription_id = r.subscription_id
                 JOIN queen.allocators a
                     ON a.shard = p_shard
-                    AND a.partition_id = p.partition_id
+                    AND a.partition_id = k.o_partition_id
                 WHERE
-                    a.next_offset > u.committed_offset
+                    k.o_readable_at <= v_now
+                    -- Said again of the row that is locked: somebody may have taken it meanwhile.
+                    AND a.next_offset > u.committed_offset
                     AND (u.lease_id IS NULL OR u.lease_expires_at <= v_now)
+                    AND (u.available_at IS NULL OR u.available_at <= v_now)
                 LIMIT v_partitions_left
                 FOR NO KEY UPDATE OF u SKIP LOCKED
             LOOP
                 EXIT WHEN v_messages_left = 0 OR v_raw_bytes_left <= 0;
-                v_start := greatest(c.committed_offset, c.low_watermark);
-                v_end := v_start;
                 o_partition_id := c.partition_id;
+                v_start := greatest(c.committed_offset, c.low_watermark);
+                IF c.consumed_at IS NULL AND rules.starts_at IS NOT NULL THEN
+                    -- The cursor may have been made before that time, for one that was to come.
+                    v_start := greatest(
+                        v_start, queen.offset_at(p_shard, c.partition_id, rules.starts_at)
+                    );
+                END IF;
+                IF v_stale_before IS NOT NULL THEN
+                    v_start := greatest(
+                        v_start, queen.offset_at(p_shard, c.partition_id, v_stale_before)
+                    );
+                END IF;
+                SELECT array_agg(h.message_offset ORDER BY h.message_offset) INTO v_holes
+                FROM queen.holes h
+                WHERE
+                    h.shard = p_shard
+                    AND h.partition_id = c.partition_id
+                    AND h.message_offset >= v_start
+                    AND h.message_offset < c.next_offset;
+                WHILE v_start = ANY (v_holes) LOOP
+                    v_start := v_start + 1;
+                END LOOP;
+                IF rules.conflation THEN
+                    -- The newest visible message stands for all before it.
+                    v_end := CASE
+                        WHEN v_delay IS NULL THEN c.next_offset
+                        ELSE queen.offset_at(p_shard, c.partition_id, v_visible_before)
+                    END;
+                    WHILE v_end > v_start AND (v_end - 1) = ANY (v_holes) LOOP
+                        v_end := v_end - 1;
+                    END LOOP;
+                    v_start := greatest(v_start, v_end - 1);
+                END IF;
+
+                -- A conflating group keeps its place: what the newest message stands for is
+                -- committed with it.
+                v_place := CASE
+                    WHEN rules.conflation THEN greatest(c.committed_offset, c.low_watermark)
+                    ELSE v_start
+                END;
                 o_attempt := CASE
-                    WHEN r.auto_ack OR c.attempt_offset <> v_start THEN 1
+                    WHEN r.auto_ack OR c.attempt_offset <> v_place THEN 1
                     ELSE c.attempt + 1
                 END;
+                IF rules.delivery_limit > 0 AND o_attempt > rules.delivery_limit THEN
+                    o_status := 'exhausted';
+                    o_from := v_start;
+                    o_attempt := c.attempt;
+                    RETURN NEXT;
+                    o_status := 'segment';
+                    CONTINUE;
+                END IF;
                 o_retry_count := c.retry_count;
-                o_lease_expires_at := v_now + make_interval(secs => v_lease_seconds);
+                o_lease_expires_at := v_now + make_interval(secs => rules.lease_seconds);
 
+                v_end := v_start;
                 FOR s IN
                     SELECT
                         g.base_offset, g.next_offset, g.created_at, g.codec, g.raw_bytes,
@@ -178,33 +360,63 @@ BEGIN
                     ORDER BY g.base_offset
                 LOOP
                     EXIT WHEN v_messages_left = 0 OR v_raw_bytes_left <= 0;
+                    EXIT WHEN s.created_at > v_visible_before;
                     o_base_offset := s.base_offset;
                     o_next_offset := s.next_offset;
                     o_created_at := s.created_at;
                     o_codec := s.codec;
                     o_from := greatest(v_start, s.base_offset);
-                    o_to := least(s.next_offset, o_from + v_messages_left);
                     IF o_from = s.base_offset AND v_inline_bytes_left > 0 THEN
                         o_body := s.body;
                         v_inline_bytes_left := v_inline_bytes_left - s.body_bytes;
                     ELSE
                         o_body := NULL;
                     END IF;
-                    v_messages_left := v_messages_left - (o_to - o_from);
-                    v_raw_bytes_left := v_raw_bytes_left
-                        - s.raw_bytes * (o_to - o_from) / (s.next_offset - s.base_offset);
-                    v_end := o_to;
-                    RETURN NEXT;
+                    -- A run a stretch between holes; nearly always there is none.
+                    LOOP
+                        WHILE o_from = ANY (v_holes) LOOP
+                            o_from := o_from + 1;
+                        END LOOP;
+                        EXIT WHEN o_from >= s.next_offset OR v_messages_left = 0;
+                        v_segment_end := s.next_offset;
+                        IF v_holes IS NOT NULL THEN
+                            SELECT min(h.h) INTO v_hole FROM unnest(v_holes) AS h (h)
+                            WHERE h.h > o_from;
+                            v_segment_end := least(v_segment_end, v_hole);
+                        END IF;
+                        o_to := least(v_segment_end, o_from + v_messages_left);
+                        v_messages_left := v_messages_left - (o_to - o_from);
+                        v_raw_bytes_left := v_raw_bytes_left
+                            - s.raw_bytes * (o_to - o_from) / (s.next_offset - s.base_offset);
+                        v_end := o_to;
+                        RETURN NEXT;
+                        o_from := o_to;
+                        o_body := NULL;
+                    END LOOP;
+                    EXIT WHEN rules.conflation AND v_end > v_start;
                 END LOOP;
 
-                CONTINUE WHEN v_end = v_start;
+                IF v_end = v_start THEN
+                    -- Nothing but holes and stale messages: pass them.
+                    IF v_start > c.committed_offset THEN
+                        UPDATE queen.cursors u
+                        SET committed_offset = v_start
+                        WHERE
+                            u.shard = p_shard
+                            AND u.partition_id = c.partition_id
+                            AND u.subscription_id = r.subscription_id;
+                    END IF;
+                    CONTINUE;
+                END IF;
+
                 v_partitions_left := v_partitions_left - 1;
                 IF r.auto_ack THEN
                     UPDATE queen.cursors u
                     SET
                         committed_offset = v_end, lease_id = NULL, lease_end = NULL,
                         lease_expires_at = NULL, attempt = 0, attempt_offset = -1,
-                        retry_count = 0, retry_offset = -1, consumed_at = v_now
+                        retry_count = 0, retry_offset = -1, available_at = NULL,
+                        consumed_at = v_now
                     WHERE
                         u.shard = p_shard
                         AND u.partition_id = c.partition_id
@@ -212,9 +424,9 @@ BEGIN
                 ELSE
                     UPDATE queen.cursors u
                     SET
-                        committed_offset = v_start, lease_id = r.lease_id, lease_end = v_end,
-                        lease_expires_at = o_lease_expires_at,
-                        attempt = o_attempt, attempt_offset = v_start, consumed_at = v_now
+                        committed_offset = v_place, lease_id = r.lease_id, lease_end = v_end,
+                        lease_expires_at = o_lease_expires_at, attempt = o_attempt, attempt_offset = v_place,
+                        available_at = NULL, consumed_at = v_now
                     WHERE
                         u.shard = p_shard
                         AND u.partition_id = c.partition_id

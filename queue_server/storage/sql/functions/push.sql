@@ -1,22 +1,29 @@
--- push: append segments to partitions, all of them or none.
+-- push_v2: append segments to partitions, all of them or none.
 --
 -- Parameters: one element for each new segment, ascending by partition id; `p_befores` says how many
 --             messages this call puts into the same partition before it. Then the id ranges, one or
 --             more for each segment (domain/ids.py), naming their segment by its 1-based number.
+--             `p_encrypted` says which bodies are; `p_can_encrypt` whether the caller has a key.
 -- Returns:    o_status 'stored':    one row a partition: the offset of its first new message and the
 --                                   segments' time;
 --             o_status 'duplicate': one row for each id that is stored already, by segment number
 --                                   and position: nothing was written, push again without them;
---             o_status 'missing':   one row for each partition that is gone: nothing was written.
+--             o_status 'missing':   one row for each partition that is gone: nothing was written;
+--             o_status 'encrypt':   one row for each partition whose queue wants its bodies
+--                                   encrypted, or no longer does: nothing was written;
+--             o_status 'full':      one row for each queue that would exceed its max_size, with a
+--                                   partition of it, o_position messages in it now and o_index the
+--                                   limit: nothing was written.
 -- Calls:      find_ids, offset_at.
 -- Writes:     segments, id_ranges, allocators; pending and cursors of groups new to a partition.
--- Locks:      allocators of the partitions, ascending (FOR NO KEY UPDATE), held until the commit.
+-- Locks:      queues with a max_size, ascending (FOR NO KEY UPDATE: their pushes take turns); then
+--             allocators of the partitions, ascending (FOR NO KEY UPDATE), held until the commit.
 -- Isolation:  READ COMMITTED. Offsets are given and ids compared under the allocator's lock, so
 --             offset order is commit order and of two pushes of one id one sees the other's. Each
 --             statement after the lock has a snapshot taken after it, so a subscription committed
 --             before the lock was granted is seen; a later one is taken care of by
 --             backfill_subscription, which waits for this lock.
-CREATE OR REPLACE FUNCTION queen.push(
+CREATE OR REPLACE FUNCTION queen.push_v2(
     p_shard smallint,
     p_partition_ids bigint[],
     p_befores integer[],
@@ -26,6 +33,8 @@ CREATE OR REPLACE FUNCTION queen.push(
     p_codecs smallint[],
     p_ids bytea[],
     p_bodies bytea[],
+    p_encrypted boolean[],
+    p_can_encrypt boolean,
     p_range_segments integer[],
     p_range_partition_ids bigint[],
     p_range_befores integer[],
@@ -45,9 +54,47 @@ CREATE OR REPLACE FUNCTION queen.push(
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    v_queue record;
+    v_limited boolean;
+    v_mistaken boolean;
     v_locked bigint[];
+    v_count bigint;
     v_now timestamptz;
 BEGIN
+    SELECT
+        bool_or(q.max_size > 0),
+        bool_or(u.encrypted <> (q.encryption_enabled AND p_can_encrypt))
+    INTO v_limited, v_mistaken
+    FROM unnest(p_partition_ids, p_encrypted) AS u (partition_id, encrypted)
+    JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = u.partition_id
+    JOIN queen.queues q ON q.id = a.queue_id;
+
+    IF v_mistaken THEN
+        RETURN QUERY
+        SELECT DISTINCT
+            'encrypt', a.partition_id, NULL::integer, NULL::integer, NULL::bigint, NULL::uuid,
+            NULL::integer, NULL::timestamptz
+        FROM unnest(p_partition_ids, p_encrypted) AS u (partition_id, encrypted)
+        JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = u.partition_id
+        JOIN queen.queues q ON q.id = a.queue_id
+        WHERE u.encrypted <> (q.encryption_enabled AND p_can_encrypt);
+        RETURN;
+    END IF;
+
+    -- Only a queue with a limit is locked and counted.
+    IF v_limited THEN
+        PERFORM 1
+        FROM queen.queues q
+        WHERE
+            q.max_size > 0
+            AND q.id IN (
+                SELECT a.queue_id FROM queen.allocators a
+                WHERE a.shard = p_shard AND a.partition_id = ANY (p_partition_ids)
+            )
+        ORDER BY q.id
+        FOR NO KEY UPDATE;
+    END IF;
+
     SELECT array_agg(l.partition_id) INTO v_locked
     FROM (
         SELECT a.partition_id
@@ -70,6 +117,31 @@ BEGIN
         RETURN;
     END IF;
 
+    IF v_limited THEN
+        FOR v_queue IN
+            SELECT
+                q.id, q.max_size, min(a.partition_id) AS partition_id,
+                sum(u.message_count) AS message_count
+            FROM unnest(p_partition_ids, p_counts) AS u (partition_id, message_count)
+            JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = u.partition_id
+            JOIN queen.queues q ON q.id = a.queue_id
+            WHERE q.max_size > 0
+            GROUP BY q.id
+        LOOP
+            v_count := queen.unread_count(p_shard, v_queue.id);
+            IF v_count + v_queue.message_count > v_queue.max_size THEN
+                o_status := 'full';
+                o_partition_id := v_queue.partition_id;
+                o_position := v_count;
+                o_index := v_queue.max_size;
+                RETURN NEXT;
+            END IF;
+        END LOOP;
+        IF o_status IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+
     IF EXISTS (
         SELECT 1
         FROM unnest(
@@ -89,7 +161,14 @@ BEGIN
         FROM queen.find_ids(
             p_shard, p_partition_ids, p_ids, p_range_segments, p_range_partition_ids,
             p_range_min_ids, p_range_max_ids, p_range_scan_ids
-        ) f;
+        ) f
+        JOIN queen.allocators a
+            ON a.shard = p_shard AND a.partition_id = p_partition_ids[f.o_list]
+        JOIN queen.queues q ON q.id = a.queue_id
+        -- Without a window an id is taken for as long as its message is kept.
+        WHERE
+            q.dedup_window_seconds IS NULL
+            OR f.o_created_at > clock_timestamp() - make_interval(secs => q.dedup_window_seconds);
         IF FOUND THEN
             RETURN;
         END IF;
@@ -171,4 +250,25 @@ BEGIN
         NULL::integer, h.last_segment_at
     FROM heads h;
 END
+$$;
+
+-- unread_count: the messages of a queue that not every group has read.
+--
+-- Parameters: the queue.
+-- Returns:    their number; without a group, all that are kept.
+-- Reads:      partitions, allocators, cursors of the whole queue: for queues with a max_size only.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.unread_count(p_shard smallint, p_queue_id uuid) RETURNS bigint
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(sum(a.next_offset - greatest(a.low_watermark, coalesce(m.lowest, 0))), 0)::bigint
+    FROM queen.partitions p
+    JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
+    LEFT JOIN LATERAL (
+        SELECT min(c.committed_offset) AS lowest
+        FROM queen.cursors c
+        WHERE c.shard = p_shard AND c.partition_id = p.id
+    ) m ON true
+    WHERE p.shard = p_shard AND p.queue_id = p_queue_id
 $$;

@@ -83,41 +83,46 @@ BEGIN
 END
 $$;
 
--- subscribe: register a group on a queue, or find its registration.
+-- subscribe_v2: register a group on a queue, or find its registration.
 --
 -- Parameters: the queue, the group, whether the pop was for the whole queue, and where the group
---             starts if it is new: mode 'all', 'new' or 'timestamp' with its time. What is stored wins.
--- Returns:    the subscription, and whether backfill_subscription is due.
+--             starts if it is new: mode 'all', 'new' or 'timestamp' with its time, and whether it
+--             conflates. What is stored wins.
+-- Returns:    the subscription, whether backfill_subscription is due, and the stored policy.
 -- Writes:     subscriptions.
 -- Locks:      the subscription, when it changes.
 -- Isolation:  READ COMMITTED; two first pops at once are one registration.
-CREATE OR REPLACE FUNCTION queen.subscribe(
+CREATE OR REPLACE FUNCTION queen.subscribe_v2(
     p_queue_id uuid,
     p_consumer_group text,
     p_queue_wide boolean,
     p_mode text,
-    p_starts_at timestamptz
-) RETURNS TABLE (o_subscription_id integer, o_backfill boolean) LANGUAGE plpgsql
+    p_starts_at timestamptz,
+    p_conflation boolean
+) RETURNS TABLE (o_subscription_id integer, o_backfill boolean, o_conflation boolean)
+LANGUAGE plpgsql
 AS $$
 BEGIN
     INSERT INTO queen.subscriptions AS u (
-        queue_id, consumer_group, queue_wide, mode, starts_at, backfilled_to
+        queue_id, consumer_group, queue_wide, mode, starts_at, backfilled_to, conflation
     )
     VALUES (
         p_queue_id, p_consumer_group, p_queue_wide, p_mode,
         coalesce(p_starts_at, clock_timestamp()),
-        CASE WHEN p_queue_wide AND p_mode <> 'new' THEN 0 END
+        CASE WHEN p_queue_wide AND p_mode <> 'new' THEN 0 END, p_conflation
     )
     ON CONFLICT (queue_id, consumer_group) DO UPDATE
     -- A group that only named partitions so far registers on the queue now.
     SET
         queue_wide = true, mode = excluded.mode, starts_at = excluded.starts_at,
-        backfilled_to = 0
+        backfilled_to = 0, conflation = excluded.conflation
     WHERE NOT u.queue_wide AND excluded.queue_wide
-    RETURNING u.id, u.backfilled_to IS NOT NULL INTO o_subscription_id, o_backfill;
+    RETURNING u.id, u.backfilled_to IS NOT NULL, u.conflation
+    INTO o_subscription_id, o_backfill, o_conflation;
 
     IF NOT FOUND THEN
-        SELECT u.id, u.backfilled_to IS NOT NULL INTO o_subscription_id, o_backfill
+        SELECT u.id, u.backfilled_to IS NOT NULL, u.conflation
+        INTO o_subscription_id, o_backfill, o_conflation
         FROM queen.subscriptions u
         WHERE u.queue_id = p_queue_id AND u.consumer_group = p_consumer_group;
     END IF;

@@ -2,10 +2,11 @@
 -- psycopg picks for a list does not matter.
 
 -- name: push
-SELECT * FROM queen.push(
+SELECT * FROM queen.push_v2(
     %(shard)s::smallint, %(partition_ids)b::bigint[], %(befores)b::integer[],
     %(counts)b::integer[], %(first_message_ids)b::uuid[], %(raw_bytes)b::integer[],
     %(codecs)b::smallint[], %(ids)b::bytea[], %(bodies)b::bytea[],
+    %(encrypted)b::boolean[], %(can_encrypt)s::boolean,
     %(range_segments)b::integer[], %(range_partition_ids)b::bigint[],
     %(range_befores)b::integer[], %(range_min_ids)b::bytea[], %(range_max_ids)b::bytea[],
     %(range_scan_ids)b::bytea[]
@@ -19,7 +20,7 @@ SELECT * FROM queen.find_ids(
 )
 
 -- name: pop
-SELECT * FROM queen.pop(
+SELECT * FROM queen.pop_v2(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],
     %(start_after)b::bigint[], %(message_limits)b::integer[], %(partition_limits)b::integer[],
     %(lease_seconds)b::integer[], %(lease_ids)b::uuid[], %(auto_acks)b::boolean[],
@@ -41,9 +42,9 @@ SELECT * FROM queen.extend_lease(
 SELECT * FROM queen.release_leases(%(shard)s::smallint, %(lease_ids)b::uuid[])
 
 -- name: claimable
-SELECT * FROM queen.claimable(
+SELECT * FROM queen.claimable_v2(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],
-    %(limits)b::integer[]
+    %(limits)b::integer[], %(with_oldest)s::boolean
 )
 
 -- name: sweep_pending

@@ -14,8 +14,12 @@ JOIN queen.cursors c
 ORDER BY c.partition_id, c.subscription_id
 FOR NO KEY UPDATE OF c
 
--- name: retry_limits
-SELECT u.id, q.retry_limit
+-- name: subscription_group
+SELECT u.consumer_group FROM queen.subscriptions u WHERE u.id = %(id)s
+
+-- name: failure_rules
+-- What to do with a message that failed.
+SELECT u.id, q.retry_limit, q.retry_delay, q.retry_backoff
 FROM queen.subscriptions u
 JOIN queen.queues q ON q.id = u.queue_id
 WHERE u.id = ANY (%(subscription_ids)b::integer[])
@@ -28,7 +32,8 @@ SET
     attempt = %(attempt)s, attempt_offset = %(attempt_offset)s,
     retry_count = %(retry_count)s, retry_offset = %(retry_offset)s,
     settled_lease_id = %(settled_lease_id)s, settled_from = %(settled_from)s,
-    settled_end = %(settled_end)s, consumed_at = clock_timestamp()
+    settled_end = %(settled_end)s, consumed_at = clock_timestamp(),
+    available_at = clock_timestamp() + make_interval(secs => %(delay_ms)s::float8 / 1000)
 WHERE
     shard = %(shard)s
     AND partition_id = %(partition_id)s

@@ -22,8 +22,17 @@ FROM queen.partitions p
 JOIN queen.queues q ON q.id = p.queue_id
 WHERE p.shard = %(shard)s AND p.id = ANY (%(ids)b::bigint[])
 
+-- name: find_queues
+-- The queues that a pop by labels sees, the most important first.
+SELECT q.name, q.priority
+FROM queen.queues q
+WHERE
+    (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s)
+    AND (%(task)s::text IS NULL OR q.task = %(task)s)
+ORDER BY q.priority DESC, q.name
+
 -- name: find_subscription
-SELECT u.id
+SELECT u.id, u.conflation
 FROM queen.subscriptions u
 WHERE u.queue_id = %(queue_id)s::uuid AND u.consumer_group = %(consumer_group)s
 
@@ -33,7 +42,8 @@ SELECT
     q.id, q.namespace, q.task, q.lease_time, q.retry_limit, q.retry_delay, q.priority, q.max_size,
     q.ttl, q.dead_letter_queue, q.dlq_after_max_retries, q.delayed_processing, q.window_buffer,
     q.retention_seconds, q.completed_retention_seconds, q.retention_enabled,
-    q.encryption_enabled, q.max_wait_time_seconds, q.dedup_window_seconds
+    q.encryption_enabled, q.max_wait_time_seconds, q.dedup_window_seconds, q.retry_backoff,
+    q.delivery_limit
 FROM queen.queues q
 WHERE q.name = %(name)s
 FOR NO KEY UPDATE
@@ -50,16 +60,17 @@ SET
     completed_retention_seconds = %(completed_retention_seconds)s,
     retention_enabled = %(retention_enabled)s, encryption_enabled = %(encryption_enabled)s,
     max_wait_time_seconds = %(max_wait_time_seconds)s,
-    dedup_window_seconds = %(dedup_window_seconds)s
+    dedup_window_seconds = %(dedup_window_seconds)s, retry_backoff = %(retry_backoff)s,
+    delivery_limit = %(delivery_limit)s
 WHERE id = %(id)s::uuid
 
 -- name: delete_queue
 SELECT queen.delete_queue(%(shard)s::smallint, %(name)s::text)
 
 -- name: subscribe
-SELECT * FROM queen.subscribe(
+SELECT * FROM queen.subscribe_v2(
     %(queue_id)s::uuid, %(consumer_group)s::text, %(queue_wide)s::boolean, %(mode)s::text,
-    %(starts_at)s::timestamptz
+    %(starts_at)s::timestamptz, %(conflation)s::boolean
 )
 
 -- name: backfill_subscription
