@@ -49,7 +49,9 @@ class ClusterProcess:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         data_dir: Path | None = None,
+        command: Sequence[str] = (sys.executable, str(ROOT / "cluster.py")),
     ) -> None:
+        self.command = list(command)
         self.args = [*_default_args(args), *args]
         if data_dir is not None:
             self.args += ["--data-dir", str(data_dir)]
@@ -63,7 +65,7 @@ class ClusterProcess:
 
     def start(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "cluster.py"), *self.args],
+            [*self.command, *self.args],
             cwd=ROOT,
             env=self.env,
             stdin=subprocess.DEVNULL,

@@ -251,25 +251,63 @@ def test_a_bad_setting_ends_the_start_with_one_line(
     assert name in line
 
 
+def program(folder: Path, *changes: str) -> list[str]:
+    """A command like `cluster.py`, with *changes* made to the supervisor's module first."""
+    lines = [
+        "import sys",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "from queue_server.cluster import supervisor",
+        "from queue_server.observability.logging import configure_logging",
+        "from queue_server.settings import load_settings",
+        *changes,
+        "configure_logging('info', 'json')",
+        "sys.exit(supervisor.Supervisor(load_settings(sys.argv[1:], {})).run())",
+    ]
+    (folder / "program.py").write_text("\n".join(lines))
+    return [sys.executable, str(folder / "program.py")]
+
+
 def test_workers_that_cannot_boot_stop_the_server_with_the_reason(tmp_path: Path) -> None:
-    program = tmp_path / "broken.py"
-    program.write_text(
-        "import os, sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from queue_server.cluster.supervisor import Supervisor\n"
-        "from queue_server.observability.logging import configure_logging\n"
-        "from queue_server.settings import load_settings\n"
-        "def broken(context):\n"
-        "    raise RuntimeError('no luck today')\n"
-        "settings = load_settings(sys.argv[1:], {})\n"
-        "configure_logging('info', 'json')\n"
-        "sys.exit(Supervisor(settings, target=broken).run())\n"
+    command = program(
+        tmp_path,
+        "def broken(context): raise RuntimeError('no luck today')",
+        "supervisor.Supervisor.__init__.__defaults__ = (broken,)",
     )
-    command = [sys.executable, str(program), "--port", "0", "--data-dir", str(tmp_path / "data")]
+    command += ["--port", "0", "--data-dir", str(tmp_path / "data")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 1
     assert "cannot boot: RuntimeError: no luck today" in ended.stderr
     assert "serving" not in ended.stderr
+
+
+def test_a_worker_without_a_sign_of_life_is_replaced(tmp_path: Path) -> None:
+    command = program(tmp_path, "supervisor.HEARTBEAT_LIMIT = 3.0")
+    with ClusterProcess(data_dir=tmp_path / "data", command=command) as cluster:
+        cluster.wait_ready()
+        stuck = cluster.worker_pids()[1]
+        lines = len(cluster.lines)
+        os.kill(stuck, signal.SIGSTOP)
+        cluster.wait_for_line("gave no sign of life", start=lines)
+        cluster.wait_for_line('"worker_ready"', start=lines)
+        assert not is_alive(stuck)
+        assert health(cluster.url) == "healthy"
+
+
+def test_systemd_is_told_when_it_is_ready_and_that_it_lives(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        with ClusterProcess(data_dir=tmp_path / "data", env=env) as cluster:
+            told = [systemd.recv(4096).decode()]
+            while not told[-1].startswith("READY=1"):
+                told.append(systemd.recv(4096).decode())
+            while told[-1] != "WATCHDOG=1":
+                told.append(systemd.recv(4096).decode())
+            cluster.signal(signal.SIGTERM)
+            while told[-1] != "STOPPING=1":
+                told.append(systemd.recv(4096).decode())
+            assert cluster.wait() == 0
 
 
 def test_a_given_database_that_is_absent_can_be_waited_for_no_longer_than_asked() -> None:

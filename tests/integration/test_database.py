@@ -156,6 +156,14 @@ def test_a_pid_file_that_names_a_process_of_ours_is_no_obstacle(tmp_path: Path) 
                 other.kill()
 
 
+def test_a_shell_in_the_data_directory_is_left_alone(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        pass
+    with subprocess.Popen(["sleep", "60"], cwd=database.data) as shell:
+        assert database._processes_on_data() == []
+        shell.kill()
+
+
 def test_a_second_supervisor_is_refused_and_told_by_whom(tmp_path: Path) -> None:
     database = EmbeddedPostgres(tmp_path, pool_size=4)
     assert not database.lock()

@@ -1,5 +1,6 @@
 """Access control lists: one user gains what it needs, nobody else anything."""
 
+import errno
 import os
 import stat
 import struct
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_server.cluster.system_user import SystemUser, add_user_to_acl, find_user
+from queue_server.cluster.system_user import SystemUser, UserError, add_user_to_acl, find_user
 
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
 NO_ID = 0xFFFFFFFF
@@ -71,6 +72,22 @@ def test_closed_folders_open_for_one_user_alone(tmp_path: Path) -> None:
     before = os.getxattr(tmp_path / "closed", "system.posix_acl_access")
     NOBODY.make_reachable(file)
     assert os.getxattr(tmp_path / "closed", "system.posix_acl_access") == before
+
+
+@needs_root
+def test_without_access_lists_the_message_tells_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    NOBODY.make_reachable(closed)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    with pytest.raises(UserError, match=rf"'nobody'.*chmod o\+x {closed}"):
+        NOBODY.make_reachable(closed / "file")
 
 
 @needs_root
