@@ -50,6 +50,12 @@ def test_defaults() -> None:
     assert settings.cors_allowed_methods == "GET, POST, PUT, DELETE, OPTIONS"
 
 
+def test_eviction_looks_as_often_as_retention_unless_told() -> None:
+    assert load().eviction_interval_ms == load().retention_interval_ms == 5000
+    assert load(RETENTION_INTERVAL="2000").eviction_interval_ms == 2000
+    assert load(RETENTION_INTERVAL="2000", EVICTION_INTERVAL="9000").eviction_interval_ms == 9000
+
+
 def test_the_command_line_beats_the_environment_and_that_the_default() -> None:
     assert load("--port", "1", PORT="2").port == 1
     assert load(PORT="2").port == 2

@@ -28,7 +28,10 @@ _FIELDS = {
 
 
 async def history(request: web.Request) -> web.Response:
-    """Sums by bucket from `from` to `to`, by default over the last hour. Empty buckets are absent."""
+    """Sums by bucket from `from` to `to`, by default over the last hour.
+
+    Buckets in which nothing was deleted are left out.
+    """
     end = _moment(request, "to") or datetime.datetime.now(datetime.UTC)
     start = _moment(request, "from") or end - _DEFAULT_RANGE
     if start > end:
