@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -111,7 +111,7 @@ class Acker:
         is then unknown, and the call may be repeated.
         """
         outcomes: list[AckOutcome | None] = [None] * len(acks)
-        elements = await self._resolve(acks, default_group, outcomes)
+        elements = await self.resolve(acks, default_group, outcomes)
         if elements and not (
             all(element.plain for element in elements)
             and await self._commit(acks, elements, outcomes)
@@ -125,7 +125,7 @@ class Acker:
         """Put off the expiry of a lease; the new expiry in each of its partitions."""
         return await leases.extend(self._transactions, lease_id, seconds)
 
-    async def _resolve(
+    async def resolve(
         self,
         acks: Sequence[Ack],
         default_group: ConsumerGroup,
@@ -234,29 +234,39 @@ class Acker:
         elements: Sequence[_Element],
         outcomes: list[AckOutcome | None],
     ) -> None:
-        requests = [
-            SettleRequest(
-                partition=element.partition,
-                consumer_group=element.group,
-                subscription_id=element.subscription_id,
-                items=[
-                    SettleItem(
-                        acks[i].transaction_id,
-                        _status(acks[i].status),
-                        _parse_lease_id(acks[i].lease_id),
-                        acks[i].error,
-                        acks[i].retry_after_millis,
-                    )
-                    for i in element.indexes
-                ],
-            )
-            for element in elements
-        ]
-
         async def work(connection: Connection) -> list[Settled]:
-            return await settle(connection, requests, self._keyring)
+            return await settle(connection, _settle_requests(acks, elements), self._keyring)
 
         settled = await self._transactions.run(work)
+        self._note_settled(acks, elements, settled, outcomes)
+
+    async def settle_in(
+        self,
+        connection: Connection,
+        acks: Sequence[Ack],
+        elements: Sequence[_Element],
+        outcomes: list[AckOutcome | None],
+    ) -> Callable[[], None]:
+        """Carry out *acks* as a part of a transaction; *elements* are theirs from `resolve`.
+
+        Shape: *outcomes* is filled; what to call after the commit is returned.
+        """
+        settled = await settle(
+            connection, _settle_requests(acks, elements), self._keyring, allow_resend=False
+        )
+        for element, one in zip(elements, settled, strict=True):
+            for index, result in zip(element.indexes, one.results, strict=True):
+                outcomes[index] = AckOutcome(result, element.partition)
+        return lambda: self._note_settled(acks, elements, settled, outcomes)
+
+    def _note_settled(
+        self,
+        acks: Sequence[Ack],
+        elements: Sequence[_Element],
+        settled: Sequence[Settled],
+        outcomes: list[AckOutcome | None],
+    ) -> None:
+        """Fill in the outcomes, count and tell what was done; after the commit."""
         for element, one in zip(elements, settled, strict=True):
             for index, result in zip(element.indexes, one.results, strict=True):
                 outcomes[index] = AckOutcome(result, element.partition)
@@ -277,6 +287,27 @@ class Acker:
         self._rooms.tell(
             [News(e.partition.queue, e.partition.partition, e.group) for e in elements]
         )
+
+
+def _settle_requests(acks: Sequence[Ack], elements: Sequence[_Element]) -> list[SettleRequest]:
+    return [
+        SettleRequest(
+            partition=element.partition,
+            consumer_group=element.group,
+            subscription_id=element.subscription_id,
+            items=[
+                SettleItem(
+                    acks[i].transaction_id,
+                    _status(acks[i].status),
+                    _parse_lease_id(acks[i].lease_id),
+                    acks[i].error,
+                    acks[i].retry_after_millis,
+                )
+                for i in element.indexes
+            ],
+        )
+        for element in elements
+    ]
 
 
 def _status(text: str | None) -> AckStatus:

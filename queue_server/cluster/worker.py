@@ -27,6 +27,7 @@ from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
+from queue_server.broker.transaction import Transactor
 from queue_server.broker.wakeup import Rooms
 from queue_server.cluster.sockets import LISTEN_BACKLOG
 from queue_server.domain.encryption import Keyring
@@ -203,15 +204,18 @@ class QueueServer:
         self._popper = Popper(
             transactions, directory, self._rooms, row, keyring, pace, settings.workers
         )
+        pusher = Pusher(transactions, directory, self._rooms, row, keyring)
+        acker = Acker(transactions, directory, self._rooms, row, keyring, pace)
         self._http = HttpServer(
             build_app(
                 State(
                     settings=settings,
                     transactions=transactions,
                     directory=directory,
-                    pusher=Pusher(transactions, directory, self._rooms, row, keyring),
+                    pusher=pusher,
                     popper=self._popper,
-                    acker=Acker(transactions, directory, self._rooms, row, keyring, pace),
+                    acker=acker,
+                    transactor=Transactor(transactions, pusher, acker),
                     counters=context.counters,
                     row=row,
                 )

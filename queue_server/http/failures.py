@@ -38,6 +38,8 @@ def answer(exc: errors.QueueServerError) -> web.Response:
     if isinstance(exc, errors.BadPop):
         # A pop's refusal looks like a pop's answer.
         body = {"success": False, **body, "messages": []}
+    elif isinstance(exc, wire.BadTransaction):
+        body = {"success": False, **body, "reason": "bad_request"}
     return web.Response(
         status=status_of(exc),
         body=wire.encoder.encode(body),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from queue_server.http.handlers import health, leases, messages, queues, retention
+from queue_server.http.handlers import health, leases, messages, queues, retention, transactions
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
@@ -24,6 +24,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/pop", messages.pop, allow_head=False),
         web.post("/api/v1/ack", messages.ack),
         web.post("/api/v1/ack/batch", messages.ack_batch),
+        web.post("/api/v1/transaction", transactions.execute),
         web.post("/api/v1/lease/{lease_id:[^/]+}/extend", leases.extend),
         web.delete(f"/api/v1/resources/queues/{_QUEUE}", queues.delete),
         web.get("/api/v1/analytics/retention", retention.history),

@@ -8,6 +8,7 @@ from queue_server.broker.ack import Acker
 from queue_server.broker.directory import Directory
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
+from queue_server.broker.transaction import Transactor
 from queue_server.observability.counters import Counters, Row
 from queue_server.settings import Settings
 from queue_server.storage.transactions import Transactions
@@ -25,6 +26,7 @@ class State:
         pusher: Pusher,
         popper: Popper,
         acker: Acker,
+        transactor: Transactor,
         counters: Counters,
         row: Row,
     ) -> None:
@@ -34,6 +36,7 @@ class State:
         self.pusher = pusher
         self.popper = popper
         self.acker = acker
+        self.transactor = transactor
         self.counters = counters
         self.row = row
 

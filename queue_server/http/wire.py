@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from queue_server.broker.ack import Ack
 from queue_server.domain.errors import BadRequest
@@ -43,6 +44,84 @@ class ConfigureBody(msgspec.Struct):
 
 class ExtendBody(msgspec.Struct):
     seconds: float | None = None
+
+
+class BadTransaction(BadRequest):
+    """The transaction is malformed; nothing was tried."""
+
+
+class TransactionItem(msgspec.Struct, rename="camel"):
+    """A pushed message of a transaction; `data` is another name of `payload`."""
+
+    queue: str
+    payload: msgspec.Raw | UnsetType = UNSET
+    data: msgspec.Raw | UnsetType = UNSET
+    partition: str | None = None
+    transaction_id: str | None = None
+    trace_id: str | None = None
+
+    def message(self) -> NewMessage:
+        payload = self.payload if self.payload is not UNSET else self.data
+        return NewMessage(
+            self.queue,
+            msgspec.Raw(b"null") if payload is UNSET else payload,
+            self.partition,
+            self.transaction_id,
+            self.trace_id,
+        )
+
+
+class Operation(msgspec.Struct, rename="camel"):
+    """A push, with `items` or flat, or an ack."""
+
+    type: str
+    items: list[TransactionItem] | None = None
+    queue: str | None = None
+    payload: msgspec.Raw | UnsetType = UNSET
+    data: msgspec.Raw | UnsetType = UNSET
+    partition: str | None = None
+    transaction_id: str | None = None
+    trace_id: str | None = None
+    partition_id: str | None = None
+    status: str | None = None
+    error: str | None = None
+    lease_id: str | None = None
+    consumer_group: str | None = None
+
+    def messages(self) -> list[NewMessage]:
+        """Errors: `BadTransaction` for a push of nothing."""
+        if self.items is not None:
+            return [item.message() for item in self.items]
+        if self.queue is None:
+            raise BadTransaction("a push operation needs items")
+        flat = TransactionItem(
+            self.queue, self.payload, self.data, self.partition, self.transaction_id, self.trace_id
+        )
+        return [flat.message()]
+
+    def ack(self) -> Ack:
+        """Errors: `BadTransaction` for one that names no message."""
+        if not self.transaction_id:
+            raise BadTransaction("transactionId is required")
+        if self.partition_id is None:
+            raise BadTransaction("partitionId is required to ensure message uniqueness")
+        return Ack(
+            self.transaction_id,
+            self.partition_id,
+            self.status,
+            self.error,
+            self.lease_id,
+            self.consumer_group,
+        )
+
+
+class TransactionBody(msgspec.Struct, rename="camel"):
+    operations: list[Operation]
+    required_leases: list[str] | None = None
+    # Riders of the 2.x protocol that this server does not carry.
+    kv: list[msgspec.Raw] | None = None
+    timers: list[msgspec.Raw] | None = None
+    positions: list[msgspec.Raw] | None = None
 
 
 class AckEntry(msgspec.Struct, gc=False, rename="camel"):
@@ -157,6 +236,7 @@ ack_batch_reader = BodyReader(
         ),
     },
 )
+transaction_reader = BodyReader(TransactionBody, {"operations": "operations array required"})
 configure_reader = BodyReader(ConfigureBody, {"queue": "queue is required"})
 # Without `options` they may stand at the top level.
 flat_options_reader = BodyReader(OptionChanges, {})

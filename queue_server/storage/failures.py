@@ -12,6 +12,11 @@ from queue_server.domain.errors import StorageTimeout, StorageUnavailable
 # a transaction that had failed already, which hides one of the others.
 _RETRIABLE = frozenset({"40001", "40P01", "55P03", "25P02"})
 
+
+class CommitPending(Exception):
+    """Whether an earlier attempt was committed is not decided yet."""
+
+
 # The server is going down, starting, or read-only: another connection may find another server.
 _LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
 
@@ -23,6 +28,8 @@ def retry_reason(exc: BaseException) -> str | None:
 
     Shape: an SQLSTATE, CONNECTION_LOST, or None when it should not run again.
     """
+    if isinstance(exc, CommitPending):
+        return CONNECTION_LOST
     if not isinstance(exc, psycopg.Error):
         return None
     state = exc.sqlstate

@@ -249,6 +249,11 @@ class QueueVanished(Exception):
     """The queue was deleted while it was being configured."""
 
 
+async def lock_limited_queues(connection: Connection, queue_ids: Sequence[str]) -> None:
+    """Lock those of the queues that have a maxSize, before anything else in a transaction."""
+    await connection.execute(STATEMENTS["lock_limited_queues"], {"queue_ids": list(queue_ids)})
+
+
 async def delete_queue(transactions: Transactions, queue: QueueName) -> bool:
     """Delete a queue and all that hangs on it; whether it existed."""
     rows = await transactions.call(STATEMENTS["delete_queue"], {"shard": SHARD, "name": queue})

@@ -5,8 +5,9 @@ that did not come, a restart). Such a transaction has to be repeated as a whole,
 connection; repeating its last statement, or reporting the error, is wrong. So `call` and `run` take
 what is to be done and decide themselves how often.
 
-A connection that is lost during COMMIT leaves the outcome unknown. The work is repeated all the
-same, so everything run here must be safe to repeat: pushes find their own ids, acks are fenced.
+A connection that is lost during COMMIT leaves the outcome unknown. `run` notes the transaction's id
+before the COMMIT and asks afterwards, on another connection, what became of it. `call` has no
+moment to do that; its functions are safe to repeat: a push finds its own ids, an ack is fenced.
 """
 
 from __future__ import annotations
@@ -70,9 +71,21 @@ class Transactions:
         Errors: as `call`; and what *work* raises, after a rollback.
         """
 
+        unsure: list[tuple[str, T]] = []  # an attempt whose COMMIT got no answer, and its result
+
         async def transaction(connection: Connection) -> T:
+            if unsure:
+                xid, result = unsure[0]
+                if await _was_committed(connection, xid):
+                    return result
+                unsure.clear()
             async with connection.transaction():
-                return await work(connection)
+                result = await work(connection)
+                cursor = await connection.execute("SELECT pg_current_xact_id_if_assigned()::text")
+                row = await cursor.fetchone()
+                if row is not None and row[0] is not None:
+                    unsure.append((row[0], result))
+            return result
 
         return await self._repeat(transaction)
 
@@ -105,3 +118,20 @@ class Transactions:
             ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**number)
             await asyncio.sleep(random.uniform(0, ceiling))
         raise AssertionError("unreachable")
+
+
+async def _was_committed(connection: Connection, xid: str) -> bool:
+    """What became of a transaction.
+
+    Errors: `CommitPending` while its backend has not finished.
+    """
+    try:
+        cursor = await connection.execute("SELECT pg_xact_status(%s::text::xid8)", (xid,))
+    except psycopg.errors.InvalidParameterValue:
+        # Not assigned yet as far as this server knows: it crashed before the id was on disk.
+        return False
+    row = await cursor.fetchone()
+    assert row is not None
+    if row[0] == "in progress":
+        raise failures.CommitPending
+    return bool(row[0] == "committed")

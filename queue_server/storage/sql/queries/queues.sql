@@ -48,6 +48,14 @@ FROM queen.queues q
 WHERE q.name = %(name)s
 FOR NO KEY UPDATE
 
+-- name: lock_limited_queues
+-- A transaction locks these before its cursors, as the lock order has it; push would lock them after.
+SELECT q.id
+FROM queen.queues q
+WHERE q.max_size > 0 AND q.id = ANY (%(queue_ids)s::uuid[])
+ORDER BY q.id
+FOR NO KEY UPDATE
+
 -- name: update_queue
 UPDATE queen.queues
 SET

@@ -1,0 +1,113 @@
+"""Acks and pushes that happen together or not at all.
+
+One database transaction: first the acks, settled item by item as in a call of their own, then the
+pushes. Whatever is refused rolls all of it back. Locks: queues with a maxSize, cursors, allocators,
+each ascending; the order of everywhere else.
+
+Source: wire-api 3.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from queue_server.broker.ack import Ack, Acker, AckOutcome
+from queue_server.broker.push import DuplicatePush, PartitionsChanged, Pusher, PushResult, check_ids
+from queue_server.domain.errors import QueueFull, QueueServerError, Unavailable
+from queue_server.domain.message import NewMessage
+from queue_server.domain.names import QUEUE_MODE
+from queue_server.storage.queues import lock_limited_queues
+from queue_server.storage.transactions import Connection, Transactions
+
+_ATTEMPTS_MAX = 5
+
+
+class TransactionRefused(QueueServerError):
+    """The transaction was rolled back."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"transaction rolled back: {message}")
+        self.reason = reason
+
+
+class TransactionResult(msgspec.Struct, frozen=True):
+    """Results aligned with the pushes and the acks."""
+
+    pushed: list[PushResult]
+    acked: list[AckOutcome]
+
+
+class Transactor:
+    """Carries out transactions."""
+
+    def __init__(self, transactions: Transactions, pusher: Pusher, acker: Acker) -> None:
+        self._transactions = transactions
+        self._pusher = pusher
+        self._acker = acker
+
+    async def execute(
+        self, items: Sequence[NewMessage], acks: Sequence[Ack], required_leases: Sequence[str]
+    ) -> TransactionResult:
+        """Carry out all of it in one transaction.
+
+        Shape: *required_leases* lends its id to the acks without one when it is a single one.
+        Errors: `TransactionRefused`, `BadRequest`: nothing was done. `Unavailable`: the outcome is
+        unknown.
+        """
+        check_ids(items)
+        leases = set(required_leases)
+        if len(leases) == 1:
+            lent = leases.pop()
+            acks = [
+                ack if ack.lease_id else msgspec.structs.replace(ack, lease_id=lent) for ack in acks
+            ]
+        for _ in range(_ATTEMPTS_MAX):
+            try:
+                return await self._attempt(items, acks)
+            except PartitionsChanged:
+                continue
+        raise Unavailable("the queue is being deleted again and again; try later")
+
+    async def _attempt(self, items: Sequence[NewMessage], acks: Sequence[Ack]) -> TransactionResult:
+        outcomes: list[AckOutcome | None] = [None] * len(acks)
+        elements = await self._acker.resolve(acks, QUEUE_MODE, outcomes)
+        _refuse_failed(outcomes)
+        partitions = await self._pusher.resolve(items)
+        queue_ids = sorted({ref.queue_id for ref, _ in partitions})
+
+        async def work(
+            connection: Connection,
+        ) -> tuple[list[PushResult], list[Callable[[], None]]]:
+            after_commit: list[Callable[[], None]] = []
+            pushed: list[PushResult] = []
+            if queue_ids:
+                await lock_limited_queues(connection, queue_ids)
+            if elements:
+                after_commit.append(
+                    await self._acker.settle_in(connection, acks, elements, outcomes)
+                )
+                _refuse_failed(outcomes)
+            if items:
+                pushed, note = await self._pusher.push_in(connection, items, partitions)
+                after_commit.append(note)
+            return pushed, after_commit
+
+        try:
+            pushed, after_commit = await self._transactions.run(work)
+        except DuplicatePush:
+            raise TransactionRefused(
+                "duplicate", "a pushed transactionId is already stored in its partition"
+            ) from None
+        except QueueFull as exc:
+            raise TransactionRefused("too_large", exc.message) from None
+        for note in after_commit:
+            note()
+        return TransactionResult(pushed, [one for one in outcomes if one is not None])
+
+
+def _refuse_failed(outcomes: Sequence[AckOutcome | None]) -> None:
+    for outcome in outcomes:
+        if outcome is not None and not outcome.result.success:
+            raise TransactionRefused("rejected_ack", f"ack refused: {outcome.result.error}")

@@ -1,0 +1,99 @@
+"""Acks and pushes in one transaction: wire-api 3.10."""
+
+from __future__ import annotations
+
+import uuid
+
+from aiohttp import web
+
+from queue_server.broker.ack import Ack
+from queue_server.broker.transaction import TransactionRefused, TransactionResult
+from queue_server.domain.message import NewMessage
+from queue_server.http import wire
+from queue_server.http.request import read_body
+from queue_server.http.state import STATE
+from queue_server.observability.counters import Counter
+
+
+async def execute(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    raw = await read_body(request)
+    state.row.add(Counter.BYTES_RECEIVED, len(raw))
+    body = wire.transaction_reader.read(raw)
+    if not body.operations:
+        raise wire.BadTransaction("operations array cannot be empty")
+    if body.kv or body.timers or body.positions:
+        raise wire.BadTransaction("kv, timers and positions are not supported by this server")
+    items: list[NewMessage] = []
+    acks: list[Ack] = []
+    order: list[tuple[bool, int]] = []  # pushed?, and its index there
+    for operation in body.operations:
+        match operation.type:
+            case "push":
+                for item in operation.messages():
+                    order.append((True, len(items)))
+                    items.append(item)
+            case "ack":
+                order.append((False, len(acks)))
+                acks.append(operation.ack())
+            case _:
+                raise wire.BadTransaction(
+                    f'type must be "push" or "ack", not {operation.type[:100]!r}'
+                )
+    transaction_id = str(uuid.uuid4())
+    try:
+        result = await state.transactor.execute(items, acks, body.required_leases or ())
+    except TransactionRefused as exc:
+        answer: dict[str, object] = {
+            "transactionId": transaction_id,
+            "success": False,
+            "reason": exc.reason,
+            "error": exc.message,
+            "results": [],
+        }
+    else:
+        answer = {
+            "transactionId": transaction_id,
+            "success": True,
+            "results": _results(order, acks, result),
+        }
+    return web.Response(body=wire.encoder.encode(answer), content_type="application/json")
+
+
+def _results(
+    order: list[tuple[bool, int]], acks: list[Ack], result: TransactionResult
+) -> list[dict[str, object]]:
+    """One entry for each push and ack, in the order they were written."""
+    entries: list[dict[str, object]] = []
+    for index, (is_push, place) in enumerate(order):
+        if is_push:
+            pushed = result.pushed[place]
+            entry: dict[str, object] = {
+                "index": index,
+                "type": "push",
+                "success": True,
+                "transactionId": pushed.transaction_id,
+                "messageId": pushed.message_id,
+                "partitionId": pushed.partition_id,
+                "queueName": pushed.queueName,
+                "status": pushed.status,
+                "offset": pushed.offset,
+            }
+            if pushed.status == "duplicate":
+                # Repeated within the transaction, and stored once.
+                entry["duplicate"] = True
+        else:
+            outcome = result.acked[place]
+            entry = {
+                "index": index,
+                "type": "ack",
+                "success": outcome.result.success,
+                "transactionId": acks[place].transaction_id,
+                "error": outcome.result.error,
+                "dlq": outcome.result.dead_letter,
+                "leaseReleased": outcome.result.lease_released,
+            }
+            if outcome.result.noop:
+                entry["noop"] = True
+        entries.append(entry)
+    return entries
