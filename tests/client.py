@@ -286,6 +286,44 @@ class Client:
         assert isinstance(body, dict), answer
         return body
 
+    # ── consumer groups ─────────────────────────────────────────────────────────────────────────
+
+    async def delete_group(
+        self, group: str, queue: str | None = None, **parameters: Any
+    ) -> dict[str, Any]:
+        """Delete a group, everywhere unless *queue* is named."""
+        target = f"/api/v1/consumer-groups/{segment(group)}"
+        if queue is not None:
+            target += f"/queues/{segment(queue)}"
+        answer = await self.send("DELETE", f"{target}?{urlencode(parameters)}")
+        assert answer.status == 200, answer
+        body = answer.json
+        assert isinstance(body, dict), answer
+        assert body["success"] is True, answer
+        assert body["consumerGroup"] == group, answer
+        return body
+
+    async def seek(
+        self, group: str, queue: str, *, partition: str | None = None, **body: Any
+    ) -> dict[str, Any]:
+        """Move a group on a queue or one partition of it; without *body* nothing is sent."""
+        answer = await self.try_seek(group, queue, partition=partition, **body)
+        assert answer.status == 200, answer
+        result = answer.json
+        assert isinstance(result, dict), answer
+        assert result["success"] is True, answer
+        return result
+
+    async def try_seek(
+        self, group: str, queue: str, *, partition: str | None = None, **body: Any
+    ) -> Answer:
+        target = f"/api/v1/consumer-groups/{segment(group)}/queues/{segment(queue)}"
+        if partition is not None:
+            target += f"/partitions/{segment(partition)}"
+        return await (
+            self.post(f"{target}/seek", body) if body else self.send("POST", f"{target}/seek")
+        )
+
 
 def segment(name: str) -> str:
     """*name* as one path segment."""

@@ -20,7 +20,7 @@ from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.encryption import Keyring
-from queue_server.domain.errors import BadRequest
+from queue_server.domain.errors import BadRequest, Unavailable
 from queue_server.domain.ids import id_keys
 from queue_server.domain.names import ConsumerGroup, PartitionId, PartitionRef, SubscriptionId
 from queue_server.domain.settlement import (
@@ -33,11 +33,13 @@ from queue_server.domain.settlement import (
 from queue_server.observability.counters import Counter, Row
 from queue_server.storage import leases
 from queue_server.storage.leases import CommitRequest, Committed
-from queue_server.storage.settle import Settled, SettleItem, SettleRequest, settle
+from queue_server.storage.settle import GroupGone, Settled, SettleItem, SettleRequest, settle
 from queue_server.storage.transactions import Connection, Transactions
 
 _FLUSH_CALLS_MAX = 64
 _WAITING_CALLS_MAX = 20_000
+# How often an acknowledgement is tried again whose group was deleted under it.
+_RESOLVE_ATTEMPTS_MAX = 5
 
 
 # A lease id that is none: it fences like one, and no lease ever has it.
@@ -110,16 +112,27 @@ class Acker:
         Errors: `BadRequest` for an unknown status, nothing is done then; `Unavailable`, the outcome
         is then unknown, and the call may be repeated.
         """
-        outcomes: list[AckOutcome | None] = [None] * len(acks)
-        elements = await self.resolve(acks, default_group, outcomes)
-        if elements and not (
-            all(element.plain for element in elements)
-            and await self._commit(acks, elements, outcomes)
-        ):
-            await self._settle(acks, elements, outcomes)
-        done = [outcome for outcome in outcomes if outcome is not None]
-        assert len(done) == len(acks)
-        return done
+        for _ in range(_RESOLVE_ATTEMPTS_MAX):
+            outcomes: list[AckOutcome | None] = [None] * len(acks)
+            elements = await self.resolve(acks, default_group, outcomes)
+            try:
+                if elements and not (
+                    all(element.plain for element in elements)
+                    and await self._commit(acks, elements, outcomes)
+                ):
+                    await self._settle(acks, elements, outcomes)
+            except GroupGone as gone:
+                self.forget(gone)
+                continue
+            done = [outcome for outcome in outcomes if outcome is not None]
+            assert len(done) == len(acks)
+            return done
+        raise Unavailable("the group is being deleted again and again; try later")
+
+    def forget(self, gone: GroupGone) -> None:
+        """Forget groups that another worker deleted, and may have registered again."""
+        for queue in gone.queues:
+            self._directory.forget_queue(queue)
 
     async def extend(self, lease_id: uuid.UUID, seconds: int) -> list[datetime.datetime]:
         """Put off the expiry of a lease; the new expiry in each of its partitions."""
@@ -250,6 +263,7 @@ class Acker:
         """Carry out *acks* as a part of a transaction; *elements* are theirs from `resolve`.
 
         Shape: *outcomes* is filled; what to call after the commit is returned.
+        Errors: `GroupGone`: `forget` it and resolve again.
         """
         settled = await settle(
             connection, _settle_requests(acks, elements), self._keyring, allow_resend=False

@@ -19,6 +19,7 @@ from queue_server.domain.errors import QueueFull, QueueServerError, Unavailable
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import QUEUE_MODE
 from queue_server.storage.queues import lock_limited_queues
+from queue_server.storage.settle import GroupGone
 from queue_server.storage.transactions import Connection, Transactions
 
 _ATTEMPTS_MAX = 5
@@ -68,6 +69,8 @@ class Transactor:
                 return await self._attempt(items, acks)
             except PartitionsChanged:
                 continue
+            except GroupGone as gone:
+                self._acker.forget(gone)
         raise Unavailable("the queue is being deleted again and again; try later")
 
     async def _attempt(self, items: Sequence[NewMessage], acks: Sequence[Ack]) -> TransactionResult:

@@ -23,6 +23,7 @@ from typing import Protocol
 import uvloop
 
 from queue_server.broker.ack import Acker
+from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
@@ -218,6 +219,7 @@ class QueueServer:
                     transactor=Transactor(transactions, pusher, acker),
                     counters=context.counters,
                     row=row,
+                    administration=Administration(transactions, directory, self._rooms),
                 )
             ),
             context.listener,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 from aiohttp import web
 
 from queue_server.domain.errors import BadRequest, BodyTooLarge
+from queue_server.domain.subscription import parse_time
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -44,6 +46,11 @@ def query_int(request: web.Request, name: str, default: int, low: int, high: int
 def query_bool(request: web.Request, name: str) -> bool:
     """Whether a switch of the query is on: `true` and `1` are, all else is off."""
     return request.query.get(name, "").lower() in ("true", "1")
+
+
+def query_time(request: web.Request, name: str) -> datetime.datetime | None:
+    """A time from the query; None when there is none that can be read."""
+    return parse_time(request.query.get(name, ""))
 
 
 MAX_BODY_BYTES: web.AppKey[int] = web.AppKey("max_body_bytes", int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from queue_server.http import administration
 from queue_server.http.handlers import health, leases, messages, queues, retention, transactions
 
 # A name may hold anything but a slash that is not percent-encoded.
@@ -12,6 +13,10 @@ _PARTITION = "{partition:[^/]+}"
 
 
 def routes() -> list[web.RouteDef]:
+    return [*_messaging_routes(), *administration.routes()]
+
+
+def _messaging_routes() -> list[web.RouteDef]:
     return [
         web.get("/health", health.health),
         web.get("/metrics", health.metrics),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from queue_server.broker.ack import Acker
+from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
@@ -29,6 +30,7 @@ class State:
         transactor: Transactor,
         counters: Counters,
         row: Row,
+        administration: Administration,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -39,6 +41,7 @@ class State:
         self.transactor = transactor
         self.counters = counters
         self.row = row
+        self.administration = administration
 
 
 STATE: web.AppKey[State] = web.AppKey("state", State)

@@ -18,7 +18,7 @@ from queue_server.domain import settlement
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import message_id
-from queue_server.domain.names import PartitionRef, SubscriptionId
+from queue_server.domain.names import PartitionRef, QueueName, SubscriptionId
 from queue_server.domain.segment import OpenSegment, decrypt
 from queue_server.domain.settlement import AckItem, AckResult, AckStatus, Cursor
 from queue_server.storage.leases import Exhausted
@@ -53,6 +53,13 @@ class Settled(msgspec.Struct, frozen=True):
     released: bool
 
 
+class GroupGone(Exception):
+    """A registration was deleted after the caller had resolved it."""
+
+    def __init__(self, queues: set[QueueName]) -> None:
+        self.queues = queues
+
+
 # A message that is nacked again and again comes back after an hour at the latest.
 _RETRY_DELAY_MAX_MS = 3_600_000
 
@@ -83,9 +90,15 @@ async def settle(
     *,
     allow_resend: bool = True,
 ) -> list[Settled]:
-    """Apply *requests*, which name distinct (partition, group) pairs, inside a transaction."""
+    """Apply *requests*, which name distinct (partition, group) pairs, inside a transaction.
+
+    Errors: `GroupGone`, nothing was done then.
+    """
     cursors = await _lock_cursors(connection, requests)
     rules = await _rules(connection, requests)
+    gone = {r.partition.queue for r in requests if r.subscription_id not in rules}
+    if gone:
+        raise GroupGone(gone)
     offsets = await _find_offsets(connection, requests, cursors)
     settled: list[Settled] = []
     for request, own_offsets in zip(requests, offsets, strict=True):

@@ -1,0 +1,15 @@
+"""Everything for operators in one place; the handlers of http/administration.py call it."""
+
+from __future__ import annotations
+
+from queue_server.broker.directory import Directory
+from queue_server.broker.groups import Groups
+from queue_server.broker.wakeup import Rooms
+from queue_server.storage.transactions import Transactions
+
+
+class Administration:
+    """What an operator can look at and change."""
+
+    def __init__(self, transactions: Transactions, directory: Directory, rooms: Rooms) -> None:
+        self.groups = Groups(transactions, directory, rooms)

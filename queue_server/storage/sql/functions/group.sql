@@ -1,0 +1,274 @@
+-- delete_group: forget that a group is registered on a queue.
+--
+-- Its cursors are left; clear_remains takes them away. Registrations are deleted first and for good
+-- (a worker that remembers the id is told 'unknown' by pop), so that pushes no longer see them.
+--
+-- Parameters: the queue and the group; whether to forget where the group starts, too. If not, the
+--             group is registered anew with the same start, under a new id and with no cursor.
+-- Returns:    the registration that was deleted, if there was one.
+-- Writes:     subscriptions, subscription_remains.
+-- Locks:      the queue FOR KEY SHARE (delete_queue waits, or is waited for), the subscription.
+-- Isolation:  READ COMMITTED. A seek or backfill that runs finishes first.
+CREATE OR REPLACE FUNCTION queen.delete_group(
+    p_queue_id uuid,
+    p_consumer_group text,
+    p_delete_metadata boolean
+) RETURNS TABLE (o_subscription_id integer) LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_subscription queen.subscriptions;
+BEGIN
+    PERFORM 1 FROM queen.queues q WHERE q.id = p_queue_id FOR KEY SHARE;
+
+    DELETE FROM queen.subscriptions u
+    WHERE u.queue_id = p_queue_id AND u.consumer_group = p_consumer_group
+    RETURNING u.* INTO v_subscription;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    INSERT INTO queen.subscription_remains (subscription_id, queue_id)
+    VALUES (v_subscription.id, p_queue_id);
+
+    IF NOT p_delete_metadata THEN
+        INSERT INTO queen.subscriptions (
+            queue_id, consumer_group, queue_wide, mode, starts_at, backfilled_to, created_at,
+            conflation
+        )
+        VALUES (
+            p_queue_id, p_consumer_group, v_subscription.queue_wide, v_subscription.mode,
+            v_subscription.starts_at, CASE WHEN v_subscription.queue_wide THEN 0 END,
+            v_subscription.created_at, v_subscription.conflation
+        );
+    END IF;
+
+    o_subscription_id := v_subscription.id;
+    RETURN NEXT;
+END
+$$;
+
+-- clear_remains: take away the cursors of a deleted registration, a bounded number each time.
+--
+-- Parameters: the registration; how many partitions at most.
+-- Returns:    how many cursors were deleted, the names of the visited partitions that hold messages,
+--             and whether partitions are left.
+-- Writes:     cursors, pending, subscription_remains.
+-- Locks:      the remains (one clean-up at a time), cursors, then allocators FOR SHARE, ascending:
+--             waits for the pushes that began before the deletion, which may list the group.
+-- Isolation:  READ COMMITTED; partitions made after the deletion never meet the group.
+CREATE OR REPLACE FUNCTION queen.clear_remains(
+    p_shard smallint,
+    p_subscription_id integer,
+    p_limit integer
+) RETURNS TABLE (o_deleted integer, o_partitions text[], o_more boolean) LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_remains queen.subscription_remains;
+    v_ids bigint[];
+BEGIN
+    o_deleted := 0;
+    o_partitions := '{}';
+    o_more := false;
+    SELECT r.* INTO v_remains
+    FROM queen.subscription_remains r
+    WHERE r.subscription_id = p_subscription_id
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    SELECT array_agg(l.id) INTO v_ids
+    FROM (
+        SELECT p.id
+        FROM queen.partitions p
+        WHERE
+            p.shard = p_shard
+            AND p.queue_id = v_remains.queue_id
+            AND p.id > v_remains.cleared_to
+        ORDER BY p.id
+        LIMIT p_limit
+    ) l;
+
+    IF v_ids IS NOT NULL THEN
+        PERFORM 1
+        FROM queen.cursors c
+        WHERE
+            c.shard = p_shard
+            AND c.partition_id = ANY (v_ids)
+            AND c.subscription_id = p_subscription_id
+        ORDER BY c.partition_id
+        FOR UPDATE;
+        PERFORM 1
+        FROM queen.allocators a
+        WHERE a.shard = p_shard AND a.partition_id = ANY (v_ids)
+        ORDER BY a.partition_id
+        FOR SHARE;
+
+        DELETE FROM queen.cursors c
+        WHERE
+            c.shard = p_shard
+            AND c.partition_id = ANY (v_ids)
+            AND c.subscription_id = p_subscription_id;
+        GET DIAGNOSTICS o_deleted = ROW_COUNT;
+        DELETE FROM queen.pending p
+        WHERE
+            p.shard = p_shard
+            AND p.subscription_id = p_subscription_id
+            AND p.partition_id = ANY (v_ids);
+
+        SELECT coalesce(array_agg(p.name), '{}') INTO o_partitions
+        FROM queen.partitions p
+        JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = p.id
+        WHERE p.shard = p_shard AND p.id = ANY (v_ids) AND a.next_offset > a.low_watermark;
+    END IF;
+
+    IF coalesce(cardinality(v_ids), 0) < p_limit THEN
+        DELETE FROM queen.subscription_remains r WHERE r.subscription_id = p_subscription_id;
+    ELSE
+        o_more := true;
+        UPDATE queen.subscription_remains r
+        SET cleared_to = v_ids[cardinality(v_ids)]
+        WHERE r.subscription_id = p_subscription_id;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+-- seed_cursors: give a group its place in partitions in which it has none.
+--
+-- A transaction of its own before queen.seek: a cursor that is inserted while another transaction
+-- waits for the allocator would close a circle with the push that holds it.
+--
+-- Parameters: the group and the partitions.
+-- Returns:    whether the group is still registered.
+-- Writes:     cursors, at the place where a push or a backfill would put them.
+-- Locks:      the subscription FOR KEY SHARE (delete_group waits, or is waited for).
+-- Isolation:  READ COMMITTED. An existing cursor stays.
+CREATE OR REPLACE FUNCTION queen.seed_cursors(
+    p_shard smallint,
+    p_subscription_id integer,
+    p_partition_ids bigint[]
+) RETURNS boolean LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_subscription queen.subscriptions;
+BEGIN
+    SELECT u.* INTO v_subscription
+    FROM queen.subscriptions u
+    WHERE u.id = p_subscription_id
+    FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)
+    SELECT
+        p_shard, a.partition_id, p_subscription_id,
+        CASE v_subscription.mode
+            WHEN 'all' THEN 0
+            WHEN 'new' THEN a.next_offset
+            ELSE queen.offset_at(p_shard, a.partition_id, v_subscription.starts_at)
+        END
+    FROM queen.allocators a
+    WHERE
+        a.shard = p_shard
+        AND a.partition_id = ANY (p_partition_ids)
+        AND NOT EXISTS (
+            SELECT 1
+            FROM queen.cursors c
+            WHERE
+                c.shard = p_shard
+                AND c.partition_id = a.partition_id
+                AND c.subscription_id = p_subscription_id
+        )
+    ORDER BY a.partition_id
+    ON CONFLICT DO NOTHING;
+    RETURN true;
+END
+$$;
+
+-- seek: move a group to another place in partitions in which it has a cursor.
+--
+-- Parameters: the group, the partitions, and the time: the group goes on with the first message
+--             stored at or after it; null = behind the newest message.
+-- Returns:    one row: how many cursors were moved, the names of the partitions that now have
+--             something to read, and the time of the newest message of the last one visited; no row
+--             when the group is not registered.
+-- Calls:      offset_at.
+-- Writes:     cursors (leases end, the counts of deliveries and retries begin again), pending.
+-- Locks:      the subscription FOR KEY SHARE, cursors, then allocators FOR SHARE, ascending: neither
+--             a push nor retire_pending comes between the cursor and its pending row.
+-- Isolation:  READ COMMITTED; the third statement's snapshot is taken under the allocators' locks.
+CREATE OR REPLACE FUNCTION queen.seek(
+    p_shard smallint,
+    p_subscription_id integer,
+    p_partition_ids bigint[],
+    p_time timestamptz
+) RETURNS TABLE (o_moved integer, o_partitions text[], o_newest_at timestamptz)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_queue_wide boolean;
+BEGIN
+    SELECT u.queue_wide INTO v_queue_wide
+    FROM queen.subscriptions u
+    WHERE u.id = p_subscription_id
+    FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    PERFORM 1
+    FROM queen.cursors c
+    WHERE
+        c.shard = p_shard
+        AND c.partition_id = ANY (p_partition_ids)
+        AND c.subscription_id = p_subscription_id
+    ORDER BY c.partition_id
+    FOR NO KEY UPDATE;
+    PERFORM 1
+    FROM queen.allocators a
+    WHERE a.shard = p_shard AND a.partition_id = ANY (p_partition_ids)
+    ORDER BY a.partition_id
+    FOR SHARE;
+
+    WITH moved AS (
+        UPDATE queen.cursors c
+        SET
+            committed_offset = CASE
+                WHEN p_time IS NULL THEN a.next_offset
+                ELSE queen.offset_at(p_shard, a.partition_id, p_time)
+            END,
+            lease_id = NULL, lease_end = NULL, lease_expires_at = NULL,
+            attempt = 0, attempt_offset = -1, retry_count = 0, retry_offset = -1,
+            settled_lease_id = NULL, settled_from = NULL, settled_end = NULL, available_at = NULL
+        FROM queen.allocators a
+        WHERE
+            c.shard = p_shard
+            AND c.partition_id = ANY (p_partition_ids)
+            AND c.subscription_id = p_subscription_id
+            AND a.shard = p_shard
+            AND a.partition_id = c.partition_id
+        RETURNING
+            c.partition_id, a.last_segment_at, c.committed_offset < a.next_offset AS readable
+    ),
+    listed AS (
+        INSERT INTO queen.pending (shard, subscription_id, partition_id)
+        SELECT p_shard, p_subscription_id, m.partition_id
+        FROM moved m
+        WHERE m.readable AND v_queue_wide
+        ORDER BY m.partition_id
+        ON CONFLICT DO NOTHING
+    )
+    SELECT
+        count(*), coalesce(array_agg(p.name) FILTER (WHERE m.readable), '{}'),
+        max(m.last_segment_at)
+    INTO o_moved, o_partitions, o_newest_at
+    FROM moved m
+    JOIN queen.partitions p ON p.shard = p_shard AND p.id = m.partition_id;
+    RETURN NEXT;
+END
+$$;
