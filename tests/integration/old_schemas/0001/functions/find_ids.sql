@@ -1,0 +1,66 @@
+-- find_ids: where ids are stored.
+--
+-- Parameters: the ranges that the sought ids fall into, as domain/ids.py makes them: each with the
+--             1-based number of the list it belongs to, the partition, its bounds, and the highest
+--             max_id that a stored range overlapping it can have; and the lists of 16-byte id keys.
+-- Returns:    one row for each sought id that is stored: its list, its 0-based position there, the
+--             offset, the message id's base and index, and the time of its segment.
+-- Reads:      id_ranges (one short index scan a range), segments (only where ranges overlap).
+-- Locks:      none. push calls it under the allocator's lock.
+-- Isolation:  READ COMMITTED; what a concurrent, uncommitted push stores is not seen.
+CREATE OR REPLACE FUNCTION queen.find_ids(
+    p_shard smallint,
+    p_list_partition_ids bigint[],
+    p_list_ids bytea[],
+    p_range_lists integer[],
+    p_range_partition_ids bigint[],
+    p_range_min_ids bytea[],
+    p_range_max_ids bytea[],
+    p_range_scan_ids bytea[]
+) RETURNS TABLE (
+    o_list integer,
+    o_position integer,
+    o_offset bigint,
+    o_first_message_id uuid,
+    o_index integer,
+    o_created_at timestamptz
+) LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN QUERY
+    WITH candidates AS MATERIALIZED (
+        SELECT DISTINCT r.list, x.partition_id, x.base_offset
+        FROM unnest(
+            p_range_lists, p_range_partition_ids, p_range_min_ids, p_range_max_ids, p_range_scan_ids
+        ) AS r (list, partition_id, min_id, max_id, scan_id)
+        JOIN queen.id_ranges x
+            ON x.shard = p_shard
+            AND x.partition_id = r.partition_id
+            AND x.max_id >= r.min_id
+            AND x.max_id <= r.scan_id
+            AND x.min_id <= r.max_id
+    ),
+    stored AS MATERIALIZED (
+        SELECT
+            c.list, s.base_offset, s.first_message_id, s.created_at, g.i,
+            substring(s.ids FROM g.i * 16 + 1 FOR 16) AS id
+        FROM candidates c
+        JOIN queen.segments s
+            ON s.shard = p_shard
+            AND s.partition_id = c.partition_id
+            AND s.base_offset = c.base_offset
+        CROSS JOIN LATERAL generate_series(0, (s.next_offset - s.base_offset)::integer - 1) AS g (i)
+    ),
+    sought AS MATERIALIZED (
+        SELECT l.list::integer AS list, g.i, substring(l.ids FROM g.i * 16 + 1 FOR 16) AS id
+        FROM unnest(p_list_ids) WITH ORDINALITY AS l (ids, list)
+        CROSS JOIN LATERAL generate_series(0, length(l.ids) / 16 - 1) AS g (i)
+        WHERE l.list IN (SELECT c.list FROM candidates c)
+    )
+    SELECT
+        f.list, f.i, s.base_offset + s.i, s.first_message_id, s.i, s.created_at
+    FROM sought f
+    JOIN stored s ON s.list = f.list AND s.id = f.id;
+END
+$$;

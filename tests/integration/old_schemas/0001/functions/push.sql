@@ -1,0 +1,174 @@
+-- push: append segments to partitions, all of them or none.
+--
+-- Parameters: one element for each new segment, ascending by partition id; `p_befores` says how many
+--             messages this call puts into the same partition before it. Then the id ranges, one or
+--             more for each segment (domain/ids.py), naming their segment by its 1-based number.
+-- Returns:    o_status 'stored':    one row a partition: the offset of its first new message and the
+--                                   segments' time;
+--             o_status 'duplicate': one row for each id that is stored already, by segment number
+--                                   and position: nothing was written, push again without them;
+--             o_status 'missing':   one row for each partition that is gone: nothing was written.
+-- Calls:      find_ids, offset_at.
+-- Writes:     segments, id_ranges, allocators; pending and cursors of groups new to a partition.
+-- Locks:      allocators of the partitions, ascending (FOR NO KEY UPDATE), held until the commit.
+-- Isolation:  READ COMMITTED. Offsets are given and ids compared under the allocator's lock, so
+--             offset order is commit order and of two pushes of one id one sees the other's. Each
+--             statement after the lock has a snapshot taken after it, so a subscription committed
+--             before the lock was granted is seen; a later one is taken care of by
+--             backfill_subscription, which waits for this lock.
+CREATE OR REPLACE FUNCTION queen.push(
+    p_shard smallint,
+    p_partition_ids bigint[],
+    p_befores integer[],
+    p_counts integer[],
+    p_first_message_ids uuid[],
+    p_raw_bytes integer[],
+    p_codecs smallint[],
+    p_ids bytea[],
+    p_bodies bytea[],
+    p_range_segments integer[],
+    p_range_partition_ids bigint[],
+    p_range_befores integer[],
+    p_range_min_ids bytea[],
+    p_range_max_ids bytea[],
+    p_range_scan_ids bytea[]
+) RETURNS TABLE (
+    o_status text,
+    o_partition_id bigint,
+    o_segment integer,
+    o_position integer,
+    o_offset bigint,
+    o_first_message_id uuid,
+    o_index integer,
+    o_created_at timestamptz
+) LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_locked bigint[];
+    v_now timestamptz;
+BEGIN
+    SELECT array_agg(l.partition_id) INTO v_locked
+    FROM (
+        SELECT a.partition_id
+        FROM queen.allocators a
+        WHERE a.shard = p_shard AND a.partition_id = ANY (p_partition_ids)
+        ORDER BY a.partition_id
+        FOR NO KEY UPDATE
+    ) l;
+
+    IF
+        cardinality(v_locked) IS DISTINCT FROM
+        (SELECT count(DISTINCT u.id) FROM unnest(p_partition_ids) AS u (id))
+    THEN
+        RETURN QUERY
+        SELECT DISTINCT
+            'missing', m.id, NULL::integer, NULL::integer, NULL::bigint, NULL::uuid,
+            NULL::integer, NULL::timestamptz
+        FROM unnest(p_partition_ids) AS m (id)
+        WHERE m.id <> ALL (coalesce(v_locked, '{}'));
+        RETURN;
+    END IF;
+
+    IF EXISTS (
+        SELECT 1
+        FROM unnest(
+            p_range_partition_ids, p_range_min_ids, p_range_max_ids, p_range_scan_ids
+        ) AS r (partition_id, min_id, max_id, scan_id)
+        JOIN queen.id_ranges x
+            ON x.shard = p_shard
+            AND x.partition_id = r.partition_id
+            AND x.max_id >= r.min_id
+            AND x.max_id <= r.scan_id
+            AND x.min_id <= r.max_id
+    ) THEN
+        RETURN QUERY
+        SELECT
+            'duplicate', NULL::bigint, f.o_list, f.o_position, f.o_offset, f.o_first_message_id,
+            f.o_index, f.o_created_at
+        FROM queen.find_ids(
+            p_shard, p_partition_ids, p_ids, p_range_segments, p_range_partition_ids,
+            p_range_min_ids, p_range_max_ids, p_range_scan_ids
+        ) f;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    v_now := clock_timestamp();
+
+    -- The bodies are unnested in a target list: there they stream; in FROM, or in a CTE that two
+    -- others read, they would be copied to a tuple store first.
+    RETURN QUERY
+    WITH heads AS (
+        UPDATE queen.allocators a
+        SET
+            next_offset = a.next_offset + n.message_count,
+            last_segment_at = greatest(v_now, a.last_segment_at)
+        FROM (
+            SELECT u.partition_id, sum(u.message_count) AS message_count
+            FROM unnest(p_partition_ids, p_counts) AS u (partition_id, message_count)
+            GROUP BY u.partition_id
+        ) n
+        WHERE a.shard = p_shard AND a.partition_id = n.partition_id
+        RETURNING
+            a.partition_id, a.next_offset - n.message_count AS base_offset, a.last_segment_at,
+            a.queue_id
+    ),
+    new_segments AS (
+        INSERT INTO queen.segments (
+            shard, partition_id, base_offset, next_offset, created_at, first_message_id,
+            raw_bytes, codec, ids, body
+        )
+        SELECT
+            p_shard, n.partition_id, h.base_offset + n.before,
+            h.base_offset + n.before + n.message_count, h.last_segment_at, n.first_message_id,
+            n.raw_bytes, n.codec, n.ids, n.body
+        FROM (
+            SELECT
+                unnest(p_partition_ids) AS partition_id, unnest(p_befores) AS before,
+                unnest(p_counts) AS message_count, unnest(p_first_message_ids) AS first_message_id,
+                unnest(p_raw_bytes) AS raw_bytes, unnest(p_codecs) AS codec,
+                unnest(p_ids) AS ids, unnest(p_bodies) AS body
+        ) n
+        JOIN heads h ON h.partition_id = n.partition_id
+    ),
+    new_ranges AS (
+        INSERT INTO queen.id_ranges (shard, partition_id, max_id, min_id, base_offset)
+        SELECT p_shard, r.partition_id, r.max_id, r.min_id, h.base_offset + r.before
+        FROM unnest(
+            p_range_partition_ids, p_range_befores, p_range_min_ids, p_range_max_ids
+        ) AS r (partition_id, before, min_id, max_id)
+        JOIN heads h ON h.partition_id = r.partition_id
+    ),
+    new_pending AS (
+        INSERT INTO queen.pending (shard, subscription_id, partition_id)
+        SELECT p_shard, s.id, h.partition_id
+        FROM heads h
+        JOIN queen.subscriptions s ON s.queue_id = h.queue_id AND s.queue_wide
+        ORDER BY s.id, h.partition_id
+        ON CONFLICT DO NOTHING
+        RETURNING subscription_id, partition_id
+    ),
+    new_cursors AS (
+        -- Where a group starts that meets the partition by this push. backfill_subscription, which
+        -- may come later to the same partition, chooses the same place.
+        INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)
+        SELECT
+            p_shard, p.partition_id, p.subscription_id,
+            CASE s.mode
+                WHEN 'all' THEN 0
+                WHEN 'new' THEN h.base_offset
+                ELSE queen.offset_at(p_shard, p.partition_id, s.starts_at)
+            END
+        FROM new_pending p
+        JOIN heads h ON h.partition_id = p.partition_id
+        JOIN queen.subscriptions s ON s.id = p.subscription_id
+        ON CONFLICT DO NOTHING
+    )
+    SELECT
+        'stored', h.partition_id, NULL::integer, NULL::integer, h.base_offset, NULL::uuid,
+        NULL::integer, h.last_segment_at
+    FROM heads h;
+END
+$$;

@@ -1,0 +1,141 @@
+-- ensure_queue: find a queue by name, or create it.
+--
+-- Parameters: a fresh id, the name, the labels and lease time of an implicitly created queue.
+-- Returns:    its id, and whether this call created it.
+-- Writes:     queues.
+-- Locks:      none that wait, but for a concurrent creation of the same name.
+-- Isolation:  READ COMMITTED; two creations at once are one.
+CREATE OR REPLACE FUNCTION queen.ensure_queue(
+    p_id uuid,
+    p_name text,
+    p_namespace text,
+    p_task text,
+    p_lease_time integer
+) RETURNS TABLE (o_queue_id uuid, o_created boolean) LANGUAGE plpgsql
+AS $$
+BEGIN
+    o_created := false;
+    SELECT q.id INTO o_queue_id FROM queen.queues q WHERE q.name = p_name;
+    IF NOT FOUND THEN
+        INSERT INTO queen.queues AS q (id, name, namespace, task, lease_time)
+        VALUES (p_id, p_name, p_namespace, p_task, p_lease_time)
+        ON CONFLICT (name) DO NOTHING
+        RETURNING q.id INTO o_queue_id;
+        o_created := FOUND;
+        IF NOT o_created THEN
+            SELECT q.id INTO o_queue_id FROM queen.queues q WHERE q.name = p_name;
+        END IF;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+-- ensure_partitions: find partitions of a queue by name, or create them with their allocator.
+--
+-- Parameters: the queue and the names.
+-- Returns:    name and id of each; none at all when the queue is gone.
+-- Writes:     partitions, allocators, shards.
+-- Locks:      the queue FOR KEY SHARE (delete_queue waits, or is waited for), then the shard's row.
+-- Isolation:  READ COMMITTED; two creations of a name at once are one. A number that is drawn for
+--             a name which another creation got first is left out, which does no harm.
+CREATE OR REPLACE FUNCTION queen.ensure_partitions(
+    p_shard smallint,
+    p_queue_id uuid,
+    p_names text[]
+) RETURNS TABLE (o_name text, o_partition_id bigint) LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_missing text[];
+    v_number bigint;
+BEGIN
+    PERFORM 1 FROM queen.queues q WHERE q.id = p_queue_id FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    SELECT array_agg(DISTINCT n.name) INTO v_missing
+    FROM unnest(p_names) AS n (name)
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM queen.partitions p
+        WHERE p.shard = p_shard AND p.queue_id = p_queue_id AND p.name = n.name
+    );
+
+    IF v_missing IS NOT NULL THEN
+        UPDATE queen.shards h
+        SET next_partition_number = h.next_partition_number + cardinality(v_missing)
+        WHERE h.shard = p_shard
+        RETURNING h.next_partition_number - cardinality(v_missing) INTO v_number;
+
+        WITH created AS (
+            INSERT INTO queen.partitions (shard, id, queue_id, name)
+            SELECT p_shard, (p_shard::bigint << 47) + v_number + m.n - 1, p_queue_id, m.name
+            FROM unnest(v_missing) WITH ORDINALITY AS m (name, n)
+            ON CONFLICT (shard, queue_id, name) DO NOTHING
+            RETURNING id
+        )
+        INSERT INTO queen.allocators (shard, partition_id, queue_id)
+        SELECT p_shard, c.id, p_queue_id FROM created c;
+    END IF;
+
+    RETURN QUERY
+    SELECT p.name, p.id
+    FROM queen.partitions p
+    WHERE p.shard = p_shard AND p.queue_id = p_queue_id AND p.name = ANY (p_names);
+END
+$$;
+
+-- delete_queue: remove a queue and all that hangs on it.
+--
+-- Parameters: the name.
+-- Returns:    whether it existed.
+-- Writes:     every table.
+-- Locks:      the queue (FOR UPDATE: no partition is created meanwhile), its subscriptions, its
+--             cursors, its allocators; each ascending. A push that holds an allocator finishes
+--             first and is deleted with the rest; one that waits for it finds the partition gone.
+-- Isolation:  READ COMMITTED. One transaction: nobody sees half a queue.
+CREATE OR REPLACE FUNCTION queen.delete_queue(p_shard smallint, p_name text) RETURNS boolean
+LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    v_queue_id uuid;
+    v_subscription_ids integer[];
+    v_ids bigint[];
+BEGIN
+    SELECT q.id INTO v_queue_id FROM queen.queues q WHERE q.name = p_name FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+
+    SELECT array_agg(l.id) INTO v_subscription_ids
+    FROM (
+        SELECT u.id FROM queen.subscriptions u
+        WHERE u.queue_id = v_queue_id ORDER BY u.id FOR UPDATE
+    ) l;
+    SELECT array_agg(l.id) INTO v_ids
+    FROM (
+        SELECT p.id FROM queen.partitions p
+        WHERE p.shard = p_shard AND p.queue_id = v_queue_id ORDER BY p.id
+    ) l;
+
+    PERFORM 1 FROM queen.cursors c
+    WHERE c.shard = p_shard AND c.partition_id = ANY (v_ids)
+    ORDER BY c.partition_id, c.subscription_id FOR UPDATE;
+    PERFORM 1 FROM queen.allocators a
+    WHERE a.shard = p_shard AND a.partition_id = ANY (v_ids)
+    ORDER BY a.partition_id FOR UPDATE;
+
+    DELETE FROM queen.pending p
+    WHERE p.shard = p_shard AND p.subscription_id = ANY (v_subscription_ids);
+    DELETE FROM queen.cursors c WHERE c.shard = p_shard AND c.partition_id = ANY (v_ids);
+    DELETE FROM queen.subscriptions u WHERE u.queue_id = v_queue_id;
+    DELETE FROM queen.dead_letters d WHERE d.shard = p_shard AND d.queue_id = v_queue_id;
+    DELETE FROM queen.id_ranges x WHERE x.shard = p_shard AND x.partition_id = ANY (v_ids);
+    DELETE FROM queen.segments s WHERE s.shard = p_shard AND s.partition_id = ANY (v_ids);
+    DELETE FROM queen.allocators a WHERE a.shard = p_shard AND a.partition_id = ANY (v_ids);
+    DELETE FROM queen.partitions p WHERE p.shard = p_shard AND p.queue_id = v_queue_id;
+    DELETE FROM queen.queues q WHERE q.id = v_queue_id;
+    RETURN true;
+END
+$$;
