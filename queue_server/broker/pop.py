@@ -180,7 +180,6 @@ class Popper:
             while True:
                 news_count = room.news_count
                 nap_s: float | None = None
-                begin = time.perf_counter_ns()
                 try:
                     targets = await self._resolve(request, room)
                     conflation = bool(targets) and all(t.subscription.conflation for t in targets)
@@ -194,7 +193,6 @@ class Popper:
                         raise
                     delivery = None
                     nap_s = _UNRESOLVED_NAP_S
-                self._spend(Counter.POP_LEASE_US, begin)
                 if delivery is not None or not self._may_wait(deadline):
                     return PopAnswer(delivery, conflation)
                 left_s = deadline - time.monotonic()
@@ -351,7 +349,9 @@ class Popper:
 
     async def _flush(self, batch: Sequence[Sequence[ClaimRequest]]) -> list[_Answer]:
         self._counters.add(Counter.POP_TRANSACTIONS)
+        begin = time.perf_counter_ns()
         answers = await leases.claim(self._transactions, [r for one in batch for r in one])
+        self._spend(Counter.POP_LEASE_US, begin)
         split: list[_Answer] = []
         start = 0
         for requests in batch:

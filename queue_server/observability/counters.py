@@ -38,7 +38,7 @@ class Counter(enum.IntEnum):
     ACK_TRANSACTIONS = enum.auto()
     # Where pops spend their time, in microseconds; only what is work counts as work.
     POP_WAIT_US = enum.auto()  # parked, waiting for a message
-    POP_LEASE_US = enum.auto()  # claiming partitions, the turn in the coalescer included
+    POP_LEASE_US = enum.auto()  # claiming partitions; once for the pops that share a transaction
     POP_QUERY_US = enum.auto()  # reading bodies that did not come with the claim
     POP_DECODE_US = enum.auto()  # opening segments and rendering the answer
     POP_DECRYPT_US = enum.auto()
