@@ -59,7 +59,7 @@ class PushResult(msgspec.Struct, gc=False, omit_defaults=False):
     offset: int
     message_id: str
     partition_id: str
-    trace_id: str | None
+    trace_id: uuid.UUID | None
     queueName: str  # noqa: N815
 
 
@@ -445,9 +445,3 @@ def check_ids(items: Sequence[NewMessage]) -> None:
                 )
     if "\x00" in "".join(given):
         raise BadRequest("transactionId must not contain a NUL character")
-    for index, item in enumerate(items):
-        if item.trace_id is not None:
-            try:
-                uuid.UUID(item.trace_id)
-            except ValueError:
-                raise BadRequest(f"items[{index}].traceId must be a UUID") from None

@@ -9,6 +9,7 @@ batch is then one decompress, one split and one join, whatever the messages hold
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -52,7 +53,7 @@ class _Rendered(msgspec.Struct, gc=False):
     offset: msgspec.Raw
     id: str
     transactionId: str  # noqa: N815
-    traceId: str | None  # noqa: N815
+    traceId: uuid.UUID | None  # noqa: N815
     data: msgspec.Raw
     producerSub: str | None  # noqa: N815
 

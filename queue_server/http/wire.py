@@ -6,6 +6,7 @@ Names and shapes: wire-api sections 1 and 3. Unknown fields are ignored everywhe
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -58,7 +59,7 @@ class TransactionItem(msgspec.Struct, rename="camel"):
     data: msgspec.Raw | UnsetType = UNSET
     partition: str | None = None
     transaction_id: str | None = None
-    trace_id: str | None = None
+    trace_id: uuid.UUID | None = None
 
     def message(self) -> NewMessage:
         payload = self.payload if self.payload is not UNSET else self.data
@@ -81,7 +82,7 @@ class Operation(msgspec.Struct, rename="camel"):
     data: msgspec.Raw | UnsetType = UNSET
     partition: str | None = None
     transaction_id: str | None = None
-    trace_id: str | None = None
+    trace_id: uuid.UUID | None = None
     partition_id: str | None = None
     status: str | None = None
     error: str | None = None
@@ -156,7 +157,8 @@ class BodyReader(Generic[T]):
 
     _FAULT = re.compile(
         r"^(?:Object missing required field `(?P<missing>\w+)`"
-        r"|Expected `(?P<expected>[^`]+)`(?:, got `[^`]+`| of length >= 1))"
+        r"|Expected `(?P<expected>[^`]+)`(?:, got `[^`]+`| of length >= 1)"
+        r"|Invalid (?P<invalid>UUID))"
         r"(?: - at `\$(?P<path>[^`]*)`)?"
     )
     _KINDS: ClassVar = {
@@ -202,7 +204,7 @@ class BodyReader(Generic[T]):
             return self._texts[field]
         if fault["missing"]:
             return f"{field} is required"
-        return f"{field} must be {self._kind(fault['expected'])}"
+        return f"{field} must be {self._kind(fault['expected'] or fault['invalid'])}"
 
     def _kind(self, expected: str) -> str:
         kind = expected.partition(" |")[0]
@@ -216,7 +218,7 @@ push_reader = BodyReader(
         "queue": "Queue must be a string",
         "partition": "Partition must be a string",
         "transactionId": "TransactionId must be a string",
-        "traceId": "TraceId must be a string",
+        "traceId": "TraceId must be a string that is a UUID",
     },
 )
 ack_reader = BodyReader(
