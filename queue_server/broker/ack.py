@@ -22,7 +22,13 @@ from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest, Unavailable
 from queue_server.domain.ids import id_keys
-from queue_server.domain.names import ConsumerGroup, PartitionId, PartitionRef, SubscriptionId
+from queue_server.domain.names import (
+    ConsumerGroup,
+    PartitionId,
+    PartitionRef,
+    SubscriptionId,
+    parse_partition_id,
+)
 from queue_server.domain.settlement import (
     ACK_STATUSES,
     STALE_LEASE,
@@ -153,7 +159,7 @@ class Acker:
         groups: dict[tuple[str, str | None], list[int]] = {}
         for index, ack in enumerate(acks):
             groups.setdefault((ack.partition_id, ack.consumer_group), []).append(index)
-        ids = {text: _parse_partition_id(text) for text, _ in groups}
+        ids = {text: parse_partition_id(text) for text, _ in groups}
         partitions = await self._directory.name_partitions(
             {id_ for id_ in ids.values() if id_ is not None}
         )
@@ -326,13 +332,6 @@ def _settle_requests(acks: Sequence[Ack], elements: Sequence[_Element]) -> list[
 
 def _status(text: str | None) -> AckStatus:
     return AckStatus.COMPLETED if text is None else ACK_STATUSES[text]
-
-
-def _parse_partition_id(text: str) -> PartitionId | None:
-    """The id in its only spelling; anything else names no partition."""
-    if text.isascii() and text.isdigit() and len(text) <= 16 and text[0] != "0":
-        return PartitionId(int(text))
-    return None
 
 
 def _parse_lease_id(text: str | None) -> uuid.UUID | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from queue_server.broker.dead_letters import DeadLetters
 from queue_server.broker.directory import Directory
 from queue_server.broker.groups import Groups
+from queue_server.broker.push import Pusher
 from queue_server.broker.wakeup import Rooms
 from queue_server.storage.transactions import Transactions
 
@@ -11,5 +13,8 @@ from queue_server.storage.transactions import Transactions
 class Administration:
     """What an operator can look at and change."""
 
-    def __init__(self, transactions: Transactions, directory: Directory, rooms: Rooms) -> None:
+    def __init__(
+        self, transactions: Transactions, directory: Directory, rooms: Rooms, pusher: Pusher
+    ) -> None:
         self.groups = Groups(transactions, directory, rooms)
+        self.dead_letters = DeadLetters(transactions, pusher)

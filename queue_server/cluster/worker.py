@@ -219,7 +219,7 @@ class QueueServer:
                     transactor=Transactor(transactions, pusher, acker),
                     counters=context.counters,
                     row=row,
-                    administration=Administration(transactions, directory, self._rooms),
+                    administration=Administration(transactions, directory, self._rooms, pusher),
                 )
             ),
             context.listener,

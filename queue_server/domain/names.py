@@ -72,6 +72,13 @@ def check_names(queue: str, other: str, what: str) -> None:
         )
 
 
+def parse_partition_id(text: str) -> PartitionId | None:
+    """The id in its only spelling; anything else names no partition."""
+    if text.isascii() and text.isdigit() and len(text) <= 16 and text[0] != "0":
+        return PartitionId(int(text))
+    return None
+
+
 def implicit_labels(queue: str) -> tuple[str, str]:
     """Namespace and task of a queue that nobody configured: the first two parts of its name."""
     namespace, _, rest = queue.partition(".")

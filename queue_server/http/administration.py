@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from queue_server.http.handlers import consumer_groups
+from queue_server.http.handlers import consumer_groups, dead_letters
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
 _PARTITION = "{partition:[^/]+}"
+_MESSAGE = "/api/v1/messages/{partition_id:[^/]+}/{transaction_id:[^/]+}"
 _GROUP = "/api/v1/consumer-groups/{group:[^/]+}"
 
 
@@ -22,4 +23,9 @@ def routes() -> list[web.RouteDef]:
             f"{_GROUP}/queues/{_QUEUE}/partitions/{_PARTITION}/seek",
             consumer_groups.seek_partition,
         ),
+        web.get("/api/v1/dlq", dead_letters.page),
+        web.delete("/api/v1/dlq", dead_letters.purge),
+        web.post("/api/v1/dlq/redrive", dead_letters.redrive),
+        web.post("/api/v1/dlq/{id:[^/]+}/replay", dead_letters.replay),
+        web.post(f"{_MESSAGE}/retry", dead_letters.retry),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from queue_server.http.wire import BodyReader
@@ -16,7 +18,24 @@ class SeekBody(msgspec.Struct, rename="camel"):
     timestamp: str | None = None
 
 
+class RedriveBody(msgspec.Struct, rename="camel"):
+    queue: str
+    consumer_group: str | None = None
+    partition: str | None = None
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: str | None = None
+    error_contains: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class ReplayBody(msgspec.Struct):
+    queue: str | None = None
+    partition: str | None = None
+
+
 subscription_reader = BodyReader(
     SubscriptionBody, {"subscriptionTimestamp": "Missing subscriptionTimestamp in request body"}
 )
 seek_reader = BodyReader(SeekBody, {})
+redrive_reader = BodyReader(RedriveBody, {})
+replay_reader = BodyReader(ReplayBody, {})

@@ -29,15 +29,16 @@ async def push_in_three_moments(client: Client, queue: str) -> list[str]:
 
 async def test_a_deleted_group_reads_everything_again(fresh_client: Client, queue: str) -> None:
     """Through all workers: what they remember of the group is outlived, not wrong."""
+    group = unique("group")
     for partition in ("a", "b", "c"):
         await fresh_client.push(queue, [1, 2], partition=partition)
     for _ in range(3):
-        assert sorted(map(str, await read(fresh_client, queue))) == sorted("112212")
-        assert await read(fresh_client, queue) == []
-        answer = await fresh_client.delete_group("g")
+        assert sorted(map(str, await read(fresh_client, queue, group))) == sorted("112212")
+        assert await read(fresh_client, queue, group) == []
+        answer = await fresh_client.delete_group(group)
         assert answer["deletedPartitions"] == 3
         assert answer["metadataDeleted"] is True
-    assert len(await read(fresh_client, queue)) == 6
+    assert len(await read(fresh_client, queue, group)) == 6
 
 
 async def test_deleting_an_unknown_group_is_a_success_with_nothing_deleted(

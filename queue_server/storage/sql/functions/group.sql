@@ -244,7 +244,9 @@ BEGIN
             END,
             lease_id = NULL, lease_end = NULL, lease_expires_at = NULL,
             attempt = 0, attempt_offset = -1, retry_count = 0, retry_offset = -1,
-            settled_lease_id = NULL, settled_from = NULL, settled_end = NULL, available_at = NULL
+            settled_lease_id = NULL, settled_from = NULL, settled_end = NULL, available_at = NULL,
+            -- The place is chosen: where the group was to start does not count any more.
+            consumed_at = coalesce(c.consumed_at, clock_timestamp())
         FROM queen.allocators a
         WHERE
             c.shard = p_shard

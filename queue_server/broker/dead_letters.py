@@ -1,0 +1,248 @@
+"""Lists dead letters, removes them, and moves them back to a queue.
+
+A move pushes a copy to the end of the partition with the transaction id `dlq:<id of the entry>`
+and removes the entry, in one transaction. So it happens once: who comes second finds the entry
+gone, and a repetition after a COMMIT whose answer was lost finds its own message.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from queue_server.broker.push import (
+    DuplicatePush,
+    PartitionsChanged,
+    Pusher,
+    PushResult,
+)
+from queue_server.domain.errors import QueueFull, Unavailable
+from queue_server.domain.ids import id_keys
+from queue_server.domain.message import NewMessage, message_id
+from queue_server.domain.names import PartitionId
+from queue_server.storage import dead_letters
+from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
+from queue_server.storage.messages import StoredId, find_ids
+from queue_server.storage.queues import lock_limited_queues
+from queue_server.storage.transactions import Connection, Transactions
+
+_ATTEMPTS_MAX = 5
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page of dead letters, and how many there are on all pages."""
+
+    letters: list[DeadLetter]
+    total: int
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """Where a dead letter goes; None = where it came from."""
+
+    queue: str | None = None
+    partition: str | None = None
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """A dead letter that was moved, or not, because its copy is stored already."""
+
+    letter: DeadLetter
+    message: NewMessage
+    pushed: PushResult
+    moved: bool
+
+
+class Redriven(msgspec.Struct, frozen=True):
+    """What became of a filtered set; `remaining` match the filter still, duplicates among them."""
+
+    moved_count: int
+    duplicate_count: int
+    remaining_count: int
+
+
+class _Taken(Exception):
+    """Dead letters of a move are gone: somebody was faster."""
+
+    def __init__(self, ids: set[uuid.UUID]) -> None:
+        self.ids = ids
+
+
+class DeadLetters:
+    """Administers dead letters."""
+
+    def __init__(self, transactions: Transactions, pusher: Pusher) -> None:
+        self._transactions = transactions
+        self._pusher = pusher
+
+    async def page(self, filter_: DeadLetterFilter, limit: int, offset: int) -> Page:
+        """Dead letters, newest failure first."""
+        letters = await dead_letters.page(self._transactions, filter_, limit, offset)
+        if offset == 0 and len(letters) < limit:
+            return Page(letters, len(letters))
+        return Page(letters, await dead_letters.count(self._transactions, filter_))
+
+    async def purge(self, filter_: DeadLetterFilter) -> int:
+        """Remove all that the filter lets through; how many."""
+        return await dead_letters.purge(self._transactions, filter_)
+
+    async def replay(self, id_: uuid.UUID, destination: Destination) -> Replay | None:
+        """Move one dead letter. Shape: None when it does not exist (any more).
+
+        Errors: `QueueFull`, `BadRequest` for a name that cannot exist.
+        """
+        letter = await dead_letters.get(self._transactions, id_)
+        return None if letter is None else await self._replay(letter, destination)
+
+    async def retry(self, partition_id: PartitionId, transaction_id: str) -> Replay | None:
+        """Move the newest dead letter of a message back. Shape, Errors: as `replay`."""
+        letters = await dead_letters.of_message(self._transactions, partition_id, transaction_id)
+        return await self._replay(letters[0], Destination()) if letters else None
+
+    async def redrive(self, filter_: DeadLetterFilter, limit: int) -> Redriven:
+        """Move up to *limit* dead letters back, oldest failure first, in bounded batches.
+
+        Errors: `QueueFull` when nothing could be moved.
+        """
+        moved_count = duplicate_count = 0
+        after: DeadLetter | None = None
+        while (left := limit - moved_count - duplicate_count) > 0:
+            run = await dead_letters.next_run(self._transactions, filter_, after, left)
+            if not run:
+                break
+            after = run[-1]
+            try:
+                moved, duplicates = await self._move_run(run)
+            except QueueFull:
+                if moved_count == 0:
+                    raise
+                break
+            moved_count += moved
+            duplicate_count += duplicates
+        return Redriven(
+            moved_count, duplicate_count, await dead_letters.count(self._transactions, filter_)
+        )
+
+    async def _move_run(self, run: Sequence[DeadLetter]) -> tuple[int, int]:
+        """Move a run together; one by one when some of its copies are stored already."""
+        left = {letter.id: letter for letter in run}
+        while left:
+            letters = list(left.values())
+            try:
+                await self._move(letters, [_copy(letter, Destination()) for letter in letters])
+            except _Taken as taken:
+                left = {id_: letter for id_, letter in left.items() if id_ not in taken.ids}
+            except DuplicatePush:
+                replays = [await self._replay(letter, Destination()) for letter in letters]
+                done = [replay for replay in replays if replay is not None]
+                moved = sum(replay.moved for replay in done)
+                return moved, len(done) - moved
+            else:
+                return len(letters), 0
+        return 0, 0
+
+    async def _replay(self, letter: DeadLetter, destination: Destination) -> Replay | None:
+        message = _copy(letter, destination)
+        try:
+            results = await self._move([letter], [message])
+        except _Taken:
+            return None
+        except DuplicatePush:
+            stored = await self._find(message)
+            if stored is None or await dead_letters.get(self._transactions, letter.id) is None:
+                return None
+            return Replay(letter, message, stored, moved=False)
+        return Replay(letter, message, results[0], moved=True)
+
+    async def _move(
+        self, letters: Sequence[DeadLetter], messages: Sequence[NewMessage]
+    ) -> list[PushResult]:
+        """Push *messages* and remove *letters* in one transaction.
+
+        Errors: `_Taken`, `DuplicatePush`: nothing was done.
+        """
+        ids = [letter.id for letter in letters]
+        for _ in range(_ATTEMPTS_MAX):
+            partitions = await self._pusher.resolve(messages)
+            queue_ids = sorted({ref.queue_id for ref, _ in partitions})
+            runs = 0
+
+            async def work(connection: Connection) -> tuple[list[PushResult], Callable[[], None]]:
+                nonlocal runs
+                runs += 1
+                await lock_limited_queues(connection, queue_ids)  # noqa: B023
+                pushed = await self._pusher.push_in(
+                    connection, messages, partitions  # noqa: B023
+                )  # fmt: skip
+                taken = set(ids) - await dead_letters.delete_in(connection, ids)
+                if taken:
+                    raise _Taken(taken)
+                return pushed
+
+            try:
+                results, note = await self._transactions.run(work)
+            except PartitionsChanged:
+                continue
+            except (_Taken, DuplicatePush):
+                # An earlier run of this transaction may have committed, and its answer been lost.
+                own = await self._own(messages, ids) if runs > 1 else None
+                if own is None:
+                    raise
+                return own
+            note()
+            return results
+        raise Unavailable("the queue is being deleted again and again; try later")
+
+    async def _own(
+        self, messages: Sequence[NewMessage], ids: Sequence[uuid.UUID]
+    ) -> list[PushResult] | None:
+        """The results of a move that was done, if it was."""
+        results = [await self._find(message) for message in messages]
+        for id_ in ids:
+            if await dead_letters.get(self._transactions, id_) is not None:
+                return None
+        found = [
+            msgspec.structs.replace(result, status="queued", index=index)
+            for index, result in enumerate(results)
+            if result is not None
+        ]
+        return found if len(found) == len(messages) else None
+
+    async def _find(self, message: NewMessage) -> PushResult | None:
+        """The stored message with this one's transaction id, as a push answers it."""
+        partition, _ = (await self._pusher.resolve([message]))[0]
+        assert message.transaction_id is not None
+        keys = id_keys([message.transaction_id])
+
+        async def work(connection: Connection) -> list[StoredId]:
+            return await find_ids(connection, [(partition.id, keys)])
+
+        places = await self._transactions.run(work)
+        if not places:
+            return None
+        place = max(places, key=lambda p: p.offset)
+        return PushResult(
+            0,
+            "duplicate",
+            message.transaction_id,
+            place.offset,
+            message_id(place.first_message_id, place.index),
+            str(partition.id),
+            message.trace_id,
+            message.queue,
+        )
+
+
+def _copy(letter: DeadLetter, destination: Destination) -> NewMessage:
+    if destination.partition is not None:
+        partition = destination.partition
+    else:
+        partition = letter.partition if destination.queue is None else "Default"
+    return NewMessage(
+        queue=destination.queue or letter.queue,
+        payload=msgspec.Raw(letter.payload),
+        partition=partition,
+        transaction_id=f"dlq:{letter.id}",
+        trace_id=None if letter.trace_id is None else uuid.UUID(letter.trace_id),
+    )

@@ -1,0 +1,179 @@
+"""Dead letters, and moving them back: wire-api 5.5, the retry of 5.4, the replay of 7.15."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from queue_server.broker.dead_letters import Destination, Replay
+from queue_server.domain.errors import BadRequest
+from queue_server.domain.names import check_text
+from queue_server.domain.segment import wire_time
+from queue_server.domain.subscription import parse_time
+from queue_server.http import administration_wire as wire
+from queue_server.http.answers import json_answer, message_address, page_of
+from queue_server.http.request import query_time, read_body
+from queue_server.http.state import STATE
+from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
+
+_LIMIT = 100
+# What one call of a redrive moves at most: some ten seconds' worth. `remaining` tells the rest.
+_REDRIVE_MAX = 100_000
+
+
+async def page(request: web.Request) -> web.Response:
+    limit, offset = page_of(request, _LIMIT)
+    found = await request.app[STATE].administration.dead_letters.page(
+        _filter(request), limit, offset
+    )
+    return json_answer(
+        {
+            "messages": [_entry(letter) for letter in found.letters],
+            "total": found.total,
+            "pagination": {"limit": limit, "offset": offset},
+        }
+    )
+
+
+async def purge(request: web.Request) -> web.Response:
+    filter_ = _filter(request)
+    if filter_.queue is None:
+        raise BadRequest("queue is required")
+    deleted = await request.app[STATE].administration.dead_letters.purge(filter_)
+    return json_answer(
+        {
+            "success": True,
+            "deleted": deleted,
+            "queue": filter_.queue,
+            "consumerGroup": filter_.consumer_group,
+        }
+    )
+
+
+async def redrive(request: web.Request) -> web.Response:
+    """Move a filtered set back to where it came from."""
+    body = wire.redrive_reader.read(await read_body(request))
+    for text in (body.queue, body.consumer_group, body.partition, body.error_contains):
+        check_text(text or "", "the filter")
+    limit = _REDRIVE_MAX if body.limit is None else min(body.limit, _REDRIVE_MAX)
+    bounds = {}
+    for name, text in (("from", body.from_), ("to", body.to)):
+        bounds[name] = None if text is None else parse_time(text)
+        if text is not None and bounds[name] is None:
+            raise BadRequest(f"{name} must be an ISO 8601 time")
+    redriven = await request.app[STATE].administration.dead_letters.redrive(
+        DeadLetterFilter(
+            queue=body.queue,
+            consumer_group=body.consumer_group,
+            partition=body.partition,
+            start=bounds["from"],
+            end=bounds["to"],
+            error=body.error_contains,
+        ),
+        limit,
+    )
+    return json_answer(
+        {
+            "success": True,
+            "moved": redriven.moved_count,
+            "duplicates": redriven.duplicate_count,
+            "remaining": redriven.remaining_count,
+        }
+    )
+
+
+async def replay(request: web.Request) -> web.Response:
+    """Move one dead letter, to another queue or partition if the body names one."""
+    body = wire.replay_reader.read(await read_body(request) or b"{}")
+    if body.queue == "" or body.partition == "":
+        raise BadRequest("queue and partition must not be empty")
+    try:
+        id_ = uuid.UUID(request.match_info["id"])
+    except ValueError:
+        return _replayed(None)
+    return _replayed(
+        await request.app[STATE].administration.dead_letters.replay(
+            id_, Destination(body.queue, body.partition)
+        )
+    )
+
+
+async def retry(request: web.Request) -> web.Response:
+    """Move the newest dead letter of a message back to the end of its partition."""
+    partition_id, transaction_id = message_address(request)
+    if partition_id is None:
+        return _replayed(None)
+    return _replayed(
+        await request.app[STATE].administration.dead_letters.retry(partition_id, transaction_id)
+    )
+
+
+def _replayed(replay: Replay | None) -> web.Response:
+    if replay is None:
+        return json_answer(
+            {
+                "success": False,
+                "result": "gone",
+                "error": "Message not found",
+                "code": "not_found",
+            },
+            status=404,
+        )
+    pushed = replay.pushed
+    return json_answer(
+        {
+            "success": True,
+            "result": "moved" if replay.moved else "duplicate",
+            "retried": replay.moved,
+            "transactionId": replay.letter.transaction_id,
+            "queue": replay.message.queue,
+            "partition": replay.message.partition,
+            "consumerGroup": replay.letter.consumer_group,
+            "dlqId": str(replay.letter.id),
+            "originalTransactionId": replay.letter.transaction_id,
+            "dlqRowRemoved": replay.moved,
+            "replayedAs": {
+                "index": 0,
+                "message_id": pushed.message_id,
+                "transaction_id": pushed.transaction_id,
+                "queueName": pushed.queueName,
+                "status": pushed.status,
+                "offset": pushed.offset,
+            },
+        }
+    )
+
+
+def _filter(request: web.Request) -> DeadLetterFilter:
+    query = request.query
+    for name in ("queue", "consumerGroup", "partition", "errorContains"):
+        check_text(query.get(name, ""), name)
+    return DeadLetterFilter(
+        queue=query.get("queue") or None,
+        consumer_group=query.get("consumerGroup") or None,
+        partition=query.get("partition") or None,
+        start=query_time(request, "from"),
+        end=query_time(request, "to"),
+        error=query.get("errorContains") or None,
+    )
+
+
+def _entry(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": str(letter.id),
+        "transactionId": letter.transaction_id,
+        "partitionId": str(letter.partition_id),
+        "queue": letter.queue,
+        "partition": letter.partition,
+        "consumerGroup": letter.consumer_group,
+        "errorMessage": letter.error_message,
+        "retryCount": letter.retry_count,
+        "data": msgspec.Raw(letter.payload),
+        "producerSub": letter.producer_sub,
+        "traceId": letter.trace_id,
+        "createdAt": wire_time(letter.created_at),
+        "failedAt": wire_time(letter.failed_at),
+    }

@@ -1,0 +1,122 @@
+"""Read and remove dead letters."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from queue_server.domain.names import PartitionId
+from queue_server.storage.messages import SHARD
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Connection, Transactions
+
+# Rows of one transaction of a purge.
+_PURGE_ROWS = 5000
+# What one transaction of a redrive moves at most.
+_RUN_ROWS = 500
+_RUN_PAYLOAD_BYTES = 4 * 1024 * 1024
+
+
+class DeadLetterFilter(msgspec.Struct, frozen=True):
+    """Which dead letters; None = any. `start` and `end` bound the time of the failure."""
+
+    queue: str | None = None
+    consumer_group: str | None = None
+    partition: str | None = None
+    start: datetime.datetime | None = None
+    end: datetime.datetime | None = None
+    error: str | None = None  # a part of the error text
+
+    def parameters(self) -> dict[str, Any]:
+        return {"shard": SHARD} | msgspec.structs.asdict(self)
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that was given up for one group. `payload` is JSON text."""
+
+    id: uuid.UUID
+    partition_id: PartitionId
+    partition: str
+    queue: str
+    consumer_group: str
+    transaction_id: str
+    trace_id: str | None
+    producer_sub: str | None
+    payload: bytes
+    error_message: str
+    retry_count: int
+    created_at: datetime.datetime  # of the message
+    failed_at: datetime.datetime
+
+
+async def page(
+    transactions: Transactions, filter_: DeadLetterFilter, limit: int, offset: int
+) -> list[DeadLetter]:
+    """Dead letters, newest failure first."""
+    rows = await transactions.call(
+        STATEMENTS["list_dead_letters"], filter_.parameters() | {"limit": limit, "offset": offset}
+    )
+    return [DeadLetter(*row) for row in rows]
+
+
+async def next_run(
+    transactions: Transactions, filter_: DeadLetterFilter, after: DeadLetter | None, limit: int
+) -> list[DeadLetter]:
+    """The dead letters that follow *after*, at most *limit*, oldest failure first."""
+    rows = await transactions.call(
+        STATEMENTS["next_dead_letters"],
+        filter_.parameters()
+        | {
+            "after_failed_at": None if after is None else after.failed_at,
+            "after_id": None if after is None else after.id,
+            "limit": min(limit, _RUN_ROWS),
+            "bytes_max": _RUN_PAYLOAD_BYTES,
+        },
+    )
+    return [DeadLetter(*row) for row in rows]
+
+
+async def count(transactions: Transactions, filter_: DeadLetterFilter) -> int:
+    rows = await transactions.call(STATEMENTS["count_dead_letters"], filter_.parameters())
+    number: int = rows[0][0]
+    return number
+
+
+async def get(transactions: Transactions, id_: uuid.UUID) -> DeadLetter | None:
+    rows = await transactions.call(STATEMENTS["get_dead_letter"], {"shard": SHARD, "id": id_})
+    return DeadLetter(*rows[0]) if rows else None
+
+
+async def of_message(
+    transactions: Transactions, partition_id: PartitionId, transaction_id: str
+) -> list[DeadLetter]:
+    """The dead letters of a message, one for each group that gave it up, newest failure first."""
+    rows = await transactions.call(
+        STATEMENTS["dead_letters_of_message"],
+        {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id},
+    )
+    return [DeadLetter(*row) for row in rows]
+
+
+async def delete_in(connection: Connection, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Delete these as a part of the transaction of *connection*; which there were."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(STATEMENTS["delete_dead_letters"], {"shard": SHARD, "ids": list(ids)})
+    return {row[0] for row in await cursor.fetchall()}
+
+
+async def purge(transactions: Transactions, filter_: DeadLetterFilter) -> int:
+    """Delete all that the filter lets through, a bounded number at a time; how many."""
+    total = 0
+    while True:
+        rows = await transactions.call(
+            STATEMENTS["purge_dead_letters"], filter_.parameters() | {"limit": _PURGE_ROWS}
+        )
+        deleted: int = rows[0][0]
+        total += deleted
+        if deleted < _PURGE_ROWS:
+            return total
