@@ -6,7 +6,9 @@ from queue_server.broker.dead_letters import DeadLetters
 from queue_server.broker.directory import Directory
 from queue_server.broker.groups import Groups
 from queue_server.broker.push import Pusher
+from queue_server.broker.stored_messages import StoredMessages
 from queue_server.broker.wakeup import Rooms
+from queue_server.domain.encryption import Keyring
 from queue_server.storage.transactions import Transactions
 
 
@@ -14,7 +16,13 @@ class Administration:
     """What an operator can look at and change."""
 
     def __init__(
-        self, transactions: Transactions, directory: Directory, rooms: Rooms, pusher: Pusher
+        self,
+        transactions: Transactions,
+        directory: Directory,
+        rooms: Rooms,
+        pusher: Pusher,
+        keyring: Keyring,
     ) -> None:
         self.groups = Groups(transactions, directory, rooms)
         self.dead_letters = DeadLetters(transactions, pusher)
+        self.stored_messages = StoredMessages(transactions, keyring)

@@ -219,7 +219,9 @@ class QueueServer:
                     transactor=Transactor(transactions, pusher, acker),
                     counters=context.counters,
                     row=row,
-                    administration=Administration(transactions, directory, self._rooms, pusher),
+                    administration=Administration(
+                        transactions, directory, self._rooms, pusher, keyring
+                    ),
                 )
             ),
             context.listener,

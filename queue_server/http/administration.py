@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from queue_server.http.handlers import consumer_groups, dead_letters
+from queue_server.http.handlers import consumer_groups, dead_letters, stored_messages
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
@@ -28,4 +28,9 @@ def routes() -> list[web.RouteDef]:
         web.post("/api/v1/dlq/redrive", dead_letters.redrive),
         web.post("/api/v1/dlq/{id:[^/]+}/replay", dead_letters.replay),
         web.post(f"{_MESSAGE}/retry", dead_letters.retry),
+        web.get("/api/v1/messages", stored_messages.page),
+        web.get(_MESSAGE, stored_messages.get),
+        web.delete(_MESSAGE, stored_messages.delete),
+        web.post(f"{_MESSAGE}/dlq", stored_messages.bury),
+        web.delete(f"/api/v1/queues/{_QUEUE}/clear", stored_messages.clear),
     ]

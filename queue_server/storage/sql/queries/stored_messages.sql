@@ -1,0 +1,244 @@
+-- name: browse_partitions
+-- The partitions in which a listing looks, those first that were pushed to last; with the offsets in
+-- which messages of the wanted status lie. The groups of all partitions are looked at only when a
+-- status is wanted.
+WITH matched AS (
+    SELECT
+        p.id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
+        a.low_watermark, a.next_offset, a.last_segment_at
+    FROM queen.queues q
+    JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id
+    JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
+    WHERE
+        (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+        AND (%(partition)s::text IS NULL OR p.name = %(partition)s::text)
+        AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
+        AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
+        AND a.next_offset > a.low_watermark
+        AND a.last_segment_at >= %(start)s::timestamptz
+    ORDER BY a.last_segment_at DESC, p.id DESC
+    LIMIT CASE WHEN %(status)s::text IS NULL THEN %(limit)s::bigint END
+),
+placed AS (
+    SELECT
+        m.*,
+        CASE %(status)s::text
+            WHEN 'completed' THEN m.low_watermark
+            WHEN 'processing' THEN greatest(m.low_watermark, c.queue_mode)
+            WHEN 'pending' THEN greatest(
+                m.low_watermark, coalesce(greatest(c.queue_mode, c.leased_to), 0)
+            )
+            ELSE m.low_watermark
+        END AS low,
+        CASE %(status)s::text
+            WHEN 'completed' THEN coalesce(c.queue_mode, c.named, 0)
+            WHEN 'processing' THEN coalesce(c.leased_to, 0)
+            ELSE m.next_offset
+        END AS high,
+        c.queue_mode IS NULL AS bus, c.named
+    FROM matched m
+    LEFT JOIN LATERAL (
+        SELECT
+            max(k.committed_offset) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__') AS queue_mode,
+            max(k.lease_end) FILTER (
+                WHERE u.consumer_group = '__QUEUE_MODE__' AND k.lease_expires_at > clock_timestamp()
+            ) AS leased_to,
+            min(k.committed_offset) FILTER (WHERE u.consumer_group <> '__QUEUE_MODE__') AS named
+        FROM queen.cursors k
+        JOIN queen.subscriptions u ON u.id = k.subscription_id
+        WHERE
+            %(status)s::text IS NOT NULL
+            AND k.shard = %(shard)s
+            AND k.partition_id = m.id
+    ) c ON true
+)
+SELECT
+    l.id, l.partition, l.queue, l.namespace, l.task, l.priority,
+    CASE
+        WHEN %(status)s::text = 'pending' AND l.bus THEN greatest(l.low, coalesce(l.named, 0))
+        ELSE l.low
+    END AS low,
+    l.high
+FROM placed l
+WHERE
+    CASE
+        WHEN %(status)s::text = 'pending' AND l.bus THEN greatest(l.low, coalesce(l.named, 0))
+        ELSE l.low
+    END < l.high
+ORDER BY l.last_segment_at DESC, l.id DESC
+LIMIT %(limit)s
+
+-- name: browse_segments
+SELECT s.*
+FROM queen.browse_segments(
+    %(shard)s::smallint, %(partition_ids)b::bigint[], %(lows)b::bigint[], %(highs)b::bigint[],
+    %(start)s::timestamptz, %(end)s::timestamptz, %(limit)s::integer
+) s
+ORDER BY s.o_created_at DESC, s.o_partition_id DESC, s.o_base_offset DESC
+LIMIT %(limit)s
+
+-- name: list_holes
+SELECT h.partition_id, h.message_offset
+FROM unnest(%(partition_ids)b::bigint[], %(starts)b::bigint[], %(ends)b::bigint[])
+    AS u (partition_id, first, past)
+JOIN queen.holes h
+    ON h.shard = %(shard)s
+    AND h.partition_id = u.partition_id
+    AND h.message_offset >= u.first
+    AND h.message_offset < u.past
+
+-- name: list_dead_offsets
+-- The newest dead letter of each message.
+SELECT DISTINCT ON (d.partition_id, d.message_offset)
+    d.partition_id, d.message_offset, d.error_message, d.retry_count, d.failed_at
+FROM unnest(%(partition_ids)b::bigint[], %(starts)b::bigint[], %(ends)b::bigint[])
+    AS u (partition_id, first, past)
+JOIN queen.dead_letters d
+    ON d.shard = %(shard)s
+    AND d.partition_id = u.partition_id
+    AND d.message_offset >= u.first
+    AND d.message_offset < u.past
+ORDER BY d.partition_id, d.message_offset, d.failed_at DESC
+
+-- name: list_places
+-- The groups that have a place in these partitions.
+SELECT
+    c.partition_id, u.consumer_group, c.committed_offset,
+    CASE WHEN c.lease_expires_at > clock_timestamp() THEN c.lease_end END,
+    CASE WHEN c.lease_expires_at > clock_timestamp() THEN c.lease_expires_at END
+FROM queen.cursors c
+JOIN queen.subscriptions u ON u.id = c.subscription_id
+WHERE c.shard = %(shard)s AND c.partition_id = ANY (%(partition_ids)b::bigint[])
+ORDER BY c.partition_id, c.subscription_id
+
+-- name: list_dead_messages
+-- Messages that are dead letters, newest message first; of several entries the newest.
+SELECT *
+FROM (
+    SELECT DISTINCT ON (d.partition_id, d.message_offset)
+        d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
+        d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
+        d.created_at, d.error_message, d.retry_count, d.failed_at
+    FROM queen.dead_letters d
+    JOIN queen.queues q ON q.id = d.queue_id
+    JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+    WHERE
+        d.shard = %(shard)s
+        AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+        AND (%(partition)s::text IS NULL OR p.name = %(partition)s::text)
+        AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
+        AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
+        AND d.created_at >= %(start)s::timestamptz
+        AND (%(end)s::timestamptz IS NULL OR d.created_at < %(end)s::timestamptz)
+    ORDER BY d.partition_id, d.message_offset, d.failed_at DESC
+) m
+ORDER BY m.created_at DESC, m.partition_id DESC, m.message_offset DESC
+LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: dead_message
+-- A message by its dead letters, also when the log no longer has it; newest entry first.
+SELECT
+    d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
+    d.created_at, d.error_message, d.retry_count, d.failed_at
+FROM queen.dead_letters d
+WHERE
+    d.shard = %(shard)s
+    AND d.partition_id = %(partition_id)s
+    AND d.transaction_id = %(transaction_id)s
+ORDER BY d.failed_at DESC
+LIMIT 1
+
+-- name: consumption_mode
+-- How the queues of a listing are consumed.
+SELECT
+    coalesce(bool_or(u.consumer_group = '__QUEUE_MODE__'), false),
+    count(DISTINCT u.consumer_group) FILTER (WHERE u.consumer_group <> '__QUEUE_MODE__')
+FROM queen.subscriptions u
+JOIN queen.queues q ON q.id = u.queue_id
+WHERE
+    (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+    AND (
+        %(partition)s::text IS NULL
+        OR EXISTS (
+            SELECT 1
+            FROM queen.partitions p
+            JOIN queen.cursors c
+                ON c.shard = %(shard)s
+                AND c.partition_id = p.id
+                AND c.subscription_id = u.id
+            WHERE
+                p.shard = %(shard)s AND p.queue_id = q.id AND p.name = %(partition)s::text
+        )
+    )
+
+-- name: partition_of_message
+SELECT
+    p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority, q.id AS queue_id,
+    q.lease_time, q.retry_limit, q.retry_delay, q.ttl
+FROM queen.partitions p
+JOIN queen.queues q ON q.id = p.queue_id
+WHERE p.shard = %(shard)s AND p.id = %(partition_id)s
+
+-- name: lock_places
+-- Before a message leaves for the dead letters: the groups stay where they are meanwhile.
+SELECT c.subscription_id, c.committed_offset
+FROM queen.cursors c
+WHERE c.shard = %(shard)s AND c.partition_id = %(partition_id)s
+ORDER BY c.subscription_id
+FOR NO KEY UPDATE
+
+-- name: lock_allocator
+SELECT a.next_offset
+FROM queen.allocators a
+WHERE a.shard = %(shard)s AND a.partition_id = %(partition_id)s
+FOR SHARE
+
+-- name: group_names
+SELECT u.id, u.consumer_group
+FROM queen.subscriptions u
+WHERE u.id = ANY (%(subscription_ids)b::integer[])
+
+-- name: insert_hole
+-- No row comes back when the message is one already.
+INSERT INTO queen.holes (shard, partition_id, message_offset)
+VALUES (%(shard)s, %(partition_id)s, %(message_offset)s)
+ON CONFLICT DO NOTHING
+RETURNING message_offset
+
+-- name: delete_message_dead_letters
+WITH gone AS (
+    DELETE FROM queen.dead_letters d
+    WHERE
+        d.shard = %(shard)s
+        AND d.partition_id = %(partition_id)s
+        AND d.transaction_id = %(transaction_id)s
+    RETURNING d.id
+)
+SELECT count(*) FROM gone
+
+-- name: delete_message_traces
+WITH gone AS (
+    DELETE FROM queen.traces t
+    WHERE
+        t.shard = %(shard)s
+        AND t.partition_id = %(partition_id)s
+        AND t.message_offset = %(message_offset)s
+    RETURNING t.id
+)
+DELETE FROM queen.trace_names n
+USING gone
+WHERE n.shard = %(shard)s AND n.trace_id = gone.id
+
+-- name: count_holes
+SELECT count(*)
+FROM unnest(%(partition_ids)b::bigint[], %(starts)b::bigint[], %(ends)b::bigint[])
+    AS u (partition_id, first, past)
+JOIN queen.holes h
+    ON h.shard = %(shard)s
+    AND h.partition_id = u.partition_id
+    AND h.message_offset >= u.first
+    AND h.message_offset < u.past
+
+-- name: flush_commits
+-- A commit that waits for the disk, and with it for those before that did not.
+SELECT pg_logical_emit_message(true, 'queue-server', '')

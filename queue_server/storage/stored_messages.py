@@ -1,0 +1,424 @@
+"""Look at messages in the log without consuming them, and take single ones out of it."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from queue_server.domain.encryption import Keyring
+from queue_server.domain.ids import id_keys
+from queue_server.domain.message import message_id
+from queue_server.domain.names import QUEUE_MODE, PartitionId
+from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, StoredMessage, decrypt
+from queue_server.domain.status import Consumption, GroupPlace, MessageStatus
+from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment_at
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Connection, Transactions
+
+# Partitions in which a listing looks at most; those that were pushed to last.
+_PARTITIONS_MAX = 1000
+
+MOVED_BY_HAND = "Moved to the dead letters by hand"
+
+
+class MessageFilter(msgspec.Struct, frozen=True):
+    """Which messages; None = any. `start` and `end` bound the time of the push."""
+
+    start: datetime.datetime
+    end: datetime.datetime | None = None
+    queue: str | None = None
+    partition: str | None = None
+    namespace: str | None = None
+    task: str | None = None
+    status: MessageStatus | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        return (
+            {"shard": SHARD}
+            | msgspec.structs.asdict(self)
+            | {"status": None if self.status is None else self.status.value}
+        )
+
+
+class PartitionView(msgspec.Struct, frozen=True):
+    """A partition and what its messages tell of their queue."""
+
+    id: PartitionId
+    partition: str
+    queue: str
+    namespace: str
+    task: str
+    priority: int
+
+
+class QueueConfig(msgspec.Struct, frozen=True):
+    """What a message's detail tells of its queue's options."""
+
+    queue_id: str
+    lease_time: int
+    retry_limit: int
+    retry_delay: int | None
+    ttl: int | None
+
+
+class Death(msgspec.Struct, frozen=True):
+    """What the newest dead letter of a message says."""
+
+    error_message: str
+    retry_count: int
+    failed_at: datetime.datetime
+
+
+class MessageView(msgspec.Struct, frozen=True):
+    """A message as it is stored, or, when the log has it no more, in its dead letter."""
+
+    partition: PartitionView
+    offset: int
+    id: str
+    transaction_id: str
+    trace_id: str | None
+    producer_sub: str | None
+    payload: bytes  # JSON text
+    created_at: datetime.datetime
+    is_encrypted: bool = False
+    death: Death | None = None
+
+
+class SegmentPlace(msgspec.Struct, frozen=True):
+    """A segment without its body."""
+
+    partition_id: PartitionId
+    base_offset: int
+    next_offset: int
+    created_at: datetime.datetime
+    first_message_id: uuid.UUID
+
+
+class Range(msgspec.Struct, frozen=True, gc=False):
+    """Offsets [start, end) of a partition."""
+
+    partition_id: PartitionId
+    start: int
+    end: int
+
+
+class NotPending(Exception):
+    """Every group of the partition has consumed the message."""
+
+
+def open_segment(segment: Segment, keyring: Keyring) -> OpenSegment:
+    """A segment ready to be read. Errors: those of `Keyring.open`."""
+    codec, body = decrypt(segment.codec, segment.body, keyring)
+    return OpenSegment(segment.base_offset, segment.next_offset, codec, body)
+
+
+async def browse(
+    transactions: Transactions, filter_: MessageFilter, limit: int
+) -> tuple[dict[PartitionId, PartitionView], dict[PartitionId, Range], list[SegmentPlace]]:
+    """The newest *limit* segments in which messages may lie that the filter lets through.
+
+    Shape: the partitions, the offsets in each that have the wanted status (dead letters apart),
+    and the segments, newest first.
+    """
+    rows = await transactions.call(
+        STATEMENTS["browse_partitions"],
+        filter_.parameters() | {"limit": min(limit, _PARTITIONS_MAX)},
+    )
+    partitions = {row[0]: PartitionView(*row[:6]) for row in rows}
+    ranges = {row[0]: Range(row[0], row[6], row[7]) for row in rows}
+    if not rows:
+        return {}, {}, []
+    segments = await transactions.call(
+        STATEMENTS["browse_segments"],
+        {
+            "shard": SHARD,
+            "partition_ids": list(ranges),
+            "lows": [r.start for r in ranges.values()],
+            "highs": [r.end for r in ranges.values()],
+            "start": filter_.start,
+            "end": filter_.end,
+            "limit": limit,
+        },
+    )
+    return partitions, ranges, [SegmentPlace(*row) for row in segments]
+
+
+def _ranges(ranges: Sequence[Range]) -> dict[str, Any]:
+    return {
+        "shard": SHARD,
+        "partition_ids": [r.partition_id for r in ranges],
+        "starts": [r.start for r in ranges],
+        "ends": [r.end for r in ranges],
+    }
+
+
+async def holes(
+    transactions: Transactions, ranges: Sequence[Range]
+) -> set[tuple[PartitionId, int]]:
+    """The messages in *ranges* that were taken out."""
+    rows = await transactions.call(STATEMENTS["list_holes"], _ranges(ranges))
+    return {(row[0], row[1]) for row in rows}
+
+
+async def deaths(
+    transactions: Transactions, ranges: Sequence[Range]
+) -> dict[tuple[PartitionId, int], Death]:
+    """The messages in *ranges* that are dead letters."""
+    rows = await transactions.call(STATEMENTS["list_dead_offsets"], _ranges(ranges))
+    return {(row[0], row[1]): Death(*row[2:]) for row in rows}
+
+
+async def consumptions(
+    transactions: Transactions, partition_ids: Sequence[PartitionId]
+) -> dict[PartitionId, Consumption]:
+    """Where the groups stand in each of these partitions."""
+    rows = await transactions.call(
+        STATEMENTS["list_places"], {"shard": SHARD, "partition_ids": list(partition_ids)}
+    )
+    places: dict[PartitionId, list[GroupPlace]] = {id_: [] for id_ in partition_ids}
+    for row in rows:
+        places[row[0]].append(GroupPlace(*row[1:]))
+    return {id_: Consumption(own) for id_, own in places.items()}
+
+
+async def consumption_mode(
+    transactions: Transactions, queue: str | None, partition: str | None
+) -> tuple[bool, int]:
+    """Whether anybody consumes in queue mode, and how many named groups there are."""
+    rows = await transactions.call(
+        STATEMENTS["consumption_mode"], {"shard": SHARD, "queue": queue, "partition": partition}
+    )
+    return rows[0][0], rows[0][1]
+
+
+async def dead_messages(
+    transactions: Transactions, filter_: MessageFilter, limit: int, offset: int
+) -> list[MessageView]:
+    """Messages that are dead letters, newest first."""
+    rows = await transactions.call(
+        STATEMENTS["list_dead_messages"], filter_.parameters() | {"limit": limit, "offset": offset}
+    )
+    return [_dead_view(PartitionView(*row[:6]), row[6:]) for row in rows]
+
+
+def _dead_view(partition: PartitionView, row: Sequence[Any]) -> MessageView:
+    (
+        offset, id_, transaction_id, trace_id, producer_sub, payload, created_at,
+        error_message, retry_count, failed_at,
+    ) = row  # fmt: skip
+    return MessageView(
+        partition=partition,
+        offset=offset,
+        id=str(id_),
+        transaction_id=transaction_id,
+        trace_id=trace_id,
+        producer_sub=producer_sub,
+        payload=payload,
+        created_at=created_at,
+        death=Death(error_message, retry_count, failed_at),
+    )
+
+
+def view(
+    partition: PartitionView,
+    place: SegmentPlace | Segment,
+    offset: int,
+    message: StoredMessage,
+    *,
+    is_encrypted: bool,
+    death: Death | None,
+) -> MessageView:
+    return MessageView(
+        partition=partition,
+        offset=offset,
+        id=message_id(place.first_message_id, offset - place.base_offset),
+        transaction_id=message.transactionId,
+        trace_id=message.traceId,
+        producer_sub=message.producerSub,
+        payload=bytes(message.data),
+        created_at=place.created_at,
+        is_encrypted=is_encrypted,
+        death=death,
+    )
+
+
+async def find_partition(
+    transactions: Transactions, partition_id: PartitionId
+) -> tuple[PartitionView, QueueConfig] | None:
+    """A partition by id."""
+    rows = await transactions.call(
+        STATEMENTS["partition_of_message"], {"shard": SHARD, "partition_id": partition_id}
+    )
+    if not rows:
+        return None
+    row = rows[0]
+    return (
+        PartitionView(partition_id, *row[:5]),
+        QueueConfig(str(row[5]), *row[6:]),
+    )
+
+
+async def find_in(
+    connection: Connection, partition_id: PartitionId, transaction_id: str
+) -> tuple[int, Segment] | None:
+    """The newest stored message with this id, with its segment; None when there is none."""
+    stored = await find_ids(connection, [(partition_id, id_keys([transaction_id]))])
+    for place in sorted(stored, key=lambda p: p.offset, reverse=True):
+        segment = await read_segment_at(connection, partition_id, place.offset)
+        if segment is not None and not await _is_hole(connection, partition_id, place.offset):
+            return place.offset, segment
+    return None
+
+
+async def _is_hole(connection: Connection, partition_id: PartitionId, offset: int) -> bool:
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["list_holes"], _ranges([Range(partition_id, offset, offset + 1)])
+    )
+    return await cursor.fetchone() is not None
+
+
+async def get(
+    transactions: Transactions, partition: PartitionView, transaction_id: str, keyring: Keyring
+) -> MessageView | None:
+    """A message by its ids, from the log or from its dead letter."""
+
+    async def work(connection: Connection) -> MessageView | None:
+        parameters = {
+            "shard": SHARD,
+            "partition_id": partition.id,
+            "transaction_id": transaction_id,
+        }
+        cursor = connection.cursor(binary=True)
+        await cursor.execute(STATEMENTS["dead_message"], parameters)
+        row = await cursor.fetchone()
+        dead = None if row is None else _dead_view(partition, row)
+        found = await find_in(connection, partition.id, transaction_id)
+        if found is None:
+            return dead
+        offset, segment = found
+        opened = open_segment(segment, keyring)
+        return view(
+            partition,
+            segment,
+            offset,
+            opened.message(offset),
+            is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
+            death=dead.death if dead is not None and dead.offset == offset else None,
+        )
+
+    return await transactions.run(work)
+
+
+async def delete(
+    transactions: Transactions, partition_id: PartitionId, transaction_id: str
+) -> tuple[int, bool]:
+    """Remove a message's dead letters, and take it out of the log with its traces.
+
+    Shape: how many dead letters there were, and whether the log had it.
+    """
+
+    async def work(connection: Connection) -> tuple[int, bool]:
+        cursor = connection.cursor(binary=True)
+        await _lock_allocator(connection, partition_id)
+        found = await find_in(connection, partition_id, transaction_id)
+        if found is not None:
+            await _take_out(connection, partition_id, found[0])
+        await cursor.execute(
+            STATEMENTS["delete_message_dead_letters"],
+            {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id},
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        return row[0], found is not None
+
+    return await transactions.run(work)
+
+
+async def bury(
+    transactions: Transactions,
+    partition: PartitionView,
+    config: QueueConfig,
+    transaction_id: str,
+    keyring: Keyring,
+) -> list[str] | None:
+    """Move a message to the dead letters of every group that has not consumed it.
+
+    Shape: those groups; queue mode when the partition has no group at all. None when the log does
+    not have the message.
+    Errors: `NotPending`; nothing was done.
+    Locks: the cursors of the partition, then its allocator.
+    """
+
+    async def work(connection: Connection) -> list[str] | None:
+        cursor = connection.cursor(binary=True)
+        address = {"shard": SHARD, "partition_id": partition.id}
+        await cursor.execute(STATEMENTS["lock_places"], address)
+        places = await cursor.fetchall()
+        await _lock_allocator(connection, partition.id)
+        found = await find_in(connection, partition.id, transaction_id)
+        if found is None:
+            return None
+        offset, segment = found
+        waiting = [subscription_id for subscription_id, committed in places if committed <= offset]
+        if places and not waiting:
+            raise NotPending
+        groups: list[str] = [QUEUE_MODE]
+        if waiting:
+            await cursor.execute(STATEMENTS["group_names"], {"subscription_ids": waiting})
+            groups = [row[1] for row in await cursor.fetchall()]
+        message = open_segment(segment, keyring).message(offset)
+        for group in groups:
+            await connection.execute(
+                STATEMENTS["insert_dead_letter"],
+                address
+                | {
+                    "id": uuid.uuid4(),
+                    "queue_id": config.queue_id,
+                    "consumer_group": group,
+                    "message_offset": offset,
+                    "message_id": message_id(
+                        segment.first_message_id, offset - segment.base_offset
+                    ),
+                    "transaction_id": message.transactionId,
+                    "trace_id": message.traceId,
+                    "producer_sub": message.producerSub,
+                    "payload": bytes(message.data),
+                    "error_message": MOVED_BY_HAND,
+                    "retry_count": 0,
+                    "created_at": segment.created_at,
+                },
+            )
+        await connection.execute(STATEMENTS["insert_hole"], address | {"message_offset": offset})
+        return groups
+
+    return await transactions.run(work)
+
+
+async def _lock_allocator(connection: Connection, partition_id: PartitionId) -> None:
+    """Nothing is dropped from the partition, and the partition is not deleted, until the commit."""
+    await connection.execute(
+        STATEMENTS["lock_allocator"], {"shard": SHARD, "partition_id": partition_id}
+    )
+
+
+async def _take_out(connection: Connection, partition_id: PartitionId, offset: int) -> None:
+    address = {"shard": SHARD, "partition_id": partition_id, "message_offset": offset}
+    await connection.execute(STATEMENTS["insert_hole"], address)
+    await connection.execute(STATEMENTS["delete_message_traces"], address)
+
+
+async def count_holes(transactions: Transactions, ranges: Sequence[Range]) -> int:
+    """How many of the messages in *ranges* were taken out before."""
+    rows = await transactions.call(STATEMENTS["count_holes"], _ranges(ranges))
+    count: int = rows[0][0]
+    return count
+
+
+async def flush_commits(transactions: Transactions) -> None:
+    """Return when all commits so far are on disk, those included that did not wait for it."""
+    await transactions.call(STATEMENTS["flush_commits"], {})

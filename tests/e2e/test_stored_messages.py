@@ -1,0 +1,451 @@
+"""Messages of the log, for operators: list, get, delete, dlq, clear (wire-api 5.4)."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.client import Answer, Client, Message, drain, segment, unique
+
+
+async def listed(client: Client, **filters: Any) -> dict[str, Any]:
+    filters = {name.rstrip("_"): value for name, value in filters.items()}
+    answer = await client.get(f"/api/v1/messages?{urlencode(filters)}")
+    assert answer.status == 200, answer
+    body = answer.json
+    assert isinstance(body, dict)
+    return body
+
+
+async def data(client: Client, **filters: Any) -> list[Any]:
+    return [message["data"] for message in (await listed(client, **filters))["messages"]]
+
+
+def path(message: Message) -> str:
+    return f"/api/v1/messages/{message['partitionId']}/{segment(message['transactionId'])}"
+
+
+async def detail(client: Client, message: Message) -> dict[str, Any]:
+    answer = await client.get(path(message))
+    assert answer.status == 200, answer
+    body = answer.json
+    assert isinstance(body, dict)
+    return body
+
+
+async def delete(client: Client, message: Message) -> Answer:
+    return await client.send("DELETE", path(message))
+
+
+async def stored(client: Client, queue: str) -> dict[Any, Message]:
+    """The messages of a queue by payload, without consuming them."""
+    body = await listed(client, queue=queue, limit=1000)
+    return {message["data"]: message for message in body["messages"]}
+
+
+# ── list ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_entry_tells_everything(client: Client, queue: str) -> None:
+    await client.configure(queue, {"priority": 4}, namespace="billing", task="export")
+    trace_id = str(uuid.uuid4())
+    await client.push_items(
+        [{"queue": queue, "partition": "p", "payload": {"total": 1.50}, "transactionId": "inv-1",
+          "traceId": trace_id}]
+    )  # fmt: skip
+    pop = await client.pop(queue, group="g")
+    body = await listed(client, queue=queue)
+    (entry,) = body["messages"]
+    message = pop.messages[0]
+    assert entry == {
+        "id": message["id"],
+        "transactionId": "inv-1",
+        "partitionId": message["partitionId"],
+        "queuePath": f"{queue}/p",
+        "queue": queue,
+        "partition": "p",
+        "namespace": "billing",
+        "task": "export",
+        "status": "pending",
+        "queueStatus": "pending",
+        "busStatus": {"consumedBy": 0, "totalGroups": 1},
+        "traceId": trace_id,
+        "producerSub": None,
+        "queuePriority": 4,
+        "createdAt": message["createdAt"],
+        "leaseExpiresAt": None,
+        "offset": 0,
+        "data": {"total": 1.5},
+        "payload": {"total": 1.5},
+        "payloadAvailable": True,
+        "errorMessage": None,
+        "retryCount": None,
+        "failedAt": None,
+    }
+    assert body["mode"] == {"hasQueueMode": False, "busGroupsCount": 1, "type": "bus"}
+    assert body["total"] == 1
+    assert body["pagination"] == {"limit": 200, "offset": 0}
+
+
+async def test_newest_first_over_all_partitions_in_pages(client: Client, queue: str) -> None:
+    expected: list[str] = []
+    for number in range(30):
+        name = f"{number:02}"
+        await client.push(queue, [f"{name}a", f"{name}b"], partition=f"p{number % 4}")
+        expected[:0] = [f"{name}b", f"{name}a"]
+    assert await data(client, queue=queue) == expected
+    for limit in (1, 7, 59, 100):
+        pages: list[str] = []
+        while page := await data(client, queue=queue, limit=limit, offset=len(pages)):
+            assert len(page) <= limit
+            pages += page
+        assert pages == expected
+    assert await data(client, queue=queue, partition="p1", limit=3) == ["29b", "29a", "25b"]
+    assert await data(client, queue=queue, limit="many", offset=-4) == expected
+
+
+async def test_holes_do_not_shorten_pages(client: Client, queue: str) -> None:
+    for number in range(20):
+        await client.push(queue, [number])
+    messages = await stored(client, queue)
+    for number in range(5, 19):
+        assert (await delete(client, messages[number])).status == 200
+    assert await data(client, queue=queue, limit=3) == [19, 4, 3]
+    assert await data(client, queue=queue, limit=3, offset=3) == [2, 1, 0]
+
+
+async def test_time_bounds(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    now = datetime.now(UTC)
+    assert await data(client, queue=queue, from_=(now - timedelta(minutes=5)).isoformat()) == [1]
+    assert await data(client, queue=queue, from_=(now + timedelta(minutes=5)).isoformat()) == []
+    # The whole minute of `to` counts.
+    assert await data(client, queue=queue, to=now.strftime("%Y-%m-%dT%H:%M:00Z")) in ([1], [])
+    assert await data(client, queue=queue, to=(now + timedelta(minutes=1)).isoformat()) == [1]
+    earlier = (now - timedelta(minutes=5)).isoformat()
+    assert await data(client, queue=queue, to=earlier) == []
+    assert await data(client, queue=queue, from_="2020-01-01T00:00:00Z", to=earlier) == []
+    assert await data(client, queue=queue, from_="whenever") == [1]
+
+
+async def test_filters_by_label(client: Client) -> None:
+    namespace, task = unique("ns"), unique("task")
+    kinds: list[dict[str, Any]] = [
+        {"namespace": namespace, "task": task}, {"namespace": namespace}, {"task": task},
+    ]  # fmt: skip
+    for number, labels in enumerate(kinds):
+        queue = unique("labelled")
+        await client.configure(queue, **labels)
+        await client.push(queue, [number])
+    assert await data(client, ns=namespace) == [1, 0]
+    assert await data(client, namespace=namespace) == [1, 0]
+    assert await data(client, task=task) == [2, 0]
+    assert await data(client, ns=namespace, task=task) == [0]
+    assert await data(client, ns=unique("no such")) == []
+
+
+async def by_status(client: Client, queue: str) -> dict[str, list[Any]]:
+    """The payloads by status; asked with the filter and without, which must agree."""
+    plain: dict[str, list[Any]] = {}
+    for message in (await listed(client, queue=queue))["messages"]:
+        plain.setdefault(message["status"], []).append(message["data"])
+    for status in ("pending", "processing", "completed", "dead_letter"):
+        assert await data(client, queue=queue, status=status) == plain.get(status, []), status
+    return plain
+
+
+async def test_status_in_queue_mode(client: Client, queue: str) -> None:
+    await client.push(queue, list(range(6)))
+    assert await by_status(client, queue) == {"pending": [5, 4, 3, 2, 1, 0]}
+    assert (await listed(client, queue=queue))["mode"]["type"] == "none"
+    pop = await client.pop(queue, batch=4)
+    assert await by_status(client, queue) == {"pending": [5, 4], "processing": [3, 2, 1, 0]}
+    leased = (await listed(client, queue=queue, status="processing"))["messages"]
+    assert all(datetime.fromisoformat(m["leaseExpiresAt"]) > datetime.now(UTC) for m in leased)
+    await client.ack(pop.messages[0])
+    assert await by_status(client, queue) == {
+        "pending": [5, 4], "processing": [3, 2, 1], "completed": [0],
+    }  # fmt: skip
+    await client.ack(pop.messages[1], "dlq", error="bad one")
+    assert await by_status(client, queue) == {
+        "pending": [5, 4, 3, 2], "completed": [0], "dead_letter": [1],
+    }  # fmt: skip
+    (dead,) = (await listed(client, queue=queue, status="dead_letter"))["messages"]
+    assert dead["errorMessage"] == "bad one"
+    assert dead["transactionId"] == pop.ids[1]
+    assert dead["id"] == pop.messages[1]["id"]
+    assert (await listed(client, queue=queue))["mode"]["type"] == "queue"
+    assert await data(client, queue=queue, status="failed") == []
+
+
+async def test_status_with_named_groups(client: Client, queue: str) -> None:
+    await client.push(queue, [0, 1, 2])
+    first = await client.pop(queue, group="a", batch=2)
+    await client.complete(first, group="a")
+    assert await by_status(client, queue) == {"pending": [2], "completed": [1, 0]}
+    second = await client.pop(queue, group="b", batch=1)
+    assert await by_status(client, queue) == {"pending": [2, 1, 0]}
+    await client.complete(second, group="b")
+    assert await by_status(client, queue) == {"pending": [2, 1], "completed": [0]}
+    messages = await stored(client, queue)
+    assert messages[1]["busStatus"] == {"consumedBy": 1, "totalGroups": 2}
+    assert messages[0]["busStatus"] == {"consumedBy": 2, "totalGroups": 2}
+    await client.pop(queue, batch=1)
+    assert (await listed(client, queue=queue))["mode"] == {
+        "hasQueueMode": True, "busGroupsCount": 2, "type": "hybrid",
+    }  # fmt: skip
+    assert await by_status(client, queue) == {"pending": [2, 1], "processing": [0]}
+
+
+async def test_a_status_is_found_however_many_others_lie_before_it(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, ["old"], partition="quiet")
+    done = await client.pop(queue, partition="quiet")
+    await client.complete(done)
+    await client.push(queue, ["older"], partition="read")
+    await client.complete(await client.pop(queue, partition="read"))
+    for number in range(5):
+        await client.push_items(
+            [{"queue": queue, "partition": f"p{n}", "payload": number} for n in range(300)]
+        )
+    assert await data(client, queue=queue, status="completed", limit=2) == ["older", "old"]
+
+
+async def test_an_empty_listing(client: Client) -> None:
+    body = await listed(client, queue=unique("nothing"))
+    assert body["messages"] == []
+    assert body["mode"] == {"hasQueueMode": False, "busGroupsCount": 0, "type": "none"}
+
+
+# ── get ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_detail_after_a_pop_that_commits_on_delivery(client: Client, queue: str) -> None:
+    """Exactly one entry, as the official suite wants it."""
+    await client.push(queue, [{"total": 12.5}], ids=["a/b c"])
+    pop = await client.pop(queue, batch=1, autoAck="true")
+    body = await detail(client, pop.messages[0])
+    assert body["consumerGroups"] == [
+        {"name": "__QUEUE_MODE__", "consumed": True, "leaseExpiresAt": None}
+    ]
+    assert body["payload"] == {"total": 12.5}
+    assert body["transactionId"] == "a/b c"
+    assert body["isEncrypted"] is False
+    assert body["errorMessage"] is None
+    assert body["retryCount"] is None
+    assert body["status"] == "completed"
+    assert body["queueConfig"] == {
+        "leaseTime": 60, "retryLimit": 3, "retryDelay": 1000, "ttl": 3600, "priority": 0,
+    }  # fmt: skip
+    assert body["mode"] == {
+        "hasQueueMode": True, "busGroupsCount": 0, "consumedByGroups": 0, "type": "queue",
+    }  # fmt: skip
+
+
+async def test_the_detail_of_leased_and_dead_messages(client: Client, queue: str) -> None:
+    await client.push(queue, [1, 2])
+    pop = await client.pop(queue)
+    body = await detail(client, pop.messages[1])
+    assert body["status"] == "processing"
+    (group,) = body["consumerGroups"]
+    assert group["consumed"] is False
+    assert datetime.fromisoformat(group["leaseExpiresAt"]) > datetime.now(UTC)
+    await client.ack(pop.messages[0], "dlq", error="no good")
+    body = await detail(client, pop.messages[0])
+    assert body["status"] == "dead_letter"
+    assert body["errorMessage"] == "no good"
+    assert body["retryCount"] == 0
+
+
+@pytest.mark.parametrize("address", ["17/x", "0/x", "x/x", "99999999999999999999/x"])
+async def test_unknown_messages(client: Client, queue: str, address: str) -> None:
+    for method, tail in (("GET", ""), ("DELETE", ""), ("POST", "/dlq"), ("POST", "/retry")):
+        answer = await client.send(method, f"/api/v1/messages/{address}{tail}")
+        assert answer.status == 404
+        assert answer.error == "Message not found"
+    await client.push(queue, [1])
+    message = (await client.pop(queue)).messages[0]
+    answer = await client.get(path(message | {"transactionId": "unknown"}))
+    assert answer.status == 404
+
+
+# ── delete ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_deleted_message_is_not_delivered_and_its_neighbours_are(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, list(range(6)))
+    messages = await stored(client, queue)
+    for number in (0, 3, 5):
+        answer = await delete(client, messages[number])
+        assert answer.status == 200
+        assert answer.json == {
+            "success": True,
+            "partitionId": messages[number]["partitionId"],
+            "transactionId": messages[number]["transactionId"],
+            "message": "Message deleted successfully",
+            "deleted": 0,
+        }
+    again = await delete(client, messages[0])
+    assert again.status == 404
+    assert again.json["success"] is False
+    assert (await client.get(path(messages[0]))).status == 404
+    assert [m["data"] for m in await drain(client, queue)] == [1, 2, 4]
+    assert [m["offset"] for m in await drain(client, queue, group="g")] == [1, 2, 4]
+    await client.push(queue, [6])
+    assert [m["data"] for m in await drain(client, queue)] == [6]
+
+
+async def test_a_message_is_deleted_with_its_dead_letters(client: Client, queue: str) -> None:
+    await client.push(queue, [1, 2])
+    for group in ("a", "b"):
+        pop = await client.pop(queue, group=group, batch=1)
+        await client.ack(pop.messages[0], "dlq", group=group)
+    answer = await delete(client, pop.messages[0])
+    assert answer.json["deleted"] == 2
+    assert (await client.get(f"/api/v1/dlq?queue={segment(queue)}")).json["total"] == 0
+    assert [m["data"] for m in await drain(client, queue, group="c")] == [2]
+
+
+async def test_an_ack_of_a_leased_batch_survives_a_deletion_in_it(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, [1, 2, 3])
+    pop = await client.pop(queue)
+    await delete(client, pop.messages[1])
+    await client.complete(pop)
+    assert (await client.pop(queue)).status == 204
+
+
+# ── to the dead letters ─────────────────────────────────────────────────────────────────────────
+
+
+async def bury(client: Client, message: Message) -> Answer:
+    return await client.send("POST", f"{path(message)}/dlq")
+
+
+async def test_a_pending_message_moves_to_the_dead_letters_of_all_who_wait_for_it(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, [1, 2, 3])
+    for group, batch in (("a", 1), ("b", 2), ("c", 1)):
+        pop = await client.pop(queue, group=group, batch=batch)
+        await client.complete(pop, group=group)
+    message = (await stored(client, queue))[2]
+    answer = await bury(client, message)
+    assert answer.status == 200
+    assert answer.json == {
+        "success": True,
+        "movedToDLQ": True,
+        "partitionId": message["partitionId"],
+        "transactionId": message["transactionId"],
+        "consumerGroups": ["a", "c"],
+    }
+    entries = (await client.get(f"/api/v1/dlq?queue={segment(queue)}")).json["messages"]
+    assert sorted((e["consumerGroup"], e["data"]) for e in entries) == [("a", 2), ("c", 2)]
+    for group in ("a", "b", "c", "fresh"):
+        expected = [1, 3] if group == "fresh" else [3]
+        assert [m["data"] for m in await drain(client, queue, group=group)] == expected
+    assert (await bury(client, message)).status == 404
+    retried = await client.send("POST", f"{path(message)}/retry")
+    assert retried.json["result"] == "moved"
+    assert [m["data"] for m in await drain(client, queue, group="a")] == [2]
+
+
+async def test_a_message_that_nobody_waits_for(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    other = unique("other")
+    await client.push(other, ["x"])
+    lonely = (await stored(client, other))["x"]
+    assert (await bury(client, lonely)).json["consumerGroups"] == ["__QUEUE_MODE__"]
+    (message,) = await drain(client, queue)
+    answer = await bury(client, message)
+    assert answer.status == 400
+    assert "pending" in answer.error
+
+
+# ── clear ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def clear(client: Client, queue: str, **parameters: str) -> Answer:
+    return await client.send(
+        "DELETE", f"/api/v1/queues/{segment(queue)}/clear?{urlencode(parameters)}"
+    )
+
+
+async def test_clear_deletes_all_messages_and_keeps_positions(
+    fresh_client: Client, queue: str
+) -> None:
+    client = fresh_client
+    await client.push(queue, [1, 2], partition="a", ids=["one", "two"])
+    await client.push(queue, [3], partition="b")
+    await client.complete(await client.pop(queue, group="g", partition="a"), group="g")
+    await delete(client, (await stored(client, queue))[1])
+    answer = await clear(client, queue)
+    assert answer.status == 200
+    assert answer.json == {
+        "cleared": True, "success": True, "count": 2, "queue": queue, "partition": "all",
+    }  # fmt: skip
+    assert await stored(client, queue) == {}
+    for group in (None, "g", "fresh"):
+        assert await drain(client, queue, group=group) == []
+    # An id is forgotten with its message; offsets go on.
+    (result,) = await client.push(queue, ["again"], partition="a", ids=["one"])
+    assert result["status"] == "queued"
+    assert result["offset"] == 2
+    for group in (None, "g", "fresh"):
+        assert [m["data"] for m in await drain(client, queue, group=group)] == ["again"]
+    assert (await clear(client, queue)).json["count"] == 1
+    assert (await clear(client, queue)).json["count"] == 0
+
+
+async def test_clear_of_one_partition(client: Client, queue: str) -> None:
+    await client.push(queue, [1, 2], partition="a")
+    await client.push(queue, [3], partition="b")
+    answer = await clear(client, queue, partition="a")
+    assert answer.json["count"] == 2
+    assert answer.json["partition"] == "a"
+    assert [m["data"] for m in await drain(client, queue)] == [3]
+    assert (await clear(client, queue, partition="nowhere")).status == 404
+    assert (await clear(client, unique("missing"))).status == 404
+
+
+async def test_acks_of_messages_that_were_cleared(client: Client, queue: str) -> None:
+    await client.push(queue, [1, 2])
+    pop = await client.pop(queue)
+    await clear(client, queue)
+    result = await client.ack(pop.messages[0])
+    assert result["success"] is False
+    assert "unresolv" in result["error"]
+    await client.push(queue, [3])
+    held = (await client.pop(queue)).status
+    assert held in (200, 204)
+
+
+async def test_queues_are_cleared_while_everybody_pushes(client: Client, queue: str) -> None:
+    """Each message is either counted by a clear or delivered."""
+    stop = asyncio.Event()
+    pushed = 0
+
+    async def produce(partition: str) -> None:
+        nonlocal pushed
+        while not stop.is_set():
+            await client.push(queue, list(range(5)), partition=partition)
+            pushed += 5
+
+    await client.configure(queue)
+    producers = [asyncio.create_task(produce(f"p{n}")) for n in range(4)]
+    cleared = 0
+    for _ in range(15):
+        answer = await clear(client, queue)
+        assert answer.status == 200, answer
+        cleared += answer.json["count"]
+        await asyncio.sleep(0.02)
+    stop.set()
+    await asyncio.gather(*producers)
+    assert cleared + len(await drain(client, queue)) == pushed
