@@ -7,6 +7,7 @@ from queue_server.broker.directory import Directory
 from queue_server.broker.groups import Groups
 from queue_server.broker.push import Pusher
 from queue_server.broker.stored_messages import StoredMessages
+from queue_server.broker.traces import Traces
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.storage.transactions import Transactions
@@ -26,3 +27,4 @@ class Administration:
         self.groups = Groups(transactions, directory, rooms)
         self.dead_letters = DeadLetters(transactions, pusher)
         self.stored_messages = StoredMessages(transactions, keyring)
+        self.traces = Traces(transactions, self.stored_messages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from queue_server.http.handlers import consumer_groups, dead_letters, stored_messages
+from queue_server.http.handlers import consumer_groups, dead_letters, stored_messages, traces
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
@@ -33,4 +33,8 @@ def routes() -> list[web.RouteDef]:
         web.delete(_MESSAGE, stored_messages.delete),
         web.post(f"{_MESSAGE}/dlq", stored_messages.bury),
         web.delete(f"/api/v1/queues/{_QUEUE}/clear", stored_messages.clear),
+        web.post("/api/v1/traces", traces.add),
+        web.get("/api/v1/traces/names", traces.names),
+        web.get("/api/v1/traces/by-name/{name:[^/]+}", traces.by_name),
+        web.get("/api/v1/traces/{partition_id:[^/]+}/{transaction_id:[^/]+}", traces.of_message),
     ]

@@ -33,9 +33,19 @@ class ReplayBody(msgspec.Struct):
     partition: str | None = None
 
 
+class TraceBody(msgspec.Struct, rename="camel"):
+    transaction_id: str
+    partition_id: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    consumer_group: str | None = None
+    trace_names: list[str] | str | None = None
+    event_type: str | None = None
+
+
 subscription_reader = BodyReader(
     SubscriptionBody, {"subscriptionTimestamp": "Missing subscriptionTimestamp in request body"}
 )
 seek_reader = BodyReader(SeekBody, {})
 redrive_reader = BodyReader(RedriveBody, {})
 replay_reader = BodyReader(ReplayBody, {})
+trace_reader = BodyReader(TraceBody, {})

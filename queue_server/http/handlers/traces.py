@@ -1,0 +1,114 @@
+"""Events that consumers attach to messages: wire-api 5.6. The names here are in snake case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from queue_server.domain.errors import BadRequest, NotFound
+from queue_server.domain.names import QUEUE_MODE, check_text, parse_partition_id
+from queue_server.domain.segment import wire_time
+from queue_server.http import administration_wire as wire
+from queue_server.http.answers import json_answer, message_address, page_of
+from queue_server.http.request import query_time, read_body
+from queue_server.http.state import STATE
+from queue_server.storage.traces import NewTrace, Trace
+
+_LIMIT = 100
+_NAMES_LIMIT = 50
+
+
+async def add(request: web.Request) -> web.Response:
+    body = wire.trace_reader.read(await read_body(request))
+    if body.data is msgspec.UNSET:
+        raise BadRequest("data is required")
+    names = body.trace_names or []
+    if isinstance(names, str):
+        names = [names]
+    for text in (body.transaction_id, body.consumer_group or "", body.event_type or "", *names):
+        check_text(text, "a trace")
+    partition_id = parse_partition_id(body.partition_id)
+    if partition_id is None:
+        raise NotFound("Message not found")
+    id_ = await request.app[STATE].administration.traces.add(
+        NewTrace(
+            partition_id=partition_id,
+            transaction_id=body.transaction_id,
+            consumer_group=body.consumer_group or QUEUE_MODE,
+            event_type=body.event_type or "info",
+            data=bytes(body.data),
+            names=[name for name in names if name],
+        )
+    )
+    if id_ is None:
+        raise NotFound("Message not found")
+    return json_answer({"success": True, "traceId": str(id_)}, status=201)
+
+
+async def of_message(request: web.Request) -> web.Response:
+    partition_id, transaction_id = message_address(request)
+    found: list[Trace] = []
+    if partition_id is not None:
+        found = await request.app[STATE].administration.traces.of_message(
+            partition_id, transaction_id
+        )
+    return json_answer({"traces": [_entry(trace) for trace in found]})
+
+
+async def by_name(request: web.Request) -> web.Response:
+    name = check_text(request.match_info["name"], "the name")
+    limit, offset = page_of(request, _LIMIT)
+    found, total = await request.app[STATE].administration.traces.by_name(
+        name, query_time(request, "from"), query_time(request, "to"), limit, offset
+    )
+    return json_answer(
+        {
+            "traces": [
+                _entry(one.trace)
+                | {
+                    "transaction_id": one.trace.transaction_id,
+                    "partition_id": str(one.trace.partition_id),
+                    "queue_name": one.trace.queue,
+                    "partition_name": one.trace.partition,
+                    "message_payload": None if one.payload is None else msgspec.Raw(one.payload),
+                }
+                for one in found
+            ],
+            "total": total,
+            "pagination": {"limit": limit, "offset": offset},
+        }
+    )
+
+
+async def names(request: web.Request) -> web.Response:
+    limit, offset = page_of(request, _NAMES_LIMIT)
+    found, total = await request.app[STATE].administration.traces.names(limit, offset)
+    return json_answer(
+        {
+            "trace_names": [
+                {
+                    "trace_name": use.name,
+                    "trace_count": use.trace_count,
+                    "message_count": use.message_count,
+                    "last_seen": wire_time(use.last_seen),
+                }
+                for use in found
+            ],
+            "total": total,
+            "pagination": {"limit": limit, "offset": offset},
+        }
+    )
+
+
+def _entry(trace: Trace) -> dict[str, Any]:
+    return {
+        "id": str(trace.id),
+        "event_type": trace.event_type,
+        "data": msgspec.Raw(trace.data),
+        "consumer_group": trace.consumer_group,
+        "worker_id": trace.worker_id,
+        "created_at": wire_time(trace.created_at),
+        "trace_names": trace.names,
+    }

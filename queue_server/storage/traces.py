@@ -1,0 +1,133 @@
+"""Keep and read the events that consumers attach to messages."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.domain.ids import id_keys
+from queue_server.domain.names import PartitionId
+from queue_server.storage.messages import SHARD, find_ids
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Connection, Transactions
+
+
+class NewTrace(msgspec.Struct, frozen=True):
+    """An event to be attached to a message. `data` is JSON text."""
+
+    partition_id: PartitionId
+    transaction_id: str
+    consumer_group: str
+    event_type: str
+    data: bytes
+    names: Sequence[str]
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """An event of a message; queue and partition are filled in where a listing is by name."""
+
+    id: uuid.UUID
+    partition_id: PartitionId
+    message_offset: int
+    transaction_id: str
+    consumer_group: str
+    event_type: str
+    data: bytes
+    worker_id: str | None
+    created_at: datetime.datetime
+    names: list[str]
+    queue: str | None = None
+    partition: str | None = None
+
+
+class NameUse(msgspec.Struct, frozen=True):
+    """How much a name is used."""
+
+    name: str
+    trace_count: int
+    message_count: int
+    last_seen: datetime.datetime
+
+
+async def add(transactions: Transactions, trace: NewTrace) -> uuid.UUID | None:
+    """Attach an event to a message. Shape: its id; None when there is no such message."""
+    id_ = uuid.uuid4()
+
+    async def work(connection: Connection) -> uuid.UUID | None:
+        offset = await _find_offset(connection, trace.partition_id, trace.transaction_id)
+        if offset is None:
+            return None
+        await connection.execute(
+            STATEMENTS["insert_trace"],
+            {
+                "shard": SHARD,
+                "id": id_,
+                "partition_id": trace.partition_id,
+                "message_offset": offset,
+                "transaction_id": trace.transaction_id,
+                "consumer_group": trace.consumer_group,
+                "event_type": trace.event_type,
+                "data": trace.data,
+                "names": sorted(set(trace.names)),
+            },
+        )
+        return id_
+
+    return await transactions.run(work)
+
+
+async def _find_offset(
+    connection: Connection, partition_id: PartitionId, transaction_id: str
+) -> int | None:
+    stored = await find_ids(connection, [(partition_id, id_keys([transaction_id]))])
+    if stored:
+        return max(place.offset for place in stored)
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["message_offset_in_dead_letters"],
+        {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id},
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+async def of_message(
+    transactions: Transactions, partition_id: PartitionId, transaction_id: str
+) -> list[Trace]:
+    """The events of a message, oldest first."""
+    rows = await transactions.call(
+        STATEMENTS["traces_of_message"],
+        {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id},
+    )
+    return [Trace(*row) for row in rows]
+
+
+async def by_name(
+    transactions: Transactions,
+    name: str,
+    start: datetime.datetime | None,
+    end: datetime.datetime | None,
+    limit: int,
+    offset: int,
+) -> tuple[list[Trace], int]:
+    """The events with a name, newest first, and how many there are on all pages."""
+    parameters = {"shard": SHARD, "name": name, "start": start, "end": end}
+    rows = await transactions.call(
+        STATEMENTS["traces_by_name"], parameters | {"limit": limit, "offset": offset}
+    )
+    total = await transactions.call(STATEMENTS["count_traces_by_name"], parameters)
+    return [Trace(*row) for row in rows], total[0][0]
+
+
+async def names(transactions: Transactions, limit: int, offset: int) -> tuple[list[NameUse], int]:
+    """The names in use, those first that were used last, and how many there are on all pages."""
+    rows = await transactions.call(
+        STATEMENTS["trace_names"], {"shard": SHARD, "limit": limit, "offset": offset}
+    )
+    if rows:
+        return [NameUse(*row[:4]) for row in rows], rows[0][4]
+    total = await transactions.call(STATEMENTS["count_trace_names"], {"shard": SHARD})
+    return [], total[0][0]
