@@ -4,17 +4,45 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from queue_server.http.handlers import consumer_groups, dead_letters, stored_messages, traces
+from queue_server.http.handlers import (
+    consumer_groups,
+    dead_letters,
+    resources,
+    status,
+    stored_messages,
+    traces,
+)
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
 _PARTITION = "{partition:[^/]+}"
+_RESOURCES = "/api/v1/resources"
 _MESSAGE = "/api/v1/messages/{partition_id:[^/]+}/{transaction_id:[^/]+}"
 _GROUP = "/api/v1/consumer-groups/{group:[^/]+}"
 
 
 def routes() -> list[web.RouteDef]:
     return [
+        web.get(f"{_RESOURCES}/overview", resources.overview),
+        web.get(f"{_RESOURCES}/namespaces", resources.namespaces),
+        web.get(f"{_RESOURCES}/tasks", resources.tasks),
+        web.get(f"{_RESOURCES}/partitions", resources.partitions),
+        web.get(f"{_RESOURCES}/queues", resources.queues),
+        web.get(f"{_RESOURCES}/queues/{_QUEUE}", resources.queue),
+        web.get(f"{_RESOURCES}/queues/{_QUEUE}/depth", resources.depth),
+        web.get("/api/v1/status", status.status),
+        web.get("/api/v1/status/queues", status.queues),
+        web.get(f"/api/v1/status/queues/{_QUEUE}", status.queue),
+        web.get("/api/v1/status/analytics", status.analytics),
+        web.get("/api/v1/analytics/system-metrics", status.system_metrics),
+        web.get("/api/v1/analytics/worker-metrics", status.worker_metrics),
+        web.get("/api/v1/analytics/postgres-stats", status.postgres),
+        web.post("/api/v1/stats/refresh", status.refresh),
+        web.get("/api/v1/system/maintenance", status.maintenance),
+        web.get("/api/v1/system/maintenance/pop", status.pop_maintenance),
+        web.get("/api/v1/consumer-groups", resources.groups),
+        web.get("/api/v1/consumer-groups/lagging", resources.lagging),
+        web.get(_GROUP, resources.group),
         web.delete(_GROUP, consumer_groups.delete),
         web.delete(f"{_GROUP}/queues/{_QUEUE}", consumer_groups.delete),
         web.post(f"{_GROUP}/subscription", consumer_groups.restart),

@@ -1,0 +1,135 @@
+-- Figures for dashboards. They come from watermarks and cursors, a row for each partition and group;
+-- no message is counted one by one, so those that were taken out of a segment count as stored.
+
+-- partition_statistics: what lies in the partitions of some queues.
+--
+-- Parameters: the queues.
+-- Returns:    one row a partition. o_passed: messages behind the queue-mode place, or, without one,
+--             behind the places of all named groups. o_processing: the live lease of queue mode, or
+--             the largest of the named groups. o_depth: what the slowest named group has not
+--             committed, or, without one, queue mode; o_slowest its place.
+-- Reads:      partitions, allocators, cursors and dead_letters of the queues.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.partition_statistics(p_shard smallint, p_queue_ids uuid[])
+RETURNS TABLE (
+    o_queue_id uuid,
+    o_partition_id bigint,
+    o_partition text,
+    o_created_at timestamptz,
+    o_low_watermark bigint,
+    o_next_offset bigint,
+    o_last_segment_at timestamptz,
+    o_total bigint,
+    o_passed bigint,
+    o_processing bigint,
+    o_depth bigint,
+    o_slowest bigint,
+    o_consumed bigint,
+    o_consumed_at timestamptz,
+    o_dead bigint
+) LANGUAGE sql STABLE
+AS $$
+    SELECT
+        p.queue_id, p.id, p.name, p.created_at, a.low_watermark, a.next_offset, a.last_segment_at,
+        a.next_offset - a.low_watermark,
+        greatest(coalesce(k.queue_mode, k.named, 0) - a.low_watermark, 0),
+        coalesce(
+            CASE WHEN k.queue_mode IS NOT NULL THEN k.queue_mode_leased ELSE k.named_leased END, 0
+        ),
+        a.next_offset - greatest(coalesce(k.named, k.queue_mode, 0), a.low_watermark),
+        greatest(coalesce(k.named, k.queue_mode, 0), a.low_watermark),
+        coalesce(k.queue_mode, k.named, 0),
+        k.consumed_at,
+        coalesce(d.count, 0)
+    FROM queen.partitions p
+    JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
+    LEFT JOIN (
+        SELECT
+            c.partition_id,
+            max(c.committed_offset) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__')
+                AS queue_mode,
+            min(c.committed_offset) FILTER (WHERE u.consumer_group <> '__QUEUE_MODE__') AS named,
+            max(c.lease_end - c.committed_offset) FILTER (
+                WHERE
+                    u.consumer_group = '__QUEUE_MODE__'
+                    AND c.lease_expires_at > clock_timestamp()
+            ) AS queue_mode_leased,
+            max(c.lease_end - c.committed_offset) FILTER (
+                WHERE
+                    u.consumer_group <> '__QUEUE_MODE__'
+                    AND c.lease_expires_at > clock_timestamp()
+            ) AS named_leased,
+            max(c.consumed_at) AS consumed_at
+        FROM queen.subscriptions u
+        JOIN queen.partitions i ON i.shard = p_shard AND i.queue_id = u.queue_id
+        JOIN queen.cursors c
+            ON c.shard = p_shard
+            AND c.partition_id = i.id
+            AND c.subscription_id = u.id
+        WHERE u.queue_id = ANY (p_queue_ids)
+        GROUP BY c.partition_id
+    ) k ON k.partition_id = p.id
+    LEFT JOIN (
+        SELECT e.partition_id, count(*) AS count
+        FROM queen.dead_letters e
+        WHERE e.shard = p_shard AND e.queue_id = ANY (p_queue_ids)
+        GROUP BY e.partition_id
+    ) d ON d.partition_id = p.id
+    WHERE p.shard = p_shard AND p.queue_id = ANY (p_queue_ids)
+$$;
+
+-- group_places: where groups stand in partitions, and how far they are behind.
+--
+-- Parameters: a group, a queue; null = any.
+-- Returns:    one row for each cursor; for a group without one, a row with nulls for the partition.
+--             o_oldest_at is the time of the first message not committed (null when there is none).
+-- Reads:      subscriptions, partitions, allocators, cursors; one segment for each that is behind.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.group_places(p_shard smallint, p_consumer_group text, p_queue text)
+RETURNS TABLE (
+    o_subscription_id integer,
+    o_partition_id bigint,
+    o_partition text,
+    o_committed bigint,
+    o_lag bigint,
+    o_oldest_at timestamptz,
+    o_consumed_at timestamptz,
+    o_leased boolean
+) LANGUAGE sql STABLE
+AS $$
+    SELECT
+        u.id, k.partition_id, k.partition, k.committed_offset, k.lag, s.created_at, k.consumed_at,
+        k.leased
+    FROM queen.subscriptions u
+    JOIN queen.queues q ON q.id = u.queue_id
+    LEFT JOIN LATERAL (
+        SELECT
+            c.partition_id, p.name AS partition, c.committed_offset, c.consumed_at,
+            greatest(c.committed_offset, a.low_watermark) AS place,
+            a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
+            coalesce(c.lease_expires_at > clock_timestamp(), false) AS leased
+        FROM queen.partitions p
+        JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = p.id
+        JOIN queen.cursors c
+            ON c.shard = p_shard
+            AND c.partition_id = p.id
+            AND c.subscription_id = u.id
+        WHERE p.shard = p_shard AND p.queue_id = u.queue_id
+    ) k ON true
+    LEFT JOIN LATERAL (
+        SELECT g.created_at
+        FROM queen.segments g
+        WHERE
+            k.lag > 0
+            AND g.shard = p_shard
+            AND g.partition_id = k.partition_id
+            AND g.base_offset <= k.place
+        ORDER BY g.base_offset DESC
+        LIMIT 1
+    ) s ON true
+    WHERE
+        (p_consumer_group IS NULL OR u.consumer_group = p_consumer_group)
+        AND (p_queue IS NULL OR q.name = p_queue)
+$$;

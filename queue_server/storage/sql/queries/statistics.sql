@@ -1,0 +1,316 @@
+-- name: queue_statistics
+-- A page of queues, newest first, with what lies in them.
+WITH shown AS (
+    SELECT
+        q.id, q.name, q.namespace, q.task, q.priority, q.created_at
+    FROM queen.queues q
+    WHERE
+        (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+        AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
+        AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
+        AND (%(search)s::text IS NULL OR strpos(lower(q.name), lower(%(search)s::text)) > 0)
+    ORDER BY q.created_at DESC, q.name
+    LIMIT %(limit)s OFFSET %(offset)s
+)
+SELECT
+    q.id, q.name, q.namespace, q.task, q.priority, q.created_at, count(s.o_partition_id),
+    coalesce(sum(s.o_total), 0)::bigint, coalesce(sum(s.o_passed), 0)::bigint,
+    coalesce(sum(s.o_processing), 0)::bigint, coalesce(sum(s.o_dead), 0)::bigint,
+    coalesce(sum(s.o_consumed), 0)::bigint
+FROM shown q
+LEFT JOIN queen.partition_statistics(
+    %(shard)s::smallint, ARRAY(SELECT i.id FROM shown i)
+) s ON s.o_queue_id = q.id
+GROUP BY q.id, q.name, q.namespace, q.task, q.priority, q.created_at
+ORDER BY q.created_at DESC, q.name
+
+-- name: partition_statistics
+-- The partitions of one queue, by name, with the times of their oldest and newest message.
+SELECT
+    s.o_partition_id, s.o_partition, s.o_created_at, s.o_total, s.o_passed, s.o_processing,
+    s.o_dead, s.o_consumed, s.o_consumed_at, f.created_at,
+    CASE WHEN s.o_total > 0 THEN s.o_last_segment_at END, s.o_last_segment_at
+FROM queen.partition_statistics(%(shard)s::smallint, ARRAY[%(queue_id)s::uuid]) s
+LEFT JOIN LATERAL (
+    SELECT g.created_at
+    FROM queen.segments g
+    WHERE
+        s.o_total > 0
+        AND g.shard = %(shard)s
+        AND g.partition_id = s.o_partition_id
+        AND g.base_offset >= s.o_low_watermark
+    ORDER BY g.base_offset
+    LIMIT 1
+) f ON true
+ORDER BY s.o_partition
+
+-- name: queue_options
+SELECT
+    q.lease_time, q.retry_limit, q.retry_delay, q.priority, q.max_size, q.ttl, q.dead_letter_queue,
+    q.dlq_after_max_retries, q.delayed_processing, q.window_buffer, q.retention_seconds,
+    q.completed_retention_seconds, q.retention_enabled, q.encryption_enabled,
+    q.max_wait_time_seconds, q.dedup_window_seconds, q.retry_backoff, q.delivery_limit
+FROM queen.queues q
+WHERE q.id = %(queue_id)s::uuid
+
+-- name: queue_depth
+-- What the slowest reader of each partition has not committed, by partition name.
+SELECT s.o_partition, s.o_depth, least(s.o_processing, s.o_depth)
+FROM queen.partition_statistics(%(shard)s::smallint, ARRAY[%(queue_id)s::uuid]) s
+ORDER BY s.o_partition
+
+-- name: group_depth
+-- What one group has not committed; without a cursor that is all there is.
+SELECT
+    p.name, a.next_offset - greatest(coalesce(c.committed_offset, 0), a.low_watermark),
+    CASE
+        WHEN c.lease_expires_at > clock_timestamp()
+            THEN c.lease_end - greatest(c.committed_offset, a.low_watermark)
+        ELSE 0
+    END
+FROM queen.partitions p
+JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
+LEFT JOIN queen.cursors c
+    ON c.shard = %(shard)s
+    AND c.partition_id = p.id
+    AND c.subscription_id = %(subscription_id)s
+WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
+ORDER BY p.name
+
+-- name: deepest_partitions
+-- The partitions with the most messages that their slowest reader has not committed.
+SELECT
+    s.o_partition_id, s.o_partition, q.name, q.namespace, q.task, q.priority, s.o_created_at,
+    s.o_total, s.o_depth, s.o_processing, f.created_at
+FROM (
+    SELECT i.*
+    FROM queen.partition_statistics(
+        %(shard)s::smallint,
+        ARRAY(
+            SELECT k.id FROM queen.queues k
+            WHERE %(queue)s::text IS NULL OR k.name = %(queue)s::text
+        )
+    ) i
+    WHERE i.o_depth >= %(depth_min)s
+    ORDER BY i.o_depth DESC, i.o_partition_id
+    LIMIT %(limit)s
+) s
+JOIN queen.queues q ON q.id = s.o_queue_id
+LEFT JOIN LATERAL (
+    SELECT g.created_at
+    FROM queen.segments g
+    WHERE
+        s.o_depth > 0
+        AND g.shard = %(shard)s
+        AND g.partition_id = s.o_partition_id
+        AND g.base_offset <= s.o_slowest
+    ORDER BY g.base_offset DESC
+    LIMIT 1
+) f ON true
+ORDER BY s.o_depth DESC, s.o_partition_id
+
+-- name: namespace_statistics
+SELECT
+    q.namespace, count(DISTINCT q.id), count(s.o_partition_id),
+    coalesce(sum(s.o_total), 0)::bigint,
+    coalesce(sum(greatest(s.o_total - s.o_passed - s.o_processing, 0)), 0)::bigint
+FROM queen.queues q
+LEFT JOIN queen.partition_statistics(
+    %(shard)s::smallint, ARRAY(SELECT i.id FROM queen.queues i WHERE i.namespace <> '')
+) s ON s.o_queue_id = q.id
+WHERE q.namespace <> ''
+GROUP BY q.namespace
+ORDER BY q.namespace
+
+-- name: task_statistics
+SELECT
+    q.task, count(DISTINCT q.id), count(s.o_partition_id), coalesce(sum(s.o_total), 0)::bigint,
+    coalesce(sum(greatest(s.o_total - s.o_passed - s.o_processing, 0)), 0)::bigint
+FROM queen.queues q
+LEFT JOIN queen.partition_statistics(
+    %(shard)s::smallint, ARRAY(SELECT i.id FROM queen.queues i WHERE i.task <> '')
+) s ON s.o_queue_id = q.id
+WHERE q.task <> ''
+GROUP BY q.task
+ORDER BY q.task
+
+-- name: lag_statistics
+-- How far the readers of all partitions are behind: in messages, and, for the ten thousand that are
+-- furthest, in seconds.
+WITH lags AS (
+    SELECT s.o_partition_id, s.o_slowest, s.o_depth
+    FROM queen.partition_statistics(
+        %(shard)s::smallint, ARRAY(SELECT q.id FROM queen.queues q)
+    ) s
+),
+times AS (
+    SELECT
+        CASE
+            WHEN l.o_depth > 0
+                THEN extract(epoch FROM clock_timestamp() - f.created_at)
+            ELSE 0
+        END AS seconds
+    FROM (SELECT * FROM lags ORDER BY o_depth DESC LIMIT 10000) l
+    LEFT JOIN LATERAL (
+        SELECT g.created_at
+        FROM queen.segments g
+        WHERE
+            l.o_depth > 0
+            AND g.shard = %(shard)s
+            AND g.partition_id = l.o_partition_id
+            AND g.base_offset <= l.o_slowest
+        ORDER BY g.base_offset DESC
+        LIMIT 1
+    ) f ON true
+)
+SELECT
+    t.avg, t.median, t.min, t.max, o.avg, o.median, o.min, o.max
+FROM (
+    SELECT
+        coalesce(avg(seconds), 0)::float8 AS avg,
+        coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), 0)::float8 AS median,
+        coalesce(min(seconds), 0)::float8 AS min, coalesce(max(seconds), 0)::float8 AS max
+    FROM times
+) t
+CROSS JOIN (
+    SELECT
+        coalesce(avg(o_depth), 0)::float8 AS avg,
+        coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY o_depth), 0)::float8 AS median,
+        coalesce(min(o_depth), 0)::float8 AS min, coalesce(max(o_depth), 0)::float8 AS max
+    FROM lags
+) o
+
+-- name: lease_statistics
+-- By cursors_by_lease: leases that are live.
+SELECT
+    count(DISTINCT c.lease_id), count(DISTINCT c.partition_id),
+    coalesce(sum(c.lease_end - c.committed_offset), 0)::bigint
+FROM queen.cursors c
+JOIN queen.subscriptions u ON u.id = c.subscription_id
+WHERE
+    c.shard = %(shard)s
+    AND c.lease_id IS NOT NULL
+    AND c.lease_expires_at > clock_timestamp()
+    AND (%(queue_ids)b::uuid[] IS NULL OR u.queue_id = ANY (%(queue_ids)b::uuid[]))
+
+-- name: dead_letter_statistics
+SELECT count(*), count(DISTINCT d.partition_id)
+FROM queen.dead_letters d
+WHERE
+    d.shard = %(shard)s
+    AND (%(queue_ids)b::uuid[] IS NULL OR d.queue_id = ANY (%(queue_ids)b::uuid[]))
+
+-- name: top_errors
+SELECT d.error_message, count(*) AS count
+FROM queen.dead_letters d
+WHERE
+    d.shard = %(shard)s
+    AND (%(queue_ids)b::uuid[] IS NULL OR d.queue_id = ANY (%(queue_ids)b::uuid[]))
+GROUP BY d.error_message
+ORDER BY count DESC, d.error_message
+LIMIT 10
+
+-- name: list_groups
+-- One row for each group and queue.
+SELECT
+    u.consumer_group, q.name, u.mode, u.starts_at, u.created_at, u.conflation,
+    count(g.o_partition_id), count(*) FILTER (WHERE g.o_lag > 0),
+    coalesce(sum(g.o_lag), 0)::bigint,
+    coalesce(
+        extract(epoch FROM clock_timestamp() - min(g.o_oldest_at)), 0
+    )::float8
+FROM queen.group_places(%(shard)s::smallint, NULL, NULL) g
+JOIN queen.subscriptions u ON u.id = g.o_subscription_id
+JOIN queen.queues q ON q.id = u.queue_id
+GROUP BY u.id, q.name
+ORDER BY q.name, u.consumer_group
+
+-- name: get_group
+SELECT
+    q.name, u.conflation, g.o_partition, g.o_committed, g.o_lag,
+    coalesce(extract(epoch FROM clock_timestamp() - g.o_oldest_at), 0)::float8, g.o_consumed_at,
+    g.o_leased
+FROM queen.group_places(%(shard)s::smallint, %(consumer_group)s::text, NULL) g
+JOIN queen.subscriptions u ON u.id = g.o_subscription_id
+JOIN queen.queues q ON q.id = u.queue_id
+ORDER BY q.name, g.o_partition
+
+-- name: lagging_groups
+-- Worst first.
+SELECT
+    u.consumer_group, q.name, g.o_partition, g.o_partition_id, g.o_lag,
+    extract(epoch FROM clock_timestamp() - g.o_oldest_at)::float8 AS lag_seconds, g.o_oldest_at,
+    g.o_consumed_at
+FROM queen.group_places(%(shard)s::smallint, NULL, NULL) g
+JOIN queen.subscriptions u ON u.id = g.o_subscription_id
+JOIN queen.queues q ON q.id = u.queue_id
+WHERE g.o_oldest_at <= clock_timestamp() - make_interval(secs => %(lag_s_min)s)
+ORDER BY g.o_oldest_at, g.o_partition_id, u.id
+LIMIT %(limit)s
+
+-- name: subscription_of
+SELECT u.id, u.conflation
+FROM queen.subscriptions u
+WHERE u.queue_id = %(queue_id)s::uuid AND u.consumer_group = %(consumer_group)s
+
+-- name: pushes_by_time
+-- Messages pushed in each interval, by the history that is still stored: from the segments of the
+-- partitions in use since then, without their bodies.
+SELECT
+    date_bin(make_interval(secs => %(interval_s)s), s.created_at, 'epoch'::timestamptz) AS bucket,
+    sum(s.next_offset - s.base_offset)::bigint
+FROM queen.queues q
+JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id
+JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
+CROSS JOIN LATERAL (
+    SELECT g.created_at, g.base_offset, g.next_offset
+    FROM queen.segments g
+    WHERE
+        g.shard = %(shard)s
+        AND g.partition_id = p.id
+        AND g.base_offset >= queen.offset_at(%(shard)s::smallint, p.id, %(start)s::timestamptz)
+        AND g.base_offset < queen.offset_at(%(shard)s::smallint, p.id, %(end)s::timestamptz)
+    ORDER BY g.base_offset DESC
+    LIMIT %(segments_max)s
+) s
+WHERE
+    (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+    AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
+    AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
+    AND a.last_segment_at >= %(start)s::timestamptz
+GROUP BY bucket
+ORDER BY bucket
+
+-- name: database_sizes
+SELECT
+    current_database(), pg_database_size(current_database()), d.blks_hit, d.blks_read,
+    d.numbackends, d.xact_commit, d.xact_rollback
+FROM pg_stat_database d
+WHERE d.datname = current_database()
+
+-- name: table_statistics
+SELECT
+    t.relname, t.n_live_tup, t.n_dead_tup, t.n_tup_upd, t.n_tup_hot_upd, t.last_autovacuum,
+    t.autovacuum_count, pg_total_relation_size(t.relid), pg_relation_size(t.relid),
+    coalesce(i.heap_blks_hit, 0), coalesce(i.heap_blks_read, 0),
+    coalesce(i.idx_blks_hit, 0), coalesce(i.idx_blks_read, 0)
+FROM pg_stat_user_tables t
+JOIN pg_statio_user_tables i ON i.relid = t.relid
+WHERE t.schemaname = 'queen'
+ORDER BY 8 DESC, 1
+
+-- name: active_queries
+SELECT a.pid, a.state, a.query_start, left(a.query, 200), a.wait_event
+FROM pg_stat_activity a
+WHERE
+    a.datname = current_database()
+    AND a.pid <> pg_backend_pid()
+    AND a.state IS NOT NULL
+    AND a.state <> 'idle'
+ORDER BY a.query_start
+
+-- name: buffer_settings
+SELECT s.name, current_setting(s.name)
+FROM pg_settings s
+WHERE s.name IN ('shared_buffers', 'effective_cache_size', 'work_mem', 'maintenance_work_mem')
+ORDER BY s.name

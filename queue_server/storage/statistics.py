@@ -1,0 +1,420 @@
+"""Figures for dashboards, from watermarks and cursors."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from queue_server.domain.names import PartitionId
+from queue_server.domain.options import QueueOptions
+from queue_server.storage.messages import SHARD
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Transactions
+
+# Of each partition a chart looks at so many of the newest segments at most.
+_CHART_SEGMENTS_MAX = 10_000
+_LAGGING_MAX = 1000
+# More queues than anybody has.
+_QUEUES_MAX = 1_000_000
+
+
+class QueueFilter(msgspec.Struct, frozen=True):
+    """Which queues; None = any. `search` is a part of the name, in any case."""
+
+    queue: str | None = None
+    namespace: str | None = None
+    task: str | None = None
+    search: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        return {"shard": SHARD} | msgspec.structs.asdict(self)
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What lies somewhere: `passed` are behind the group that counts, dead letters among them."""
+
+    total: int
+    passed: int
+    processing: int
+    dead: int
+
+    @property
+    def completed(self) -> int:
+        return max(self.passed - self.dead, 0)
+
+    @property
+    def pending(self) -> int:
+        return max(self.total - self.passed - self.processing, 0)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.total + other.total,
+            self.passed + other.passed,
+            self.processing + other.processing,
+            self.dead + other.dead,
+        )
+
+
+NOTHING = Counts(0, 0, 0, 0)
+
+
+class QueueStatistics(msgspec.Struct, frozen=True):
+    """A queue and what lies in it."""
+
+    id: str
+    name: str
+    namespace: str
+    task: str
+    priority: int
+    created_at: datetime.datetime
+    partition_count: int
+    counts: Counts
+    consumed: int
+
+
+class PartitionStatistics(msgspec.Struct, frozen=True):
+    """A partition of a queue and what lies in it."""
+
+    id: PartitionId
+    name: str
+    created_at: datetime.datetime
+    counts: Counts
+    consumed: int
+    consumed_at: datetime.datetime | None
+    oldest_at: datetime.datetime | None
+    newest_at: datetime.datetime | None
+    last_push_at: datetime.datetime | None
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """What a reader of a partition has not committed; `processing` of these are leased."""
+
+    partition: str
+    pending: int
+    processing: int
+
+
+class DeepPartition(msgspec.Struct, frozen=True):
+    """A partition whose slowest reader is behind."""
+
+    id: PartitionId
+    name: str
+    queue: str
+    namespace: str
+    task: str
+    priority: int
+    created_at: datetime.datetime
+    total: int
+    depth: int
+    processing: int
+    oldest_at: datetime.datetime | None
+
+
+class LabelStatistics(msgspec.Struct, frozen=True):
+    """The queues with one namespace or task."""
+
+    label: str
+    queue_count: int
+    partition_count: int
+    total: int
+    pending: int
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """How a figure is spread over the partitions."""
+
+    avg: float
+    median: float
+    min: float
+    max: float
+
+
+class LeaseStatistics(msgspec.Struct, frozen=True):
+    """Live leases."""
+
+    lease_count: int
+    partition_count: int
+    message_count: int
+
+
+class DeadLetterStatistics(msgspec.Struct, frozen=True):
+    """Dead letters, and their most frequent error texts."""
+
+    total: int
+    partition_count: int
+    top_errors: list[tuple[str, int]]
+
+
+class GroupStatistics(msgspec.Struct, frozen=True):
+    """A group on a queue."""
+
+    group: str
+    queue: str
+    mode: str
+    starts_at: datetime.datetime
+    created_at: datetime.datetime
+    conflation: bool
+    cursor_count: int
+    lagging_count: int
+    lag: int
+    lag_s_max: float
+
+
+class GroupPartition(msgspec.Struct, frozen=True):
+    """A group in a partition; `partition` None = it has no place on this queue yet."""
+
+    queue: str
+    conflation: bool
+    partition: str | None
+    committed_offset: int
+    lag: int
+    lag_s: float
+    consumed_at: datetime.datetime | None
+    leased: bool
+
+
+class LaggingGroup(msgspec.Struct, frozen=True):
+    """A group that is behind in a partition."""
+
+    group: str
+    queue: str
+    partition: str
+    partition_id: PartitionId
+    lag: int
+    lag_s: float
+    oldest_at: datetime.datetime
+    consumed_at: datetime.datetime | None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """A group's registration."""
+
+    id: int
+    conflation: bool
+
+
+class DatabaseStatistics(msgspec.Struct, frozen=True):
+    """A row of pg_stat_database."""
+
+    name: str
+    size_bytes: int
+    hits: int
+    reads: int
+    connections: int
+    commits: int
+    rollbacks: int
+
+
+class TableStatistics(msgspec.Struct, frozen=True):
+    """A table of ours, as pg_stat_user_tables and pg_statio_user_tables see it."""
+
+    name: str
+    live_rows: int
+    dead_rows: int
+    updates: int
+    hot_updates: int
+    autovacuumed_at: datetime.datetime | None
+    autovacuum_count: int
+    total_bytes: int
+    heap_bytes: int
+    heap_hits: int
+    heap_reads: int
+    index_hits: int
+    index_reads: int
+
+
+class ActiveQuery(msgspec.Struct, frozen=True):
+    """A row of pg_stat_activity."""
+
+    pid: int
+    state: str
+    started_at: datetime.datetime | None
+    query: str
+    wait_event: str | None
+
+
+class PostgresStatistics(msgspec.Struct, frozen=True):
+    """The database, our tables, what runs, how memory is set."""
+
+    database: DatabaseStatistics
+    tables: list[TableStatistics]
+    active: list[ActiveQuery]
+    settings: dict[str, str]
+
+
+async def queues(
+    transactions: Transactions, filter_: QueueFilter, limit: int, offset: int
+) -> list[QueueStatistics]:
+    """A page of queues, newest first."""
+    rows = await transactions.call(
+        STATEMENTS["queue_statistics"], filter_.parameters() | {"limit": limit, "offset": offset}
+    )
+    return [QueueStatistics(*(str(row[0]), *row[1:7], Counts(*row[7:11]), row[11])) for row in rows]
+
+
+async def partitions(transactions: Transactions, queue_id: str) -> list[PartitionStatistics]:
+    """The partitions of a queue, by name."""
+    rows = await transactions.call(
+        STATEMENTS["partition_statistics"], {"shard": SHARD, "queue_id": queue_id}
+    )
+    return [
+        PartitionStatistics(row[0], row[1], row[2], Counts(*row[3:7]), *row[7:]) for row in rows
+    ]
+
+
+async def options(transactions: Transactions, queue_id: str) -> QueueOptions:
+    rows = await transactions.call(STATEMENTS["queue_options"], {"queue_id": queue_id})
+    return QueueOptions(*rows[0]) if rows else QueueOptions()
+
+
+async def queue_depth(transactions: Transactions, queue_id: str) -> list[Depth]:
+    """What the slowest reader of each partition has not committed, by partition name."""
+    rows = await transactions.call(
+        STATEMENTS["queue_depth"], {"shard": SHARD, "queue_id": queue_id}
+    )
+    return [Depth(*row) for row in rows]
+
+
+async def find_subscription(
+    transactions: Transactions, queue_id: str, group: str
+) -> Subscription | None:
+    rows = await transactions.call(
+        STATEMENTS["subscription_of"], {"queue_id": queue_id, "consumer_group": group}
+    )
+    return Subscription(*rows[0]) if rows else None
+
+
+async def group_depth(
+    transactions: Transactions, queue_id: str, subscription: Subscription | None
+) -> list[Depth]:
+    """What a group has not committed in each partition, by name; one that is unknown: all."""
+    rows = await transactions.call(
+        STATEMENTS["group_depth"],
+        {
+            "shard": SHARD,
+            "queue_id": queue_id,
+            "subscription_id": None if subscription is None else subscription.id,
+        },
+    )
+    return [Depth(*row) for row in rows]
+
+
+async def deepest_partitions(
+    transactions: Transactions, queue: str | None, depth_min: int, limit: int
+) -> list[DeepPartition]:
+    """The partitions whose slowest readers have the most before them."""
+    rows = await transactions.call(
+        STATEMENTS["deepest_partitions"],
+        {"shard": SHARD, "queue": queue, "depth_min": depth_min, "limit": limit},
+    )
+    return [DeepPartition(*row) for row in rows]
+
+
+async def namespaces(transactions: Transactions) -> list[LabelStatistics]:
+    rows = await transactions.call(STATEMENTS["namespace_statistics"], {"shard": SHARD})
+    return [LabelStatistics(*row) for row in rows]
+
+
+async def tasks(transactions: Transactions) -> list[LabelStatistics]:
+    rows = await transactions.call(STATEMENTS["task_statistics"], {"shard": SHARD})
+    return [LabelStatistics(*row) for row in rows]
+
+
+async def lags(transactions: Transactions) -> tuple[Spread, Spread]:
+    """How far readers are behind, over all partitions: in seconds and in messages."""
+    rows = await transactions.call(STATEMENTS["lag_statistics"], {"shard": SHARD})
+    return Spread(*rows[0][:4]), Spread(*rows[0][4:])
+
+
+async def leases(
+    transactions: Transactions, queue_ids: Sequence[str] | None = None
+) -> LeaseStatistics:
+    """Live leases, on all queues or on these."""
+    rows = await transactions.call(
+        STATEMENTS["lease_statistics"], {"shard": SHARD, "queue_ids": queue_ids}
+    )
+    return LeaseStatistics(*rows[0])
+
+
+async def dead_letters(
+    transactions: Transactions, queue_ids: Sequence[str] | None = None
+) -> DeadLetterStatistics:
+    """Dead letters, of all queues or of these."""
+    parameters = {"shard": SHARD, "queue_ids": queue_ids}
+    rows = await transactions.call(STATEMENTS["dead_letter_statistics"], parameters)
+    errors = await transactions.call(STATEMENTS["top_errors"], parameters)
+    total, partition_count = rows[0]
+    return DeadLetterStatistics(total, partition_count, [(row[0], row[1]) for row in errors])
+
+
+async def groups(transactions: Transactions) -> list[GroupStatistics]:
+    """All groups on all queues."""
+    rows = await transactions.call(STATEMENTS["list_groups"], {"shard": SHARD})
+    return [GroupStatistics(*row) for row in rows]
+
+
+async def group(transactions: Transactions, name: str) -> list[GroupPartition]:
+    """A group in all partitions in which it has a place, by queue and partition."""
+    rows = await transactions.call(
+        STATEMENTS["get_group"], {"shard": SHARD, "consumer_group": name}
+    )
+    return [
+        GroupPartition(
+            queue, conflation, partition, committed or 0, lag or 0, lag_s, consumed_at, bool(leased)
+        )
+        for queue, conflation, partition, committed, lag, lag_s, consumed_at, leased in rows
+    ]
+
+
+async def lagging(transactions: Transactions, lag_s_min: float) -> list[LaggingGroup]:
+    """Groups whose oldest message not committed is at least so old, worst first."""
+    rows = await transactions.call(
+        STATEMENTS["lagging_groups"],
+        {"shard": SHARD, "lag_s_min": lag_s_min, "limit": _LAGGING_MAX},
+    )
+    return [LaggingGroup(*row) for row in rows]
+
+
+async def pushes(
+    transactions: Transactions,
+    filter_: QueueFilter,
+    start: datetime.datetime,
+    end: datetime.datetime,
+    interval_s: int,
+) -> list[tuple[datetime.datetime, int]]:
+    """Messages pushed in each interval of [*start*, *end*), as far as they are still stored."""
+    rows = await transactions.call(
+        STATEMENTS["pushes_by_time"],
+        filter_.parameters()
+        | {
+            "start": start,
+            "end": end,
+            "interval_s": interval_s,
+            "segments_max": _CHART_SEGMENTS_MAX,
+        },
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def all_queues(
+    transactions: Transactions, filter_: QueueFilter | None = None
+) -> list[QueueStatistics]:
+    """All queues that the filter lets through, newest first."""
+    return await queues(transactions, filter_ or QueueFilter(), _QUEUES_MAX, 0)
+
+
+async def postgres(transactions: Transactions) -> PostgresStatistics:
+    """PostgreSQL's own figures."""
+    database = await transactions.call(STATEMENTS["database_sizes"], {})
+    tables = await transactions.call(STATEMENTS["table_statistics"], {})
+    active = await transactions.call(STATEMENTS["active_queries"], {})
+    settings = await transactions.call(STATEMENTS["buffer_settings"], {})
+    return PostgresStatistics(
+        DatabaseStatistics(*database[0]),
+        [TableStatistics(*row) for row in tables],
+        [ActiveQuery(*row) for row in active],
+        {row[0]: row[1] for row in settings},
+    )
