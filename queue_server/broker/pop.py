@@ -58,9 +58,10 @@ _FLOOR_POLL_S = 1.0
 _NEWCOMER_PAUSE_S = 0.05
 # The floor poll may take this part of a core, whatever the number of rooms.
 _FLOOR_POLL_SHARE = 0.02
-# How often groups in use forget quiet partitions, and how many each time.
+# How often groups in use forget idle partitions, how many at a time, and how long that may take.
 _SWEEP_S = 5.0
 _SWEEP_PARTITIONS_MAX = 1000
+_SWEEP_TIME_S = 0.25
 
 _RESOLVE_ATTEMPTS_MAX = 5
 # A pop of a partition that does not exist yet, or during an outage, looks again this often.
@@ -518,11 +519,15 @@ class Popper:
         return min(ends, default=None)
 
     async def _sweep(self) -> None:
+        """Forget the idle partitions that acknowledgements left listed because they were busy."""
         in_use, self._in_use = self._in_use, set()
+        stop_at = time.monotonic() + _SWEEP_TIME_S
         for subscription_id in in_use:
-            count = await leases.sweep_pending(
-                self._transactions, subscription_id, _SWEEP_PARTITIONS_MAX
-            )
+            count = _SWEEP_PARTITIONS_MAX
+            while count == _SWEEP_PARTITIONS_MAX and time.monotonic() < stop_at:
+                count = await leases.sweep_pending(
+                    self._transactions, subscription_id, _SWEEP_PARTITIONS_MAX
+                )
             if count == _SWEEP_PARTITIONS_MAX:
                 self._in_use.add(subscription_id)  # there may be more
 

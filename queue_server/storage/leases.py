@@ -217,7 +217,7 @@ async def claimable(
 async def sweep_pending(
     transactions: Transactions, subscription_id: SubscriptionId, limit: int
 ) -> int:
-    """Forget up to *limit* quiet partitions that the group has read to the end; how many."""
+    """Forget up to *limit* idle partitions that the group has read to the end; how many."""
     rows = await transactions.call(
         STATEMENTS["sweep_pending"],
         {"shard": SHARD, "subscription_id": subscription_id, "limit": limit},

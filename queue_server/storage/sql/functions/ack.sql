@@ -7,7 +7,7 @@
 -- Returns:    one row for each element: o_applied false = not that simple (the whole call is left
 --             alone; storage/settle.py decides it item by item); o_released = the batch is finished;
 --             o_more = the partition has messages behind it.
--- Writes:     cursors; pending of partitions that are read to the end and quiet.
+-- Writes:     cursors; pending of partitions that are read to the end and idle.
 -- Locks:      cursors, ascending (partition, subscription); then, without waiting, an allocator.
 -- Isolation:  READ COMMITTED. Everything is judged under the cursor's lock.
 CREATE OR REPLACE FUNCTION queen.ack(

@@ -1,13 +1,30 @@
--- retire_pending: forget partitions that a group has read to the end and that have been quiet.
+-- is_idle: whether a partition is worth forgetting once a group has caught up with it.
 --
--- A partition in use stays listed although its group has caught up, so that a push to it writes
--- nothing here; one that has been quiet for ten seconds goes, so that a pop need not look at it.
+-- A busy partition stays listed, so that a push to it writes nothing in `pending`. Busy means that
+-- its last two pushes came within a second and that it was not quiet for ten since. So the pushes
+-- that find their partition forgotten come at most once a second each.
+--
+-- Parameters: the allocator's times and the present.
+-- Reads:      nothing. One expression, so that PostgreSQL inlines it.
+CREATE OR REPLACE FUNCTION queen.is_idle(
+    p_last_at timestamptz, p_previous_at timestamptz, p_now timestamptz
+) RETURNS boolean LANGUAGE sql STABLE
+AS $$
+    SELECT
+        p_last_at < p_now - interval '10 seconds'
+        OR p_previous_at IS NULL
+        OR p_last_at > p_previous_at + interval '1 second'
+$$;
+
+-- retire_pending: forget idle partitions that a group has read to the end, so that a pop need not
+-- look at them.
 --
 -- Parameters: the group and the partitions to consider.
 -- Returns:    how many were forgotten.
+-- Calls:      is_idle.
 -- Writes:     pending.
 -- Locks:      allocators, FOR NO KEY UPDATE SKIP LOCKED: a partition that a push holds just now is
---             not quiet, and this function never waits, so it may be called under cursor locks.
+--             not idle, and this function never waits, so it may be called under cursor locks.
 -- Isolation:  READ COMMITTED. The second statement's snapshot is taken under the allocator's lock:
 --             a push either committed before it and is seen, or comes after it and finds no row.
 CREATE OR REPLACE FUNCTION queen.retire_pending(
@@ -18,7 +35,7 @@ CREATE OR REPLACE FUNCTION queen.retire_pending(
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    v_quiet_since timestamptz := clock_timestamp() - interval '10 seconds';
+    v_now timestamptz := clock_timestamp();
     v_locked bigint[];
     v_count integer;
 BEGIN
@@ -29,7 +46,7 @@ BEGIN
         WHERE
             a.shard = p_shard
             AND a.partition_id = ANY (p_partition_ids)
-            AND a.last_segment_at < v_quiet_since
+            AND queen.is_idle(a.last_segment_at, a.previous_segment_at, v_now)
         ORDER BY a.partition_id
         FOR NO KEY UPDATE SKIP LOCKED
     ) l;
@@ -68,7 +85,7 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    v_quiet_since timestamptz := clock_timestamp() - interval '10 seconds';
+    v_now timestamptz := clock_timestamp();
     v_ids bigint[];
 BEGIN
     SELECT array_agg(x.partition_id) INTO v_ids
@@ -84,7 +101,7 @@ BEGIN
             p.shard = p_shard
             AND p.subscription_id = p_subscription_id
             AND c.committed_offset >= a.next_offset
-            AND a.last_segment_at < v_quiet_since
+            AND queen.is_idle(a.last_segment_at, a.previous_segment_at, v_now)
         LIMIT p_limit
     ) x;
     IF v_ids IS NULL THEN

@@ -101,9 +101,10 @@ $$;
 --             o_status 'unknown':   the subscription is gone, resolve it again;
 --             o_status 'no_cursor': the group has no cursor on the named partition, seed it;
 --             no row for a request: there is nothing to hand out.
--- Calls:      candidates, offset_at.
--- Writes:     cursors.
--- Locks:      cursors, FOR NO KEY UPDATE SKIP LOCKED: a pop never waits for another, nor for a push.
+-- Calls:      candidates, offset_at, retire_pending.
+-- Writes:     cursors; pending of partitions that are read to the end and idle.
+-- Locks:      cursors, then allocators, both SKIP LOCKED: a pop never waits for another, nor for a
+--             push.
 -- Isolation:  READ COMMITTED. A cursor that changed between snapshot and lock is judged again by its
 --             new values. Only committed segments below a committed next_offset are handed out; a
 --             next_offset that changes meanwhile is at worst too low, and its push wakes the waiter.
@@ -162,6 +163,7 @@ DECLARE
     v_segment_end bigint;
     v_holes bigint[];
     v_hole bigint;
+    v_read_out bigint[];
 BEGIN
     v_inline_bytes_left := p_inline_bytes_max;
     FOR r IN
@@ -198,6 +200,7 @@ BEGIN
             CONTINUE;
         END IF;
 
+        v_read_out := NULL;
         v_delay := NULL;
         v_window := NULL;
         v_stale_before := NULL;
@@ -411,6 +414,9 @@ BEGIN
 
                 v_partitions_left := v_partitions_left - 1;
                 IF r.auto_ack THEN
+                    IF v_end >= c.next_offset THEN
+                        v_read_out := v_read_out || c.partition_id;
+                    END IF;
                     UPDATE queen.cursors u
                     SET
                         committed_offset = v_end, lease_id = NULL, lease_end = NULL,
@@ -434,6 +440,9 @@ BEGIN
                 END IF;
             END LOOP;
         END LOOP;
+        IF v_read_out IS NOT NULL AND r.partition_id = 0 THEN
+            PERFORM queen.retire_pending(p_shard, r.subscription_id, v_read_out);
+        END IF;
     END LOOP;
 END
 $$;

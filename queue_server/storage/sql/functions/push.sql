@@ -183,7 +183,8 @@ BEGIN
         UPDATE queen.allocators a
         SET
             next_offset = a.next_offset + n.message_count,
-            last_segment_at = greatest(v_now, a.last_segment_at)
+            last_segment_at = greatest(v_now, a.last_segment_at),
+            previous_segment_at = a.last_segment_at
         FROM (
             SELECT u.partition_id, sum(u.message_count) AS message_count
             FROM unnest(p_partition_ids, p_counts) AS u (partition_id, message_count)
