@@ -25,6 +25,6 @@ class Administration:
         keyring: Keyring,
     ) -> None:
         self.groups = Groups(transactions, directory, rooms)
-        self.dead_letters = DeadLetters(transactions, pusher)
+        self.dead_letters = DeadLetters(transactions, pusher, keyring)
         self.stored_messages = StoredMessages(transactions, keyring)
         self.traces = Traces(transactions, self.stored_messages)

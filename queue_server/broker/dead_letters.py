@@ -18,6 +18,7 @@ from queue_server.broker.push import (
     Pusher,
     PushResult,
 )
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import QueueFull, Unavailable
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import NewMessage, message_id
@@ -72,13 +73,17 @@ class _Taken(Exception):
 class DeadLetters:
     """Administers dead letters."""
 
-    def __init__(self, transactions: Transactions, pusher: Pusher) -> None:
+    def __init__(self, transactions: Transactions, pusher: Pusher, keyring: Keyring) -> None:
         self._transactions = transactions
         self._pusher = pusher
+        self._keyring = keyring
 
     async def page(self, filter_: DeadLetterFilter, limit: int, offset: int) -> Page:
         """Dead letters, newest failure first."""
-        letters = await dead_letters.page(self._transactions, filter_, limit, offset)
+        letters = [
+            msgspec.structs.replace(letter, payload=self._keyring.open_payload(letter.payload))
+            for letter in await dead_letters.page(self._transactions, filter_, limit, offset)
+        ]
         if offset == 0 and len(letters) < limit:
             return Page(letters, len(letters))
         return Page(letters, await dead_letters.count(self._transactions, filter_))
@@ -130,7 +135,9 @@ class DeadLetters:
         while left:
             letters = list(left.values())
             try:
-                await self._move(letters, [_copy(letter, Destination()) for letter in letters])
+                await self._move(
+                    letters, [_copy(letter, Destination(), self._keyring) for letter in letters]
+                )
             except _Taken as taken:
                 left = {id_: letter for id_, letter in left.items() if id_ not in taken.ids}
             except DuplicatePush:
@@ -143,7 +150,7 @@ class DeadLetters:
         return 0, 0
 
     async def _replay(self, letter: DeadLetter, destination: Destination) -> Replay | None:
-        message = _copy(letter, destination)
+        message = _copy(letter, destination, self._keyring)
         try:
             results = await self._move([letter], [message])
         except _Taken:
@@ -234,14 +241,14 @@ class DeadLetters:
         )
 
 
-def _copy(letter: DeadLetter, destination: Destination) -> NewMessage:
+def _copy(letter: DeadLetter, destination: Destination, keyring: Keyring) -> NewMessage:
     if destination.partition is not None:
         partition = destination.partition
     else:
         partition = letter.partition if destination.queue is None else "Default"
     return NewMessage(
         queue=destination.queue or letter.queue,
-        payload=msgspec.Raw(letter.payload),
+        payload=msgspec.Raw(keyring.open_payload(letter.payload)),
         partition=partition,
         transaction_id=f"dlq:{letter.id}",
         trace_id=None if letter.trace_id is None else uuid.UUID(letter.trace_id),

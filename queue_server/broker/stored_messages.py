@@ -75,7 +75,9 @@ class StoredMessages:
     async def page(self, filter_: MessageFilter, limit: int, offset: int) -> list[Listed]:
         """Messages, newest first."""
         if filter_.status is MessageStatus.DEAD_LETTER:
-            views = await stored_messages.dead_messages(self._transactions, filter_, limit, offset)
+            views = await stored_messages.dead_messages(
+                self._transactions, filter_, limit, offset, self._keyring
+            )
         else:
             views = await self._browse(filter_, limit, offset)
         consumptions = await stored_messages.consumptions(

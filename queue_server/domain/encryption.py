@@ -22,6 +22,8 @@ from queue_server.domain.errors import QueueServerError
 KEY_BYTES = 32
 _ID_BYTES = 8
 _NONCE_BYTES = 12
+# Marks a sealed payload; JSON text does not begin with it.
+_SEALED = b"\x02"
 
 
 class EncryptionKeyMissing(QueueServerError):
@@ -73,6 +75,14 @@ class Keyring:
             return cipher.decrypt(nonce, sealed[_ID_BYTES + _NONCE_BYTES :], None)
         except InvalidTag:
             raise EncryptedDataDamaged from None
+
+    def seal_payload(self, payload: bytes, *, encrypt: bool) -> bytes:
+        """JSON text as it is kept outside of a segment: sealed, when it came from a sealed one."""
+        return _SEALED + self.seal(payload) if encrypt and self.can_seal else payload
+
+    def open_payload(self, stored: bytes) -> bytes:
+        """What `seal_payload` was given. Errors: as `open`."""
+        return self.open(stored[1:]) if stored.startswith(_SEALED) else stored
 
 
 def _key_id(key: bytes) -> bytes:

@@ -19,7 +19,7 @@ from queue_server.domain.encryption import Keyring
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import message_id
 from queue_server.domain.names import PartitionRef, QueueName, SubscriptionId
-from queue_server.domain.segment import OpenSegment, decrypt
+from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, decrypt
 from queue_server.domain.settlement import AckItem, AckResult, AckStatus, Cursor
 from queue_server.storage.leases import Exhausted
 from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment_at
@@ -214,7 +214,9 @@ async def _bury(
                 "transaction_id": message.transactionId,
                 "trace_id": message.traceId,
                 "producer_sub": message.producerSub,
-                "payload": bytes(message.data),
+                "payload": keyring.seal_payload(
+                    bytes(message.data), encrypt=bool(segment.codec & CODEC_ENCRYPTED)
+                ),
                 # PostgreSQL's text cannot hold a NUL; the error text is for people.
                 "error_message": letter.error.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
                 "retry_count": letter.retry_count,

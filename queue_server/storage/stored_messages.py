@@ -196,16 +196,16 @@ async def consumption_mode(
 
 
 async def dead_messages(
-    transactions: Transactions, filter_: MessageFilter, limit: int, offset: int
+    transactions: Transactions, filter_: MessageFilter, limit: int, offset: int, keyring: Keyring
 ) -> list[MessageView]:
     """Messages that are dead letters, newest first."""
     rows = await transactions.call(
         STATEMENTS["list_dead_messages"], filter_.parameters() | {"limit": limit, "offset": offset}
     )
-    return [_dead_view(PartitionView(*row[:6]), row[6:]) for row in rows]
+    return [_dead_view(PartitionView(*row[:6]), row[6:], keyring) for row in rows]
 
 
-def _dead_view(partition: PartitionView, row: Sequence[Any]) -> MessageView:
+def _dead_view(partition: PartitionView, row: Sequence[Any], keyring: Keyring) -> MessageView:
     (
         offset, id_, transaction_id, trace_id, producer_sub, payload, created_at,
         error_message, retry_count, failed_at,
@@ -217,7 +217,7 @@ def _dead_view(partition: PartitionView, row: Sequence[Any]) -> MessageView:
         transaction_id=transaction_id,
         trace_id=trace_id,
         producer_sub=producer_sub,
-        payload=payload,
+        payload=keyring.open_payload(payload),
         created_at=created_at,
         death=Death(error_message, retry_count, failed_at),
     )
@@ -296,7 +296,7 @@ async def get(
         cursor = connection.cursor(binary=True)
         await cursor.execute(STATEMENTS["dead_message"], parameters)
         row = await cursor.fetchone()
-        dead = None if row is None else _dead_view(partition, row)
+        dead = None if row is None else _dead_view(partition, row, keyring)
         found = await find_in(connection, partition.id, transaction_id)
         if found is None:
             return dead
@@ -387,7 +387,9 @@ async def bury(
                     "transaction_id": message.transactionId,
                     "trace_id": message.traceId,
                     "producer_sub": message.producerSub,
-                    "payload": bytes(message.data),
+                    "payload": keyring.seal_payload(
+                        bytes(message.data), encrypt=bool(segment.codec & CODEC_ENCRYPTED)
+                    ),
                     "error_message": MOVED_BY_HAND,
                     "retry_count": 0,
                     "created_at": segment.created_at,
