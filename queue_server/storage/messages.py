@@ -108,18 +108,20 @@ async def append_in(
 def _push_parameters(drafts: Sequence[SegmentDraft], can_encrypt: bool) -> dict[str, object]:
     ranges = [id_ranges(draft.ids) for draft in drafts]
     befores: list[int] = []
-    total = 0
-    for i, draft in enumerate(drafts):
-        if i and drafts[i - 1].partition_id != draft.partition_id:
-            total = 0
-        befores.append(total)
-        total += draft.message_count
+    totals: dict[PartitionId, int] = {}
+    for draft in drafts:
+        before = totals.get(draft.partition_id, 0)
+        befores.append(before)
+        totals[draft.partition_id] = before + draft.message_count
     owners = [i for i, own in enumerate(ranges) for _ in own]
     flat = [r for own in ranges for r in own]
     return {
         "shard": SHARD,
         "partition_ids": [d.partition_id for d in drafts],
         "befores": befores,
+        "afters": [
+            totals[d.partition_id] - before for d, before in zip(drafts, befores, strict=True)
+        ],
         "counts": [d.message_count for d in drafts],
         "first_message_ids": [d.first_message_id for d in drafts],
         "raw_bytes": [d.raw_bytes for d in drafts],
@@ -130,7 +132,6 @@ def _push_parameters(drafts: Sequence[SegmentDraft], can_encrypt: bool) -> dict[
         "can_encrypt": can_encrypt,
         "range_segments": [i + 1 for i in owners],
         "range_partition_ids": [drafts[i].partition_id for i in owners],
-        "range_befores": [befores[i] for i in owners],
         "range_min_ids": [r.min for r in flat],
         "range_max_ids": [r.max for r in flat],
         "range_scan_ids": [r.scan_max for r in flat],

@@ -19,7 +19,8 @@ CREATE OR REPLACE FUNCTION queen.ack(
     p_ids bytea[]
 ) RETURNS TABLE (o_element integer, o_applied boolean, o_released boolean, o_more boolean)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r record;
@@ -29,14 +30,19 @@ DECLARE
     v_ids bytea;
     v_refused integer[] := '{}';
 BEGIN
-    PERFORM 1
-    FROM unnest(p_partition_ids, p_subscription_ids) AS u (partition_id, subscription_id)
-    JOIN queen.cursors k
-        ON k.shard = p_shard
-        AND k.partition_id = u.partition_id
-        AND k.subscription_id = u.subscription_id
-    ORDER BY k.partition_id, k.subscription_id
-    FOR NO KEY UPDATE OF k;
+    FOR r IN
+        SELECT u.*
+        FROM unnest(p_partition_ids, p_subscription_ids) AS u (partition_id, subscription_id)
+        ORDER BY u.partition_id, u.subscription_id
+    LOOP
+        PERFORM 1
+        FROM queen.cursors u
+        WHERE
+            u.shard = p_shard
+            AND u.partition_id = r.partition_id
+            AND u.subscription_id = r.subscription_id
+        FOR NO KEY UPDATE;
+    END LOOP;
 
     v_now := clock_timestamp();
 

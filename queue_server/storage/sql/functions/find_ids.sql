@@ -7,6 +7,7 @@
 --             offset, the message id's base and index, and the time of its segment.
 -- Reads:      id_ranges (one short index scan a range), segments (only where ranges overlap).
 -- Locks:      none. push calls it under the allocator's lock.
+-- Plan:       see pop.sql, candidates, on OFFSET 0.
 -- Isolation:  READ COMMITTED; what a concurrent, uncommitted push stores is not seen.
 CREATE OR REPLACE FUNCTION queen.find_ids(
     p_shard smallint,
@@ -25,7 +26,7 @@ CREATE OR REPLACE FUNCTION queen.find_ids(
     o_index integer,
     o_created_at timestamptz
 ) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -34,22 +35,32 @@ BEGIN
         FROM unnest(
             p_range_lists, p_range_partition_ids, p_range_min_ids, p_range_max_ids, p_range_scan_ids
         ) AS r (list, partition_id, min_id, max_id, scan_id)
-        JOIN queen.id_ranges x
-            ON x.shard = p_shard
-            AND x.partition_id = r.partition_id
-            AND x.max_id >= r.min_id
-            AND x.max_id <= r.scan_id
-            AND x.min_id <= r.max_id
+        CROSS JOIN LATERAL (
+            SELECT i.partition_id, i.base_offset
+            FROM queen.id_ranges i
+            WHERE
+                i.shard = p_shard
+                AND i.partition_id = r.partition_id
+                AND i.max_id >= r.min_id
+                AND i.max_id <= r.scan_id
+                AND i.min_id <= r.max_id
+            OFFSET 0
+        ) x
     ),
     stored AS MATERIALIZED (
         SELECT
             c.list, s.base_offset, s.first_message_id, s.created_at, g.i,
             substring(s.ids FROM g.i * 16 + 1 FOR 16) AS id
         FROM candidates c
-        JOIN queen.segments s
-            ON s.shard = p_shard
-            AND s.partition_id = c.partition_id
-            AND s.base_offset = c.base_offset
+        CROSS JOIN LATERAL (
+            SELECT g.base_offset, g.next_offset, g.first_message_id, g.created_at, g.ids
+            FROM queen.segments g
+            WHERE
+                g.shard = p_shard
+                AND g.partition_id = c.partition_id
+                AND g.base_offset = c.base_offset
+            OFFSET 0
+        ) s
         CROSS JOIN LATERAL generate_series(0, (s.next_offset - s.base_offset)::integer - 1) AS g (i)
     ),
     sought AS MATERIALIZED (

@@ -10,7 +10,8 @@ CREATE OR REPLACE FUNCTION queen.extend_lease(
     p_lease_id uuid,
     p_seconds integer
 ) RETURNS TABLE (o_expires_at timestamptz) LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
@@ -40,7 +41,8 @@ CREATE OR REPLACE FUNCTION queen.release_leases(
     p_shard smallint,
     p_lease_ids uuid[]
 ) RETURNS TABLE (o_partition_id bigint, o_subscription_id integer) LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM 1

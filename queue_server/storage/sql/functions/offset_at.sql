@@ -10,7 +10,8 @@ CREATE OR REPLACE FUNCTION queen.offset_at(
     p_partition_id bigint,
     p_time timestamptz
 ) RETURNS bigint LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_low bigint;

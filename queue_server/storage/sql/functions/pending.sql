@@ -32,7 +32,8 @@ CREATE OR REPLACE FUNCTION queen.retire_pending(
     p_subscription_id integer,
     p_partition_ids bigint[]
 ) RETURNS integer LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
@@ -55,17 +56,20 @@ BEGIN
     END IF;
 
     DELETE FROM queen.pending p
-    USING queen.allocators a, queen.cursors c
     WHERE
         p.shard = p_shard
         AND p.subscription_id = p_subscription_id
         AND p.partition_id = ANY (v_locked)
-        AND a.shard = p_shard
-        AND a.partition_id = p.partition_id
-        AND c.shard = p_shard
-        AND c.partition_id = p.partition_id
-        AND c.subscription_id = p_subscription_id
-        AND c.committed_offset >= a.next_offset;
+        AND (
+            SELECT c.committed_offset FROM queen.cursors c
+            WHERE
+                c.shard = p_shard
+                AND c.partition_id = p.partition_id
+                AND c.subscription_id = p_subscription_id
+        ) >= (
+            SELECT a.next_offset FROM queen.allocators a
+            WHERE a.shard = p_shard AND a.partition_id = p.partition_id
+        );
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END
@@ -81,8 +85,8 @@ CREATE OR REPLACE FUNCTION queen.sweep_pending(
     p_subscription_id integer,
     p_limit integer
 ) RETURNS integer LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
@@ -92,11 +96,21 @@ BEGIN
     FROM (
         SELECT p.partition_id
         FROM queen.pending p
-        JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = p.partition_id
-        JOIN queen.cursors c
-            ON c.shard = p_shard
-            AND c.partition_id = p.partition_id
-            AND c.subscription_id = p_subscription_id
+        CROSS JOIN LATERAL (
+            SELECT k.next_offset, k.last_segment_at, k.previous_segment_at
+            FROM queen.allocators k
+            WHERE k.shard = p_shard AND k.partition_id = p.partition_id
+            OFFSET 0
+        ) a
+        CROSS JOIN LATERAL (
+            SELECT k.committed_offset
+            FROM queen.cursors k
+            WHERE
+                k.shard = p_shard
+                AND k.partition_id = p.partition_id
+                AND k.subscription_id = p_subscription_id
+            OFFSET 0
+        ) c
         WHERE
             p.shard = p_shard
             AND p.subscription_id = p_subscription_id
@@ -131,8 +145,8 @@ CREATE OR REPLACE FUNCTION queen.claimable_v2(
     o_room integer, o_claimable integer, o_readable_in double precision, o_oldest_at timestamptz
 )
 LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();

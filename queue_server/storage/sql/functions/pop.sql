@@ -28,6 +28,9 @@ $$;
 --             time of the oldest unread message (null unless p_delay or p_with_oldest ask for it).
 -- Reads:      pending, cursors, allocators by primary key; segments for the oldest message.
 -- Locks:      none here; queen.pop_v2 locks the cursors it takes and looks at them again.
+-- Plan:       OFFSET 0 keeps PostgreSQL from turning the look-ups around. Until a table is analysed
+--             it takes it for tiny and reads all of it by the first column of an index, rather
+--             than one row by all columns; a minute in which every pop reads every cursor.
 CREATE OR REPLACE FUNCTION queen.candidates(
     p_shard smallint,
     p_subscription_id integer,
@@ -60,13 +63,22 @@ AS $$
         UNION ALL
         SELECT p_partition_id WHERE p_partition_id <> 0
     ) p
-    JOIN queen.cursors u
-        ON u.shard = p_shard
-        AND u.partition_id = p.partition_id
-        AND u.subscription_id = p_subscription_id
-    JOIN queen.allocators a
-        ON a.shard = p_shard
-        AND a.partition_id = p.partition_id
+    CROSS JOIN LATERAL (
+        SELECT
+            k.partition_id, k.committed_offset, k.lease_id, k.lease_expires_at, k.available_at
+        FROM queen.cursors k
+        WHERE
+            k.shard = p_shard
+            AND k.partition_id = p.partition_id
+            AND k.subscription_id = p_subscription_id
+        OFFSET 0
+    ) u
+    CROSS JOIN LATERAL (
+        SELECT k.next_offset, k.low_watermark, k.last_segment_at
+        FROM queen.allocators k
+        WHERE k.shard = p_shard AND k.partition_id = p.partition_id
+        OFFSET 0
+    ) a
     LEFT JOIN LATERAL (
         SELECT s.created_at
         FROM queen.segments s
@@ -105,8 +117,8 @@ $$;
 -- Writes:     cursors; pending of partitions that are read to the end and idle.
 -- Locks:      cursors, then allocators, both SKIP LOCKED: a pop never waits for another, nor for a
 --             push.
--- Isolation:  READ COMMITTED. A cursor that changed between snapshot and lock is judged again by its
---             new values. Only committed segments below a committed next_offset are handed out; a
+-- Isolation:  READ COMMITTED. A candidate is looked for without a lock and judged again under the
+--             cursor's lock. Only committed segments below a committed next_offset are handed out; a
 --             next_offset that changes meanwhile is at worst too low, and its push wakes the waiter.
 CREATE OR REPLACE FUNCTION queen.pop_v2(
     p_shard smallint,
@@ -137,8 +149,8 @@ CREATE OR REPLACE FUNCTION queen.pop_v2(
     o_codec smallint,
     o_body bytea
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r record;
@@ -157,6 +169,7 @@ DECLARE
     v_messages_left bigint;
     v_raw_bytes_left bigint;
     v_inline_bytes_left bigint;
+    v_partition_id bigint;
     v_place bigint;
     v_start bigint;
     v_end bigint;
@@ -260,31 +273,35 @@ BEGIN
             v_first := CASE v_arc WHEN 1 THEN r.start_after ELSE 0 END;
             v_last := CASE v_arc WHEN 1 THEN 9223372036854775807 ELSE r.start_after END;
 
-            FOR c IN
-                SELECT
-                    u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
-                    u.retry_count, u.consumed_at, a.next_offset, a.low_watermark
+            FOR v_partition_id IN
+                SELECT k.o_partition_id
                 FROM queen.candidates(
                     p_shard, r.subscription_id, r.partition_id, v_first, v_last,
                     v_delay, v_window, v_stale_before, false
                 ) k
-                JOIN queen.cursors u
-                    ON u.shard = p_shard
-                    AND u.partition_id = k.o_partition_id
-                    AND u.subscription_id = r.subscription_id
-                JOIN queen.allocators a
-                    ON a.shard = p_shard
-                    AND a.partition_id = k.o_partition_id
+                WHERE k.o_readable_at <= v_now
+                -- A few more, for those that somebody else takes in between.
+                LIMIT v_partitions_left + 4
+            LOOP
+                EXIT WHEN
+                    v_partitions_left = 0 OR v_messages_left = 0 OR v_raw_bytes_left <= 0;
+
+                SELECT
+                    u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
+                    u.retry_count, u.consumed_at, a.next_offset, a.low_watermark
+                INTO c
+                FROM queen.cursors u
+                JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = v_partition_id
                 WHERE
-                    k.o_readable_at <= v_now
-                    -- Said again of the row that is locked: somebody may have taken it meanwhile.
+                    u.shard = p_shard
+                    AND u.partition_id = v_partition_id
+                    AND u.subscription_id = r.subscription_id
+                    -- Said again of the row that is locked.
                     AND a.next_offset > u.committed_offset
                     AND (u.lease_id IS NULL OR u.lease_expires_at <= v_now)
                     AND (u.available_at IS NULL OR u.available_at <= v_now)
-                LIMIT v_partitions_left
-                FOR NO KEY UPDATE OF u SKIP LOCKED
-            LOOP
-                EXIT WHEN v_messages_left = 0 OR v_raw_bytes_left <= 0;
+                FOR NO KEY UPDATE OF u SKIP LOCKED;
+                CONTINUE WHEN NOT FOUND;
                 o_partition_id := c.partition_id;
                 v_start := greatest(c.committed_offset, c.low_watermark);
                 IF c.consumed_at IS NULL AND rules.starts_at IS NOT NULL THEN

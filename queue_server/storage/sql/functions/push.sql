@@ -1,7 +1,7 @@
 -- push_v2: append segments to partitions, all of them or none.
 --
 -- Parameters: one element for each new segment, ascending by partition id; `p_befores` says how many
---             messages this call puts into the same partition before it. Then the id ranges, one or
+--             messages this call puts into the same partition before it, `p_afters` how many from it on. Then the id ranges, one or
 --             more for each segment (domain/ids.py), naming their segment by its 1-based number.
 --             `p_encrypted` says which bodies are; `p_can_encrypt` whether the caller has a key.
 -- Returns:    o_status 'stored':    one row a partition: the offset of its first new message and the
@@ -27,6 +27,7 @@ CREATE OR REPLACE FUNCTION queen.push_v2(
     p_shard smallint,
     p_partition_ids bigint[],
     p_befores integer[],
+    p_afters integer[],
     p_counts integer[],
     p_first_message_ids uuid[],
     p_raw_bytes integer[],
@@ -37,7 +38,6 @@ CREATE OR REPLACE FUNCTION queen.push_v2(
     p_can_encrypt boolean,
     p_range_segments integer[],
     p_range_partition_ids bigint[],
-    p_range_befores integer[],
     p_range_min_ids bytea[],
     p_range_max_ids bytea[],
     p_range_scan_ids bytea[]
@@ -51,7 +51,8 @@ CREATE OR REPLACE FUNCTION queen.push_v2(
     o_index integer,
     o_created_at timestamptz
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_queue record;
@@ -60,14 +61,25 @@ DECLARE
     v_locked bigint[];
     v_count bigint;
     v_now timestamptz;
+    v_base_offsets bigint[];
+    v_times timestamptz[];
+    v_queue_ids uuid[];
 BEGIN
     SELECT
         bool_or(q.max_size > 0),
         bool_or(u.encrypted <> (q.encryption_enabled AND p_can_encrypt))
     INTO v_limited, v_mistaken
     FROM unnest(p_partition_ids, p_encrypted) AS u (partition_id, encrypted)
-    JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = u.partition_id
-    JOIN queen.queues q ON q.id = a.queue_id;
+    CROSS JOIN LATERAL (
+        SELECT k.queue_id FROM queen.allocators k
+        WHERE k.shard = p_shard AND k.partition_id = u.partition_id
+        OFFSET 0
+    ) a
+    CROSS JOIN LATERAL (
+        SELECT k.max_size, k.encryption_enabled FROM queen.queues k
+        WHERE k.id = a.queue_id
+        OFFSET 0
+    ) q;
 
     IF v_mistaken THEN
         RETURN QUERY
@@ -147,12 +159,17 @@ BEGIN
         FROM unnest(
             p_range_partition_ids, p_range_min_ids, p_range_max_ids, p_range_scan_ids
         ) AS r (partition_id, min_id, max_id, scan_id)
-        JOIN queen.id_ranges x
-            ON x.shard = p_shard
-            AND x.partition_id = r.partition_id
-            AND x.max_id >= r.min_id
-            AND x.max_id <= r.scan_id
-            AND x.min_id <= r.max_id
+        CROSS JOIN LATERAL (
+            SELECT 1
+            FROM queen.id_ranges i
+            WHERE
+                i.shard = p_shard
+                AND i.partition_id = r.partition_id
+                AND i.max_id >= r.min_id
+                AND i.max_id <= r.scan_id
+                AND i.min_id <= r.max_id
+            OFFSET 0
+        ) x
     ) THEN
         RETURN QUERY
         SELECT
@@ -176,80 +193,109 @@ BEGIN
 
     v_now := clock_timestamp();
 
-    -- The bodies are unnested in a target list: there they stream; in FROM, or in a CTE that two
-    -- others read, they would be copied to a tuple store first.
-    RETURN QUERY
-    WITH heads AS (
-        UPDATE queen.allocators a
-        SET
-            next_offset = a.next_offset + n.message_count,
-            last_segment_at = greatest(v_now, a.last_segment_at),
-            previous_segment_at = a.last_segment_at
-        FROM (
-            SELECT u.partition_id, sum(u.message_count) AS message_count
-            FROM unnest(p_partition_ids, p_counts) AS u (partition_id, message_count)
-            GROUP BY u.partition_id
-        ) n
-        WHERE a.shard = p_shard AND a.partition_id = n.partition_id
-        RETURNING
-            a.partition_id, a.next_offset - n.message_count AS base_offset, a.last_segment_at,
-            a.queue_id
-    ),
-    new_segments AS (
-        INSERT INTO queen.segments (
-            shard, partition_id, base_offset, next_offset, created_at, first_message_id,
-            raw_bytes, codec, ids, body
-        )
-        SELECT
-            p_shard, n.partition_id, h.base_offset + n.before,
-            h.base_offset + n.before + n.message_count, h.last_segment_at, n.first_message_id,
-            n.raw_bytes, n.codec, n.ids, n.body
-        FROM (
-            SELECT
-                unnest(p_partition_ids) AS partition_id, unnest(p_befores) AS before,
-                unnest(p_counts) AS message_count, unnest(p_first_message_ids) AS first_message_id,
-                unnest(p_raw_bytes) AS raw_bytes, unnest(p_codecs) AS codec,
-                unnest(p_ids) AS ids, unnest(p_bodies) AS body
-        ) n
-        JOIN heads h ON h.partition_id = n.partition_id
-    ),
-    new_ranges AS (
-        INSERT INTO queen.id_ranges (shard, partition_id, max_id, min_id, base_offset)
-        SELECT p_shard, r.partition_id, r.max_id, r.min_id, h.base_offset + r.before
-        FROM unnest(
-            p_range_partition_ids, p_range_befores, p_range_min_ids, p_range_max_ids
-        ) AS r (partition_id, before, min_id, max_id)
-        JOIN heads h ON h.partition_id = r.partition_id
-    ),
-    new_pending AS (
-        INSERT INTO queen.pending (shard, subscription_id, partition_id)
-        SELECT p_shard, s.id, h.partition_id
-        FROM heads h
-        JOIN queen.subscriptions s ON s.queue_id = h.queue_id AND s.queue_wide
-        ORDER BY s.id, h.partition_id
-        ON CONFLICT DO NOTHING
-        RETURNING subscription_id, partition_id
-    ),
-    new_cursors AS (
-        -- Where a group starts that meets the partition by this push. backfill_subscription, which
-        -- may come later to the same partition, chooses the same place.
-        INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)
-        SELECT
-            p_shard, p.partition_id, p.subscription_id,
-            CASE s.mode
-                WHEN 'all' THEN 0
-                WHEN 'new' THEN h.base_offset
-                ELSE queen.offset_at(p_shard, p.partition_id, s.starts_at)
-            END
-        FROM new_pending p
-        JOIN heads h ON h.partition_id = p.partition_id
-        JOIN queen.subscriptions s ON s.id = p.subscription_id
-        ON CONFLICT DO NOTHING
+    -- The rows are locked, so where they are does not change under this statement.
+    UPDATE queen.allocators a
+    SET
+        next_offset = a.next_offset + n.message_count,
+        last_segment_at = greatest(v_now, a.last_segment_at),
+        previous_segment_at = a.last_segment_at
+    FROM (
+        SELECT l.ctid, sum(u.message_count) AS message_count
+        FROM unnest(p_partition_ids, p_counts) AS u (partition_id, message_count)
+        CROSS JOIN LATERAL (
+            SELECT k.ctid FROM queen.allocators k
+            WHERE k.shard = p_shard AND k.partition_id = u.partition_id
+            OFFSET 0
+        ) l
+        GROUP BY l.ctid
+    ) n
+    WHERE a.shard = p_shard AND a.ctid = n.ctid;
+
+    -- What this call put into a partition lies at its end.
+    SELECT
+        array_agg(h.next_offset - n.message_count ORDER BY n.segment),
+        array_agg(h.last_segment_at ORDER BY n.segment),
+        array_agg(h.queue_id ORDER BY n.segment)
+    INTO v_base_offsets, v_times, v_queue_ids
+    FROM unnest(p_partition_ids, p_afters) WITH ORDINALITY
+        AS n (partition_id, message_count, segment)
+    CROSS JOIN LATERAL (
+        SELECT k.next_offset, k.last_segment_at, k.queue_id FROM queen.allocators k
+        WHERE k.shard = p_shard AND k.partition_id = n.partition_id
+        OFFSET 0
+    ) h;
+
+    -- The bodies are unnested in a target list: there they stream; in FROM they would be copied to
+    -- a tuple store first.
+    INSERT INTO queen.segments (
+        shard, partition_id, base_offset, next_offset, created_at, first_message_id,
+        raw_bytes, codec, ids, body
     )
     SELECT
-        'stored', h.partition_id, NULL::integer, NULL::integer, h.base_offset, NULL::uuid,
-        NULL::integer, h.last_segment_at
-    FROM heads h;
+        p_shard, n.partition_id, n.base_offset, n.base_offset + n.message_count, n.created_at,
+        n.first_message_id, n.raw_bytes, n.codec, n.ids, n.body
+    FROM (
+        SELECT
+            unnest(p_partition_ids) AS partition_id, unnest(v_base_offsets) AS base_offset,
+            unnest(v_times) AS created_at, unnest(p_counts) AS message_count,
+            unnest(p_first_message_ids) AS first_message_id, unnest(p_raw_bytes) AS raw_bytes,
+            unnest(p_codecs) AS codec, unnest(p_ids) AS ids, unnest(p_bodies) AS body
+    ) n;
+
+    -- Indexing an array of numbers costs nothing, unlike one of bodies.
+    INSERT INTO queen.id_ranges (shard, partition_id, max_id, min_id, base_offset)
+    SELECT p_shard, r.partition_id, r.max_id, r.min_id, v_base_offsets[r.segment]
+    FROM unnest(p_range_segments, p_range_partition_ids, p_range_min_ids, p_range_max_ids)
+        AS r (segment, partition_id, min_id, max_id);
+
+    IF EXISTS (
+        SELECT 1
+        FROM unnest(p_partition_ids, v_queue_ids) AS n (partition_id, queue_id)
+        JOIN queen.subscriptions s ON s.queue_id = n.queue_id AND s.queue_wide
+        LEFT JOIN LATERAL (
+            SELECT 1 AS listed FROM queen.pending k
+            WHERE
+                k.shard = p_shard
+                AND k.subscription_id = s.id
+                AND k.partition_id = n.partition_id
+            OFFSET 0
+        ) p ON true
+        WHERE p.listed IS NULL
+    ) THEN
+        -- Where a group starts that meets the partition by this push. backfill_subscription, which
+        -- may come later to the same partition, chooses the same place. The first segment of a
+        -- partition in this call is the one with nothing of the call before it.
+        INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)
+        SELECT
+            p_shard, n.partition_id, s.id,
+            CASE s.mode
+                WHEN 'all' THEN 0
+                WHEN 'new' THEN n.base_offset
+                ELSE queen.offset_at(p_shard, n.partition_id, s.starts_at)
+            END
+        FROM unnest(p_partition_ids, v_queue_ids, v_base_offsets, p_befores)
+            AS n (partition_id, queue_id, base_offset, before)
+        JOIN queen.subscriptions s ON s.queue_id = n.queue_id AND s.queue_wide
+        WHERE n.before = 0
+        ORDER BY n.partition_id, s.id
+        ON CONFLICT DO NOTHING;
+
+        INSERT INTO queen.pending (shard, subscription_id, partition_id)
+        SELECT p_shard, s.id, n.partition_id
+        FROM unnest(p_partition_ids, v_queue_ids, p_befores) AS n (partition_id, queue_id, before)
+        JOIN queen.subscriptions s ON s.queue_id = n.queue_id AND s.queue_wide
+        WHERE n.before = 0
+        ORDER BY s.id, n.partition_id
+        ON CONFLICT DO NOTHING;
+    END IF;
+
+    RETURN QUERY
+    SELECT
+        'stored', n.partition_id, NULL::integer, NULL::integer, n.base_offset, NULL::uuid,
+        NULL::integer, n.created_at
+    FROM unnest(p_partition_ids, v_base_offsets, v_times, p_befores)
+        AS n (partition_id, base_offset, created_at, before)
+    WHERE n.before = 0;
 END
 $$;
 

@@ -15,7 +15,8 @@ CREATE OR REPLACE FUNCTION queen.backfill_subscription(
     p_subscription_id integer,
     p_limit integer
 ) RETURNS boolean LANGUAGE plpgsql
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_subscription record;

@@ -1,16 +1,16 @@
 -- name: lock_cursors
--- For the long way of an acknowledgement. Lock order: partition, then subscription.
+-- For the long way of an acknowledgement. Lock order: partition, then subscription. Where a call
+-- names several of both, a few more are locked than it names.
 SELECT
     c.partition_id, c.subscription_id, c.committed_offset, c.lease_id, c.lease_end,
     coalesce(c.lease_expires_at > clock_timestamp(), false) AS lease_live,
     c.attempt, c.attempt_offset, c.retry_count, c.retry_offset,
     c.settled_lease_id, c.settled_from, c.settled_end
-FROM unnest(%(partition_ids)b::bigint[], %(subscription_ids)b::integer[])
-    AS u (partition_id, subscription_id)
-JOIN queen.cursors c
-    ON c.shard = %(shard)s
-    AND c.partition_id = u.partition_id
-    AND c.subscription_id = u.subscription_id
+FROM queen.cursors c
+WHERE
+    c.shard = %(shard)s
+    AND c.partition_id = ANY (%(partition_ids)b::bigint[])
+    AND c.subscription_id = ANY (%(subscription_ids)b::integer[])
 ORDER BY c.partition_id, c.subscription_id
 FOR NO KEY UPDATE OF c
 
