@@ -231,9 +231,10 @@ def _apply(
     )
     if finished or settlement.dead_letters:
         cursor.attempt, cursor.attempt_offset = 0, -1
-    elif cursor.committed_offset != start:
+    elif cursor.committed_offset != start and lease_id is not None:
+        # What is left of the batch keeps its count. Without a lease there is no batch.
         cursor.attempt_offset = cursor.committed_offset
-    if finished and not redelivers and not settlement.dead_letters:
+    if finished:
         cursor.settled_lease_id = lease_id
         cursor.settled_from, cursor.settled_end = start, cursor.committed_offset
     if settlement.released:

@@ -154,3 +154,24 @@ def test_a_finished_batch_is_remembered_for_a_resent_ack() -> None:
     assert not again.results[0].noop
     nack = settle(after, [AckItem(12, AckStatus.FAILED, LEASE)], 3)
     assert nack.results[0].error == STALE_LEASE
+
+
+def test_a_batch_that_ended_with_a_dead_letter_is_remembered_too() -> None:
+    outcome = run((10, "completed"), (14, "dlq"))
+    assert outcome.released
+    again = settle(outcome.cursor, [AckItem(10, AckStatus.COMPLETED, LEASE)], 3)
+    assert again.results[0].success
+    assert again.results[0].lease_released
+    # One that was given back for redelivery is not.
+    outcome = run((10, "dlq"))
+    assert outcome.released
+    again = settle(outcome.cursor, [AckItem(10, AckStatus.COMPLETED, LEASE)], 3)
+    assert again.results[0].error == STALE_LEASE
+
+
+def test_an_ack_after_the_expiry_does_not_carry_the_delivery_count_on() -> None:
+    outcome = run((14, "completed"), lease=None, lease_live=False)
+    assert outcome.cursor.committed_offset == END
+    assert outcome.cursor.attempt_offset != END  # the next claim is the first there
+    outcome = run((12, "completed"))
+    assert (outcome.cursor.attempt, outcome.cursor.attempt_offset) == (1, 13)
