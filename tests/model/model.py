@@ -60,9 +60,9 @@ class Cursor:
 
 @dataclass
 class Group:
-    """`starts`: behind which time it begins, on the whole queue (None) or on one partition."""
+    """`start`: behind which time it begins; None until it is registered on the whole queue."""
 
-    starts: dict[str | None, float] = field(default_factory=dict)
+    start: float | None = None
     cursors: dict[str, Cursor] = field(default_factory=dict)
 
 
@@ -76,7 +76,7 @@ class Queue:
     def cursor(self, group: str, partition: str) -> Cursor:
         """The group's cursor, or the one it would get; it becomes the group's when it is used."""
         own = self.groups[group]
-        start = own.starts.get(partition, own.starts.get(None, BEGINNING))
+        start = BEGINNING if own.start is None else own.start
         return own.cursors.get(partition) or Cursor(self.partitions[partition].offset_after(start))
 
 
@@ -178,9 +178,10 @@ class Model:
         own = own_queue.groups.setdefault(group, Group())
         start = BEGINNING if group == QUEUE_MODE else start
         if partition is None:
-            own.starts.setdefault(None, start)
-        elif None not in own.starts and partition not in own.cursors:
-            own.starts.setdefault(partition, start)
+            own.start = start if own.start is None else own.start
+        elif own.start is None and partition not in own.cursors:
+            # Nothing is registered: the parameters seed the cursor of this partition.
+            own.cursors[partition] = Cursor(own_queue.partitions[partition].offset_after(start))
 
         claimable = [
             name
@@ -224,6 +225,12 @@ class Model:
             messages_left -= count
             partitions_left -= 1
         assert not left, f"more than was asked for, or than there is: {left}"
+
+    def may_start_late(self, queue: str, group: str, partition: str | None) -> bool:
+        """Whether a start at a given time is well defined: for the queue, before any partition."""
+        groups = self.queues[queue].groups if queue in self.queues else {}
+        known = groups.get(group)
+        return partition is None and (known is None or known.start is not None)
 
     # -- leases --
 
@@ -371,8 +378,9 @@ class Model:
             # A first contact, as a pop is.
             own_queue.groups[group] = Group()
             if partition is None:
-                start = BEGINNING if group == QUEUE_MODE else min(time, self.now)
-                own_queue.groups[group].starts[None] = start
+                own_queue.groups[group].start = (
+                    BEGINNING if group == QUEUE_MODE else min(time, self.now)
+                )
         names = list(own_queue.partitions) if partition is None else [partition]
         for name in names:
             place = own_queue.partitions[name].offset_after(time)
@@ -383,4 +391,4 @@ class Model:
         groups = self.queues[queue].groups if queue in self.queues else {}
         own = groups.pop(group, None)
         if own is not None and not delete_metadata:
-            groups[group] = Group({None: own.starts[None]} if None in own.starts else {})
+            groups[group] = Group(own.start)
