@@ -320,8 +320,10 @@ class Popper:
             message_limit = self._pace.message_limit(targets[0].subscription.id)
         partition_limit = request.partition_limit
         if partition_limit is None:
-            # Shared among the pops under way; workers are taken to have about the same number.
-            partition_limit = -room.occupants * self._worker_count
+            # Shared among the pops under way. With several here, the other workers are taken to
+            # have about as many; one alone is taken for the only one.
+            workers = self._worker_count if room.occupants > 1 else 1
+            partition_limit = -room.occupants * workers
         return [
             ClaimRequest(
                 subscription_id=target.subscription.id,

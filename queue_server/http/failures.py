@@ -37,7 +37,7 @@ def answer(exc: errors.QueueServerError) -> web.Response:
     body = wire.error_body(exc.message, exc.code)
     if isinstance(exc, errors.BadPop):
         # A pop's refusal looks like a pop's answer.
-        body = {"success": False, **body, "messages": []}
+        body = {"success": False, "error": exc.message, "messages": []}
     elif isinstance(exc, wire.BadTransaction):
         body = {"success": False, **body, "reason": "bad_request"}
     return web.Response(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -88,6 +88,7 @@ class Operation(msgspec.Struct, rename="camel"):
     error: str | None = None
     lease_id: str | None = None
     consumer_group: str | None = None
+    retry_after_millis: Annotated[int, msgspec.Meta(ge=0, le=7 * 24 * 3_600_000)] | None = None
 
     def messages(self) -> list[NewMessage]:
         """Errors: `BadTransaction` for a push of nothing."""
@@ -113,6 +114,7 @@ class Operation(msgspec.Struct, rename="camel"):
             self.error,
             self.lease_id,
             self.consumer_group,
+            self.retry_after_millis,
         )
 
 

@@ -50,7 +50,11 @@ async def pop(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.POP_REQUESTS)
     wanted = _pop_request(request, state)
-    autopilot = query_bool(request, "autopilot") and wanted.queue is not None
+    autopilot = (
+        query_bool(request, "autopilot")
+        and "queue" in request.match_info
+        and wanted.partition is None
+    )
     answer = await state.popper.pop(wanted)
     echo: dict[str, object] = {}
     if answer.conflation:

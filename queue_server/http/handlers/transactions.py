@@ -8,6 +8,7 @@ from aiohttp import web
 
 from queue_server.broker.ack import Ack
 from queue_server.broker.transaction import TransactionRefused, TransactionResult
+from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
 from queue_server.http.request import read_body
@@ -16,6 +17,15 @@ from queue_server.observability.counters import Counter
 
 
 async def execute(request: web.Request) -> web.Response:
+    try:
+        return await _execute(request)
+    except (BodyTooLarge, NameTooLong, wire.BadTransaction):
+        raise
+    except BadRequest as exc:
+        raise wire.BadTransaction(exc.message) from None
+
+
+async def _execute(request: web.Request) -> web.Response:
     state = request.app[STATE]
     raw = await read_body(request)
     state.row.add(Counter.BYTES_RECEIVED, len(raw))
