@@ -232,6 +232,10 @@ class Model:
         known = groups.get(group)
         return partition is None and (known is None or known.start is not None)
 
+    def starts_at_beginning(self, queue: str, group: str) -> bool:
+        groups = self.queues[queue].groups if queue in self.queues else {}
+        return group not in groups or groups[group].start in (None, BEGINNING)
+
     # -- leases --
 
     def leased(self, lease: str) -> list[Cursor]:
