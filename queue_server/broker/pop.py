@@ -183,7 +183,10 @@ class Popper:
                 nap_s: float | None = None
                 try:
                     targets = await self._resolve(request, room)
-                    conflation = bool(targets) and all(t.subscription.conflation for t in targets)
+                    # Where there is nothing yet, the wish is what will be stored.
+                    conflation = request.conflation
+                    if targets:
+                        conflation = all(t.subscription.conflation for t in targets)
                     delivery = await self._claim(request, room, targets)
                     if not targets or request.queue is None:
                         # Nobody tells when a queue or partition comes into being.
@@ -233,15 +236,19 @@ class Popper:
                 policy = await directory.subscribe(
                     request.queue, request.group, request.start, conflation=True
                 )
-            partition = await directory.find_partition(
-                PartitionKey(request.queue, request.partition)
-            )
-            if partition is not None:
+            # Again when what was remembered turns out to be gone: it may have been made anew.
+            for _ in range(2):
+                partition = await directory.find_partition(
+                    PartitionKey(request.queue, request.partition)
+                )
+                if partition is None:
+                    break
                 policy = policy or await directory.subscribe_to_partition(
                     partition, request.group, request.start
                 )
                 if policy is not None:
                     targets.append(_Target(request.queue, policy, partition.id))
+                    break
         room.subscription_ids = [target.subscription.id for target in targets]
         room.partition_id = targets[0].partition_id if targets else ANY_PARTITION
         return targets
