@@ -245,3 +245,38 @@ async def test_every_worker_knows_a_subscription_at_once(fresh_client: Client) -
         assert (await subscribe(fresh_client, queue, subscriptionMode="new")).status == 204
         await fresh_client.push(queue, ["new"])
         assert (await subscribe(fresh_client, queue)).data == ["new"]
+
+
+async def test_a_group_that_keeps_its_start_misses_nothing_since(
+    client: Client, queue: str
+) -> None:
+    """A push comes between the deletion of its cursors and its next pop."""
+    group = unique("kept")
+    await client.pop(queue, group=group, subscriptionMode="new")
+    await client.push(queue, [1])
+    await client.delete_group(group, deleteMetadata="false")
+    await client.push(queue, [2])
+    assert (await client.pop(queue, group=group)).data == [1, 2]
+
+
+async def test_the_place_a_partition_pop_chose_wins_over_a_later_registration(
+    client: Client, queue: str
+) -> None:
+    group = unique("placed")
+    await client.push(queue, [0])
+    assert (await client.pop(queue, partition="Default", group=group, autoAck="true")).data == [0]
+    await client.push(queue, [1])
+    later = "2199-01-01T00:00:00Z"
+    assert (await client.pop(queue, group=group, subscriptionFrom=later)).data == [1]
+
+
+async def test_a_partition_that_was_made_anew_is_found_by_every_worker(
+    fresh_client: Client,
+) -> None:
+    for _ in range(8):
+        queue = unique("anew")
+        for payload in ("old", "new"):
+            await fresh_client.push(queue, [payload])
+            popped = await fresh_client.pop(queue, partition="Default", group=unique("g"))
+            assert popped.data == [payload]
+            await fresh_client.delete(queue)

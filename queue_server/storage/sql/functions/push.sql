@@ -268,9 +268,10 @@ BEGIN
         INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)
         SELECT
             p_shard, n.partition_id, s.id,
-            CASE s.mode
-                WHEN 'all' THEN 0
-                WHEN 'new' THEN n.base_offset
+            CASE
+                WHEN s.mode = 'all' THEN 0
+                -- One that was registered anew with its old start may start before this push.
+                WHEN s.mode = 'new' AND s.backfilled_to IS NULL THEN n.base_offset
                 ELSE queen.offset_at(p_shard, n.partition_id, s.starts_at)
             END
         FROM unnest(p_partition_ids, v_queue_ids, v_base_offsets, p_befores)

@@ -147,13 +147,17 @@ CREATE OR REPLACE FUNCTION queen.seed_cursor(
     p_starts_at timestamptz
 ) RETURNS void LANGUAGE sql
 AS $$
-    INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)
+    INSERT INTO queen.cursors (
+        shard, partition_id, subscription_id, committed_offset, consumed_at
+    )
     SELECT
         p_shard, p_partition_id, u.id,
         CASE
             WHEN w.mode = 'all' THEN 0
             ELSE queen.offset_at(p_shard, p_partition_id, coalesce(w.starts_at, clock_timestamp()))
-        END
+        END,
+        -- A place that was chosen for this partition stays when the group registers later.
+        CASE WHEN NOT u.queue_wide THEN clock_timestamp() END
     FROM queen.subscriptions u
     CROSS JOIN LATERAL (
         SELECT
