@@ -287,6 +287,9 @@ class Popper:
                     self._directory.forget_queue(target.queue)
                     again = True
                 elif answer.no_cursor:
+                    if not await queues.name_partitions(self._transactions, [target.partition_id]):
+                        # It was idle for long and was removed; it may have been made anew.
+                        self._directory.forget_queue(target.queue)
                     await queues.seed_cursor(
                         self._transactions,
                         target.subscription.id,

@@ -194,7 +194,9 @@ async def _bury(
     for letter in dead_letters:
         if segment is None or not segment.base_offset <= letter.offset < segment.next_offset:
             segment = await read_segment_at(connection, request.partition.id, letter.offset)
-            assert segment is not None, "a message that was just found is in no segment"
+            if segment is None:
+                # Retention dropped it since it was found: it is gone for everybody.
+                continue
             codec, body = decrypt(segment.codec, segment.body, keyring)
             opened = OpenSegment(segment.base_offset, segment.next_offset, codec, body)
         assert opened is not None

@@ -164,6 +164,12 @@ AS $$
             CASE WHEN u.queue_wide THEN u.mode ELSE p_mode END AS mode,
             CASE WHEN u.queue_wide THEN u.starts_at ELSE p_starts_at END AS starts_at
     ) w
-    WHERE u.id = p_subscription_id
+    WHERE
+        u.id = p_subscription_id
+        -- A partition that was removed meanwhile gets none.
+        AND EXISTS (
+            SELECT 1 FROM queen.allocators a
+            WHERE a.shard = p_shard AND a.partition_id = p_partition_id
+        )
     ON CONFLICT DO NOTHING
 $$;
