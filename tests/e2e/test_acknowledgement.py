@@ -472,6 +472,25 @@ async def test_a_group_that_never_got_a_message_there_is_refused_every_item(
     assert (await client.pop(queue, group="stranger")).data == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("registered", ["before the push", "after the push"])
+async def test_a_group_is_refused_where_it_got_nothing_though_it_knows_the_queue(
+    client: Client, queue: str, registered: str
+) -> None:
+    """A registered group has its place in every partition, which is not yet a delivery."""
+    if registered == "before the push":
+        await client.pop(queue, group="group")
+    for partition in ("a", "b"):
+        await client.push(queue, [1, 2], partition=partition)
+    met = await client.pop(queue, group="group", batch=1)
+    other = "b" if met.messages[0]["partition"] == "a" else "a"
+    unmet = (await client.pop(queue, partition=other, group="peek")).messages[0]
+    for status in ("completed", "failed", "retry", "dlq"):
+        result = await client.ack(unmet, status, group="group", fenced=False)
+        assert result["success"] is False, status
+        assert "unresolv" in result["error"]
+    assert (await client.pop(queue, partition=other, group="group")).data == [1, 2]
+
+
 @pytest.mark.parametrize("status", ["failed", "retry", "dlq"])
 @pytest.mark.parametrize("ended_by", ["expiry", "nack"])
 async def test_a_nack_where_no_lease_exists_is_a_success_without_effect(

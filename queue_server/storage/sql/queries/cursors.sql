@@ -1,6 +1,8 @@
 -- name: lock_cursors
 -- For the long way of an acknowledgement. Lock order: partition, then subscription. Where a call
 -- names several of both, a few more are locked than it names.
+-- A cursor that nobody used was made ahead, by a push or a backfill: for the protocol the group has
+-- none there, since it never got a message.
 SELECT
     c.partition_id, c.subscription_id, c.committed_offset, c.lease_id, c.lease_end,
     coalesce(c.lease_expires_at > clock_timestamp(), false) AS lease_live,
@@ -11,6 +13,7 @@ WHERE
     c.shard = %(shard)s
     AND c.partition_id = ANY (%(partition_ids)b::bigint[])
     AND c.subscription_id = ANY (%(subscription_ids)b::integer[])
+    AND c.consumed_at IS NOT NULL
 ORDER BY c.partition_id, c.subscription_id
 FOR NO KEY UPDATE OF c
 
