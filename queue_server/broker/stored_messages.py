@@ -6,11 +6,13 @@ the page: its cost follows from the page, not from what is stored.
 
 from __future__ import annotations
 
+import datetime
 import time
 
 import msgspec
 
 from queue_server.domain.encryption import Keyring
+from queue_server.domain.errors import BadRequest
 from queue_server.domain.names import PartitionId, PartitionKey, PartitionName, QueueName
 from queue_server.domain.retention import RetentionType
 from queue_server.domain.segment import CODEC_ENCRYPTED
@@ -21,6 +23,7 @@ from queue_server.storage.retention import Expired, Span
 from queue_server.storage.stored_messages import (
     MessageFilter,
     MessageView,
+    PartitionView,
     QueueConfig,
     Range,
     SegmentPlace,
@@ -34,6 +37,11 @@ _LOOKS_MAX = 4
 # out of delivery already, and deleted by the clean-up service.
 _CLEAR_SEGMENTS = 1000
 _CLEAR_S = 10.0
+# How long a transaction id alone is looked for, and how many of its places are told.
+_SEARCH_S = 5.0
+_PLACES_MAX = 10
+# How far apart messages are pushed that count as related.
+_RELATED = datetime.timedelta(hours=1)
 # Beyond the end of every log.
 _END = (1 << 63) - 1
 
@@ -54,6 +62,13 @@ class Detail(msgspec.Struct, frozen=True):
 
     listed: Listed
     config: QueueConfig
+
+
+class AmbiguousId(Exception):
+    """Messages of several partitions have this transaction id; *places* are some of them."""
+
+    def __init__(self, places: list[PartitionView]) -> None:
+        self.places = places
 
 
 class _Slot(msgspec.Struct, frozen=True, gc=False):
@@ -156,6 +171,51 @@ class StoredMessages:
             return None
         consumptions = await stored_messages.consumptions(self._transactions, [partition_id])
         return Detail(Listed(message, consumptions[partition_id]), config)
+
+    async def locate(self, transaction_id: str, within_s: float = _SEARCH_S) -> PartitionId | None:
+        """The partition with the only message of this id, in its log or among its dead letters.
+
+        Every partition is asked, as ids are unique in their partition alone: about 4 µs each.
+        Shape: None when no partition has one.
+        Errors: `AmbiguousId`; `BadRequest` when *within_s* seconds were too few.
+        """
+        deadline = time.monotonic() + within_s
+        found = set(
+            await stored_messages.dead_letter_partitions(
+                self._transactions, transaction_id, _PLACES_MAX
+            )
+        )
+        after: PartitionId | None = PartitionId(0)
+        while after is not None and len(found) < _PLACES_MAX:
+            if time.monotonic() >= deadline:
+                raise BadRequest(
+                    "there are more partitions than can be searched for a transaction id alone in"
+                    f" {within_s:g} s: name the message by /api/v1/messages/:partitionId"
+                    "/:transactionId"
+                )
+            partition_ids, after = await stored_messages.search(
+                self._transactions, transaction_id, after
+            )
+            found.update(partition_ids)
+        if len(found) > 1:
+            places = await stored_messages.view_partitions(self._transactions, sorted(found))
+            raise AmbiguousId(places[:_PLACES_MAX])
+        return next(iter(found), None)
+
+    async def related(self, detail: Detail, limit: int) -> list[Listed]:
+        """Other messages of the same partition, pushed within an hour of this one; newest first."""
+        message = detail.listed.message
+        listed = await self.page(
+            MessageFilter(
+                start=message.created_at - _RELATED,
+                end=message.created_at + _RELATED,
+                queue=message.partition.queue,
+                partition=message.partition.partition,
+            ),
+            limit + 1,
+            0,
+        )
+        return [one for one in listed if one.message.id != message.id][:limit]
 
     # -- take out --
 

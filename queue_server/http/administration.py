@@ -12,12 +12,15 @@ from queue_server.http.handlers import (
     stored_messages,
     traces,
 )
+from queue_server.http.handlers.stored_messages import by_address, by_transaction_id
 
 # A name may hold anything but a slash that is not percent-encoded.
 _QUEUE = "{queue:[^/]+}"
 _PARTITION = "{partition:[^/]+}"
 _RESOURCES = "/api/v1/resources"
 _MESSAGE = "/api/v1/messages/{partition_id:[^/]+}/{transaction_id:[^/]+}"
+# Of the first server's clients.
+_MESSAGE_ID = "/api/v1/messages/{transaction_id:[^/]+}"
 _GROUP = "/api/v1/consumer-groups/{group:[^/]+}"
 
 
@@ -33,6 +36,8 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/status", status.status),
         web.get("/api/v1/status/queues", status.queues),
         web.get(f"/api/v1/status/queues/{_QUEUE}", status.queue),
+        web.get(f"/api/v1/status/queues/{_QUEUE}/messages", status.queue_messages),
+        web.get("/api/v1/status/buffers", status.buffers),
         web.get("/api/v1/status/analytics", status.analytics),
         web.get("/api/v1/analytics/system-metrics", status.system_metrics),
         web.get("/api/v1/analytics/worker-metrics", status.worker_metrics),
@@ -55,11 +60,17 @@ def routes() -> list[web.RouteDef]:
         web.delete("/api/v1/dlq", dead_letters.purge),
         web.post("/api/v1/dlq/redrive", dead_letters.redrive),
         web.post("/api/v1/dlq/{id:[^/]+}/replay", dead_letters.replay),
-        web.post(f"{_MESSAGE}/retry", dead_letters.retry),
         web.get("/api/v1/messages", stored_messages.page),
-        web.get(_MESSAGE, stored_messages.get),
-        web.delete(_MESSAGE, stored_messages.delete),
-        web.post(f"{_MESSAGE}/dlq", stored_messages.bury),
+        # Before the address of a message, which it may be as well.
+        web.get(f"{_MESSAGE_ID}/related", stored_messages.related),
+        web.get(_MESSAGE, by_address(stored_messages.get)),
+        web.delete(_MESSAGE, by_address(stored_messages.delete)),
+        web.post(f"{_MESSAGE}/retry", dead_letters.retry),
+        web.post(f"{_MESSAGE}/dlq", by_address(stored_messages.bury)),
+        web.get(_MESSAGE_ID, by_transaction_id(stored_messages.get)),
+        web.delete(_MESSAGE_ID, by_transaction_id(stored_messages.delete_by_id)),
+        web.post(f"{_MESSAGE_ID}/retry", by_transaction_id(dead_letters.retry_message)),
+        web.post(f"{_MESSAGE_ID}/dlq", by_transaction_id(stored_messages.bury)),
         web.delete(f"/api/v1/queues/{_QUEUE}/clear", stored_messages.clear),
         web.post("/api/v1/traces", traces.add),
         web.get("/api/v1/traces/names", traces.names),

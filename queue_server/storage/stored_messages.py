@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from queue_server.domain.encryption import Keyring
-from queue_server.domain.ids import id_keys
+from queue_server.domain.ids import id_keys, id_ranges
 from queue_server.domain.message import message_id
 from queue_server.domain.names import QUEUE_MODE, PartitionId
 from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, StoredMessage, decrypt
@@ -21,6 +21,8 @@ from queue_server.storage.transactions import Connection, Transactions
 
 # Partitions in which a listing looks at most; those that were pushed to last.
 _PARTITIONS_MAX = 1000
+# Partitions that one statement searches for an id.
+_SEARCH_PARTITIONS = 5000
 
 MOVED_BY_HAND = "Moved to the dead letters by hand"
 
@@ -260,6 +262,49 @@ async def find_partition(
         PartitionView(partition_id, *row[:5]),
         QueueConfig(str(row[5]), *row[6:]),
     )
+
+
+async def view_partitions(
+    transactions: Transactions, partition_ids: Sequence[PartitionId]
+) -> list[PartitionView]:
+    """Partitions by id, ascending; those that do not exist are left out."""
+    rows = await transactions.call(
+        STATEMENTS["name_partition_views"], {"shard": SHARD, "partition_ids": list(partition_ids)}
+    )
+    return [PartitionView(*row) for row in rows]
+
+
+async def search(
+    transactions: Transactions, transaction_id: str, after: PartitionId
+) -> tuple[list[PartitionId], PartitionId | None]:
+    """Search the logs of the next partitions behind *after* for an id, a bounded number of them.
+
+    Shape: those that have a message with it, and where to go on; None when all were searched.
+    """
+    key = id_keys([transaction_id])
+    (range_,) = id_ranges(key)
+    rows = await transactions.call(
+        STATEMENTS["find_id"],
+        {
+            "shard": SHARD,
+            "after": after,
+            "limit": _SEARCH_PARTITIONS,
+            "id": key,
+            "scan_id": range_.scan_max,
+        },
+    )
+    return rows[0][0], rows[0][1]
+
+
+async def dead_letter_partitions(
+    transactions: Transactions, transaction_id: str, limit: int
+) -> list[PartitionId]:
+    """Up to *limit* partitions with a dead letter of a message with this id."""
+    rows = await transactions.call(
+        STATEMENTS["dead_letter_partitions"],
+        {"shard": SHARD, "transaction_id": transaction_id, "limit": limit},
+    )
+    return [row[0] for row in rows]
 
 
 async def find_in(

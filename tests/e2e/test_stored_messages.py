@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.client import Answer, Client, Message, drain, segment, unique
+from tests.client import Answer, Client, Message, drain, segment, unique, uuid7
 
 
 async def listed(client: Client, **filters: Any) -> dict[str, Any]:
@@ -367,6 +367,183 @@ async def test_a_message_that_nobody_waits_for(client: Client, queue: str) -> No
     answer = await bury(client, message)
     assert answer.status == 400
     assert "pending" in answer.error
+
+
+# ── by the transaction id alone, as the first server's clients name a message ──────────────────
+
+
+def bare(transaction_id: str, tail: str = "") -> str:
+    return f"/api/v1/messages/{segment(transaction_id)}{tail}"
+
+
+@pytest.mark.parametrize("form", ["text", "uuid7", "uuid4"])
+async def test_a_transaction_id_names_a_message(client: Client, queue: str, form: str) -> None:
+    id_ = {"text": unique("inv/ 7"), "uuid7": uuid7(), "uuid4": str(uuid.uuid4())}[form]
+    for number in range(5):
+        await client.push(queue, [0, 1], partition=f"p{number}")
+    await client.push(queue, ["before", "this", "after"], partition="p3", ids=["a", id_, "b"])
+    answer = await client.get(bare(id_))
+    assert answer.status == 200, answer
+    assert answer.json["payload"] == "this"
+    assert answer.json == await detail(client, answer.json)
+
+
+async def test_a_deletion_by_transaction_id(client: Client, queue: str) -> None:
+    id_ = unique("gone")
+    await client.push(queue, [1, 2, 3], ids=["a", id_, "b"])
+    message = (await stored(client, queue))[2]
+    answer = await client.send("DELETE", bare(id_))
+    assert answer.status == 200
+    assert answer.json == {
+        "deleted": True,
+        "success": True,
+        "partitionId": message["partitionId"],
+        "transactionId": id_,
+    }
+    again = await client.send("DELETE", bare(id_))
+    assert (again.status, again.error) == (404, "Message not found")
+    assert [m["data"] for m in await drain(client, queue)] == [1, 3]
+
+
+async def test_to_the_dead_letters_and_back_by_transaction_id(client: Client, queue: str) -> None:
+    id_ = unique("poison")
+    await client.push(queue, [1, 2], ids=[id_, "ok"])
+    answer = await client.send("POST", bare(id_, "/dlq"))
+    assert answer.status == 200
+    assert answer.json["movedToDLQ"] is True
+    assert answer.json["transactionId"] == id_
+    # The log has it no more; its dead letter has.
+    answer = await client.get(bare(id_))
+    assert (answer.json["status"], answer.json["payload"]) == ("dead_letter", 1)
+    answer = await client.send("POST", bare(id_, "/retry"))
+    assert answer.status == 200
+    assert answer.json["retried"] is True
+    assert answer.json["transactionId"] == id_
+    assert (await client.get(bare(id_))).status == 404
+    assert (await client.send("POST", bare(id_, "/retry"))).status == 404
+    assert [m["data"] for m in await drain(client, queue)] == [2, 1]
+
+
+async def test_messages_with_one_id_in_several_partitions_are_listed_and_left_alone(
+    client: Client, queue: str
+) -> None:
+    id_ = unique("twice")
+    for partition in ("a", "b"):
+        await client.push(queue, [partition], partition=partition, ids=[id_])
+    messages = await stored(client, queue)
+    for method, tail in (
+        ("GET", ""), ("GET", "/related"), ("DELETE", ""), ("POST", "/dlq"), ("POST", "/retry"),
+    ):  # fmt: skip
+        answer = await client.send(method, bare(id_, tail))
+        assert answer.status == 409, (method, tail)
+        assert answer.json["code"] == "ambiguous"
+        assert "/api/v1/messages/:partitionId/:transactionId" in answer.error
+        assert answer.json["messages"] == [
+            {
+                "partitionId": messages[name]["partitionId"],
+                "transactionId": id_,
+                "queue": queue,
+                "partition": name,
+            }
+            for name in ("a", "b")
+        ]
+    assert await stored(client, queue) == messages
+    # One of them as a dead letter alone still counts.
+    assert (await bury(client, messages["a"])).status == 200
+    assert (await client.get(bare(id_))).status == 409
+    assert (await delete(client, messages["a"])).status == 200
+    assert (await client.get(bare(id_))).json["payload"] == "b"
+
+
+async def test_of_many_places_ten_are_listed(client: Client, queue: str) -> None:
+    id_ = unique("everywhere")
+    await client.push_items(
+        [{"queue": queue, "partition": f"p{n}", "payload": n, "transactionId": id_}
+         for n in range(30)]
+    )  # fmt: skip
+    answer = await client.get(bare(id_))
+    assert answer.status == 409
+    assert len({place["partition"] for place in answer.json["messages"]}) == 10
+
+
+@pytest.mark.parametrize("tail", ["", "/retry", "/dlq", "/related"])
+async def test_an_unknown_transaction_id(client: Client, tail: str) -> None:
+    answer = await client.send(
+        "GET" if tail in ("", "/related") else "POST", bare(unique("none"), tail)
+    )
+    assert (answer.status, answer.error) == (404, "Message not found")
+
+
+async def test_related_messages_are_those_around_in_the_same_partition(
+    client: Client, queue: str
+) -> None:
+    id_ = unique("middle")
+    for number in range(8):
+        await client.push(queue, [number], partition="p")
+    await client.push(queue, ["this"], partition="p", ids=[id_])
+    for number in range(8, 12):
+        await client.push(queue, [number], partition="p")
+    await client.push(queue, ["elsewhere"], partition="q")
+    pop = await client.pop(queue, partition="p", batch=10)
+    answer = await client.get(bare(id_, "/related"))
+    assert answer.status == 200
+    found = answer.json["messages"]
+    assert [m["payload"] for m in found] == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]
+    assert [m["status"] for m in found] == ["pending"] * 3 + ["processing"] * 7
+    assert found[-1] == {
+        "transactionId": pop.ids[2],
+        "partitionId": pop.messages[2]["partitionId"],
+        "status": "processing",
+        "createdAt": pop.messages[2]["createdAt"],
+        "payload": 2,
+    }
+
+
+async def test_a_message_called_related_comes_before_the_related_of_a_message(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, ["of the partition"], ids=["related"])
+    partition_id = (await stored(client, queue))["of the partition"]["partitionId"]
+    # A message that is called like that partition.
+    other = unique("other")
+    await client.push(other, ["neighbour"])
+    await client.push(other, ["named"], ids=[partition_id])
+    named = (await stored(client, other))["named"]
+    answer = await client.get(bare(partition_id, "/related"))
+    assert answer.json["payload"] == "of the partition"
+    assert (await client.send("DELETE", bare(partition_id, "/related"))).status == 200
+    answer = await client.get(bare(partition_id, "/related"))
+    assert [m["payload"] for m in answer.json["messages"]] == ["neighbour"]
+    await delete(client, named)
+    assert (await client.get(bare(partition_id, "/related"))).status == 404
+
+
+# ── the messages of a queue ─────────────────────────────────────────────────────────────────────
+
+
+async def test_the_messages_of_a_queue_are_a_bare_array(client: Client, queue: str) -> None:
+    target = f"/api/v1/status/queues/{segment(queue)}/messages"
+    assert (await client.get(target)).status == 404
+    await client.configure(queue)
+    assert (await client.get(target)).json == []
+    for number in range(60):
+        await client.push(queue, [number], partition=f"p{number % 3}")
+    messages = await stored(client, queue)
+    pop = await client.pop(queue, partition="p2")
+    (entry,) = (await client.get(f"{target}?limit=1")).json
+    assert entry == {
+        "id": pop.messages[-1]["id"],
+        "transactionId": pop.ids[-1],
+        "partitionId": pop.messages[-1]["partitionId"],
+        "queuePath": f"{queue}/p2",
+        "queue": queue,
+        "partition": "p2",
+        "status": "processing",
+        "createdAt": pop.messages[-1]["createdAt"],
+    }
+    ids = [messages[number]["id"] for number in reversed(range(60))]
+    assert [m["id"] for m in (await client.get(target)).json] == ids[:50]
+    assert [m["id"] for m in (await client.get(f"{target}?limit=7&offset=55")).json] == ids[55:]
 
 
 # ── clear ───────────────────────────────────────────────────────────────────────────────────────

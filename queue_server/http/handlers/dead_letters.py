@@ -10,7 +10,7 @@ from aiohttp import web
 
 from queue_server.broker.dead_letters import Destination, Replay
 from queue_server.domain.errors import BadRequest
-from queue_server.domain.names import check_text
+from queue_server.domain.names import PartitionId, check_text
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import parse_time
 from queue_server.http import administration_wire as wire
@@ -102,10 +102,16 @@ async def replay(request: web.Request) -> web.Response:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """Move the newest dead letter of a message back to the end of its partition."""
     partition_id, transaction_id = message_address(request)
     if partition_id is None:
         return _replayed(None)
+    return await retry_message(request, partition_id, transaction_id)
+
+
+async def retry_message(
+    request: web.Request, partition_id: PartitionId, transaction_id: str
+) -> web.Response:
+    """Move the newest dead letter of a message back to the end of its partition."""
     return _replayed(
         await request.app[STATE].administration.dead_letters.retry(partition_id, transaction_id)
     )

@@ -30,9 +30,13 @@ from queue_server.observability.counters import Counter, Counters
 from queue_server.observability.counters import State as Life
 from queue_server.storage import statistics
 from queue_server.storage.statistics import NOTHING, QueueFilter
+from queue_server.storage.stored_messages import MessageFilter
 
 _HOUR = datetime.timedelta(hours=1)
 _DAY = datetime.timedelta(days=1)
+# Before all messages.
+_FIRST_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MESSAGES_LIMIT = 50
 # The length of a bucket, in minutes, for ranges up to so many hours.
 _BUCKETS = ((1, 1), (6, 5), (24, 15), (168, 60))
 _BUCKET_MAX = 360
@@ -194,6 +198,30 @@ async def queue(request: web.Request) -> web.Response:
     )
 
 
+async def queue_messages(request: web.Request) -> web.Response:
+    """The messages of a queue, newest first, as a bare array."""
+    found = await find_queue(request)
+    limit, offset = page_of(request, _MESSAGES_LIMIT)
+    listed = await request.app[STATE].administration.stored_messages.page(
+        MessageFilter(start=_FIRST_TIME, queue=found.name), limit, offset
+    )
+    return json_answer(
+        [
+            {
+                "id": one.message.id,
+                "transactionId": one.message.transaction_id,
+                "partitionId": str(one.message.partition.id),
+                "queuePath": f"{found.name}/{one.message.partition.partition}",
+                "queue": found.name,
+                "partition": one.message.partition.partition,
+                "status": one.status.value,
+                "createdAt": wire_time(one.message.created_at),
+            }
+            for one in listed
+        ]
+    )
+
+
 async def analytics(request: web.Request) -> web.Response:
     """Messages pushed over time, as far as they are still stored."""
     start, end = _range(request, _DAY)
@@ -337,6 +365,11 @@ async def maintenance(_request: web.Request) -> web.Response:
             "bufferStats": {"pendingCount": 0, "failedCount": 0, "dbHealthy": True},
         }
     )
+
+
+async def buffers(_request: web.Request) -> web.Response:
+    """Nothing is buffered outside the database; dashboards of older servers ask for it."""
+    return json_answer({"pending": 0, "failed": 0, "dbHealthy": True, "worker": 0})
 
 
 async def pop_maintenance(_request: web.Request) -> web.Response:

@@ -103,3 +103,81 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- find_id: the partitions in which an id is stored, looked for in a bounded run of all partitions.
+--
+-- Parameters: the partition behind which the run begins; how many partitions it has at most; the
+--             16-byte id key, and the highest max_id that a stored range with it can have, as
+--             domain/ids.py makes both.
+-- Returns:    one row: the partitions that have it, in no order, without those in which it is a
+--             hole; and where the next run begins, null after the last one.
+-- Reads:      partitions; id_ranges (one index scan of a few rows for each of them), segments (only
+--             where a range fits).
+-- Locks:      none.
+-- Plan:       see pop.sql, candidates, on OFFSET 0.
+-- Isolation:  READ COMMITTED. Partitions made since have higher ids, so a later run visits them.
+CREATE OR REPLACE FUNCTION queen.find_id(
+    p_shard smallint,
+    p_after bigint,
+    p_limit integer,
+    p_id bytea,
+    p_scan_id bytea
+) RETURNS TABLE (o_partition_ids bigint[], o_next bigint) LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_ids bigint[];
+BEGIN
+    SELECT array_agg(l.id) INTO v_ids
+    FROM (
+        SELECT p.id
+        FROM queen.partitions p
+        WHERE p.shard = p_shard AND p.id > p_after
+        ORDER BY p.id
+        LIMIT p_limit
+    ) l;
+
+    WITH candidates AS MATERIALIZED (
+        SELECT DISTINCT x.partition_id, x.base_offset
+        FROM unnest(v_ids) AS u (id)
+        CROSS JOIN LATERAL (
+            SELECT i.partition_id, i.base_offset
+            FROM queen.id_ranges i
+            WHERE
+                i.shard = p_shard
+                AND i.partition_id = u.id
+                AND i.max_id >= p_id
+                AND i.max_id <= p_scan_id
+                AND i.min_id <= p_id
+            OFFSET 0
+        ) x
+    )
+    SELECT coalesce(array_agg(DISTINCT c.partition_id), '{}') INTO o_partition_ids
+    FROM candidates c
+    CROSS JOIN LATERAL (
+        SELECT g.base_offset, g.next_offset, g.ids
+        FROM queen.segments g
+        WHERE
+            g.shard = p_shard
+            AND g.partition_id = c.partition_id
+            AND g.base_offset = c.base_offset
+        OFFSET 0
+    ) s
+    CROSS JOIN LATERAL generate_series(0, (s.next_offset - s.base_offset)::integer - 1) AS n (i)
+    WHERE
+        substring(s.ids FROM n.i * 16 + 1 FOR 16) = p_id
+        AND NOT EXISTS (
+            SELECT 1
+            FROM queen.holes h
+            WHERE
+                h.shard = p_shard
+                AND h.partition_id = c.partition_id
+                AND h.message_offset = s.base_offset + n.i
+        );
+
+    IF cardinality(v_ids) = p_limit THEN
+        o_next := v_ids[p_limit];
+    END IF;
+    RETURN NEXT;
+END
+$$;

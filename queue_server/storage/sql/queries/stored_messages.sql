@@ -179,6 +179,27 @@ FROM queen.partitions p
 JOIN queen.queues q ON q.id = p.queue_id
 WHERE p.shard = %(shard)s AND p.id = %(partition_id)s
 
+-- name: name_partition_views
+-- What messages tell of their partitions.
+SELECT p.id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority
+FROM queen.partitions p
+JOIN queen.queues q ON q.id = p.queue_id
+WHERE p.shard = %(shard)s AND p.id = ANY (%(partition_ids)b::bigint[])
+ORDER BY p.id
+
+-- name: find_id
+SELECT * FROM queen.find_id(
+    %(shard)s::smallint, %(after)s::bigint, %(limit)s::integer, %(id)b::bytea, %(scan_id)b::bytea
+)
+
+-- name: dead_letter_partitions
+-- By dead_letters_by_transaction_id.
+SELECT DISTINCT d.partition_id
+FROM queen.dead_letters d
+WHERE d.shard = %(shard)s AND d.transaction_id = %(transaction_id)s
+ORDER BY d.partition_id
+LIMIT %(limit)s
+
 -- name: lock_places
 -- Before a message leaves for the dead letters: the groups stay where they are meanwhile.
 SELECT c.subscription_id, c.committed_offset
