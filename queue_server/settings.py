@@ -8,17 +8,19 @@ The command line beats the environment, which beats the default. An environment 
 but empty counts as not set, as `PORT=` in a compose file means. A bad value ends the start with one
 line that names the setting.
 
-Secrets (`database_url`, `pg_password`) are masked in `repr` and never part of an error message.
+Secrets (`SECRETS`) are masked in `repr` and never part of an error message.
 """
 
 import argparse
+import ipaddress
 import math
 import os
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,11 +28,20 @@ from queue_server import __version__
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
+JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "EdDSA", "auto"]
 SubscriptionMode = Literal["", "all", "new", "new-only"]
 
 # A worker needs one connection each for pushes, pops and acks to make progress at the same time.
 CONNECTIONS_PER_WORKER_MIN = 3
 CONNECTIONS_PER_WORKER_DEFAULT = 8
+
+# RFC 7518, 3.2: no shorter than the hash's output.
+JWT_SECRET_BYTES_MIN = 32
+
+
+SECRETS = frozenset(
+    {"database_url", "pg_password", "encryption_key", "encryption_old_keys", "jwt_secret"}
+)
 
 
 class SettingsError(Exception):
@@ -98,6 +109,13 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _algorithm(text: str) -> str:
+    names: dict[str, str] = {name.lower(): name for name in get_args(JwtAlgorithm)}
+    if text.lower() not in names:
+        raise ValueError("must be one of " + ", ".join(names.values()))
+    return names[text.lower()]
+
+
 def _one_of(*choices: str, aliases: Mapping[str, str] | None = None) -> Callable[[str], str]:
     def parse(text: str) -> str:
         value = (aliases or {}).get(text.lower(), text.lower())
@@ -132,6 +150,32 @@ def _encryption_keys(text: str) -> str:
     return text
 
 
+def _public_key(text: str) -> str:
+    """PEM text; in an environment file a line break is often written as \\n."""
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    pem = text.replace("\\n", "\n")
+    try:
+        load_pem_public_key(pem.encode())
+    except ValueError:
+        raise ValueError("must be the PEM text of an RSA or Ed25519 public key") from None
+    return pem
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an address such as https://login.example/keys.json")
+    return text
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    paths = tuple(path.strip() for path in text.split(",") if path.strip())
+    if not all(path.startswith("/") for path in paths):
+        raise ValueError("must be paths that begin with /, separated by commas")
+    return paths
+
+
 def _header_value(text: str) -> str:
     # It is sent with every answer; a line break in it would be a header of its own.
     if not (text.isascii() and text.isprintable()):
@@ -158,6 +202,22 @@ def _database_url(text: str) -> str:
         # The parser's own message may quote a piece of the password.
         raise ValueError("must look like postgresql://user:password@host:5432/database") from None
     return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _fits(pem: str, algorithm: str) -> bool:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    family = RSAPublicKey if algorithm.startswith("RS") else Ed25519PublicKey
+    return isinstance(load_pem_public_key(pem.encode()), family)
 
 
 # Seven days bound every duration: a value above is a mistaken unit.
@@ -235,6 +295,142 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _milliseconds,
         ),
     ] = 8000
+
+    # -- who may use it --
+
+    allow_anonymous: Annotated[
+        bool,
+        Option(
+            ("ALLOW_ANONYMOUS",),
+            "Serve everybody who reaches an address that is not loopback. Needed to listen there"
+            " without JWT_ENABLED.",
+            "true",
+            _boolean,
+        ),
+    ] = False
+    jwt_enabled: Annotated[
+        bool,
+        Option(
+            ("JWT_ENABLED",),
+            "Ask every request for a JSON Web Token (docs/security.md).",
+            "true",
+            _boolean,
+        ),
+    ] = False
+    jwt_algorithm: Annotated[
+        JwtAlgorithm,
+        Option(
+            ("JWT_ALGORITHM",),
+            "How tokens are signed: HS256, HS384, HS512, RS256 (the three of RSA), RS384, RS512,"
+            " EdDSA, or auto (all that there is a key for).",
+            "EdDSA",
+            _algorithm,
+        ),
+    ] = "HS256"
+    jwt_secret: Annotated[
+        str,
+        Option(
+            ("JWT_SECRET",),
+            "The shared secret of the HS algorithms, at least 32 bytes (openssl rand -hex 32).",
+            "0f" * 32,
+            default_text="none",
+        ),
+    ] = ""
+    jwt_public_key: Annotated[
+        str,
+        Option(
+            ("JWT_PUBLIC_KEY",),
+            "The public key of the RS algorithms or EdDSA as PEM text; it beats JWT_JWKS_URL.",
+            r"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHU"
+            r"Ro=\n-----END PUBLIC KEY-----",
+            _public_key,
+            default_text="none",
+        ),
+    ] = ""
+    jwt_jwks_url: Annotated[
+        str,
+        Option(
+            ("JWT_JWKS_URL",),
+            "Where the public keys are published as a JSON Web Key Set.",
+            "https://login.example/.well-known/jwks.json",
+            _http_url,
+            default_text="none",
+        ),
+    ] = ""
+    jwt_jwks_refresh_interval_s: Annotated[
+        int,
+        Option(
+            ("JWT_JWKS_REFRESH_INTERVAL",),
+            "How often they are fetched again, in seconds; for an unknown key id at once.",
+            "600",
+            _integer(5, 7 * 24 * 3600),
+        ),
+    ] = 3600
+    jwt_jwks_timeout_ms: Annotated[
+        int,
+        Option(
+            ("JWT_JWKS_TIMEOUT_MS",),
+            "How long fetching them may take, in milliseconds.",
+            "2000",
+            _milliseconds,
+        ),
+    ] = 5000
+    jwt_issuer: Annotated[
+        str,
+        Option(
+            ("JWT_ISSUER",),
+            "The iss claim that a token must have.",
+            "https://login.example",
+            default_text="any",
+        ),
+    ] = ""
+    jwt_audience: Annotated[
+        str,
+        Option(
+            ("JWT_AUDIENCE",),
+            "What must be among a token's aud claim.",
+            "queues",
+            default_text="any",
+        ),
+    ] = ""
+    jwt_clock_skew_s: Annotated[
+        int,
+        Option(
+            ("JWT_CLOCK_SKEW",),
+            "By how much the issuer's clock may differ from this one, in seconds.",
+            "5",
+            _integer(0, 3600),
+        ),
+    ] = 30
+    jwt_skip_paths: Annotated[
+        tuple[str, ...],
+        Option(
+            ("JWT_SKIP_PATHS",),
+            "Paths that are open to everybody, separated by commas; one that ends in / opens all"
+            " below it.",
+            "/health,/assets/",
+            _paths,
+            default_text="/health,/metrics,/metrics/prometheus,/",
+        ),
+    ] = ("/health", "/metrics", "/metrics/prometheus", "/")
+    jwt_roles_claim: Annotated[
+        str, Option(("JWT_ROLES_CLAIM",), "The claim that names one role.", "role")
+    ] = "role"
+    jwt_roles_array_claim: Annotated[
+        str, Option(("JWT_ROLES_ARRAY_CLAIM",), "The claim that lists roles.", "groups")
+    ] = "roles"
+    jwt_role_admin: Annotated[
+        str, Option(("JWT_ROLE_ADMIN",), "The role that may do everything.", "queue-admin")
+    ] = "admin"
+    jwt_role_read_write: Annotated[
+        str, Option(("JWT_ROLE_READ_WRITE",), "The role that produces and consumes.", "app")
+    ] = "read-write"
+    jwt_role_read_only: Annotated[
+        str, Option(("JWT_ROLE_READ_ONLY",), "The role that only looks.", "viewer")
+    ] = "read-only"
+    jwt_role_write_only: Annotated[
+        str, Option(("JWT_ROLE_WRITE_ONLY",), "The role that only produces.", "producer")
+    ] = "write-only"
 
     # -- the database --
 
@@ -519,9 +715,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not self.eviction_interval_ms:
             msgspec.structs.force_setattr(self, "eviction_interval_ms", self.retention_interval_ms)
+        self._check_doors()
         # Who lowers the longest wait alone means the usual wait too.
         default_timeout_ms = min(self.default_timeout_ms, self.max_timeout_ms)
         msgspec.structs.force_setattr(self, "default_timeout_ms", default_timeout_ms)
+
+    def _check_doors(self) -> None:
+        """Errors: `SettingsError` for doors that nobody can mean, open or shut."""
+        if not self.jwt_enabled:
+            if not _is_loopback(self.host) and not self.allow_anonymous:
+                raise SettingsError(
+                    f"HOST={self.host}: opens the server to everybody who reaches it; set"
+                    " JWT_ENABLED=true and a key, or ALLOW_ANONYMOUS=true if that is meant"
+                )
+            return
+        algorithm = self.jwt_algorithm
+        public = bool(self.jwt_public_key or self.jwt_jwks_url)
+        if algorithm == "auto" and not (public or self.jwt_secret):
+            raise SettingsError(
+                "JWT_ENABLED=true: needs a key: JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"
+            )
+        if algorithm.startswith("HS") and not self.jwt_secret:
+            raise SettingsError(
+                f"JWT_ENABLED=true with JWT_ALGORITHM={algorithm}: needs JWT_SECRET"
+            )
+        if algorithm.startswith(("RS", "Ed")):
+            if not public:
+                raise SettingsError(
+                    f"JWT_ENABLED=true with JWT_ALGORITHM={algorithm}: needs JWT_PUBLIC_KEY or"
+                    " JWT_JWKS_URL"
+                )
+            if self.jwt_public_key and not _fits(self.jwt_public_key, algorithm):
+                raise SettingsError(f"JWT_PUBLIC_KEY: is not a key for JWT_ALGORITHM={algorithm}")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator ought to know of these settings: sentences for the log."""
+        found = []
+        if not self.jwt_enabled and not _is_loopback(self.host):
+            found.append(f"everybody who reaches {self.host} may use this server (ALLOW_ANONYMOUS)")
+        if self.jwt_enabled and 0 < len(self.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
+            found.append(
+                f"JWT_SECRET is shorter than {JWT_SECRET_BYTES_MIN} bytes and may be guessed"
+            )
+        url = urlsplit(self.jwt_jwks_url)
+        if self.jwt_enabled and url.scheme == "http" and not _is_loopback(url.hostname or ""):
+            found.append("JWT_JWKS_URL is not https: who is on the way can forge every token")
+        return found
 
     @property
     def connections_per_worker(self) -> int:
@@ -569,9 +809,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         yield from self._shown()
 
     def _shown(self) -> list[tuple[str, Any]]:
-        secret = ("database_url", "pg_password", "encryption_key", "encryption_old_keys")
         return [
-            (name, "***" if name in secret and value else value)
+            (name, "***" if name in SECRETS and value else value)
             for name in self.__struct_fields__
             for value in (getattr(self, name),)
         ]
@@ -596,22 +835,21 @@ def load_settings(
     values: dict[str, Any] = {"log_format": "console" if terminal else "json"}
     for name, option in options().items():
         if given.get(name) is not None:
-            values[name] = _parse(option, option.flag, given[name])
+            values[name] = _parse(name, option, option.flag, given[name])
             continue
         for variable in option.env:
             if text := environ.get(variable, "").strip():
-                values[name] = _parse(option, variable, text)
+                values[name] = _parse(name, option, variable, text)
                 break
     return Settings(**values)
 
 
-def _parse(option: Option, source: str, text: str) -> Any:
+def _parse(name: str, option: Option, source: str, text: str) -> Any:
     try:
         return option.parse(text)
     except ValueError as exc:
         # One line whatever the value holds, and no secret: a URL is not repeated.
-        secret = option.parse in (_database_url, _encryption_key, _encryption_keys)
-        shown = "" if secret else f"={text[:100]!r}"
+        shown = "" if name in SECRETS else f"={text[:100]!r}"
         raise SettingsError(f"{source}{shown}: {exc}") from None
 
 
@@ -661,7 +899,12 @@ def _environment_help() -> str:
         )
         lines.append(f"  {option.env[0]}")
         lines += textwrap.wrap(
-            text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_long_words=False
+            text,
+            width,
+            initial_indent=" " * 6,
+            subsequent_indent=" " * 6,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
     lines += ["", "stop: Ctrl-C or SIGTERM drains, twice ends at once; SIGHUP replaces workers."]
     return "\n".join(lines)

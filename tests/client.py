@@ -81,9 +81,10 @@ class Pop:
 
 
 class Client:
-    def __init__(self, url: str, *, fresh: bool = False) -> None:
+    def __init__(self, url: str, *, fresh: bool = False, token: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._fresh = fresh
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -110,6 +111,7 @@ class Client:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, force_close=self._fresh),
                 skip_auto_headers=("Content-Type",),
+                headers=self._headers,
             )
         async with self._session.request(
             method,

@@ -165,11 +165,12 @@ class DeadLetters:
     async def _move(
         self, letters: Sequence[DeadLetter], messages: Sequence[NewMessage]
     ) -> list[PushResult]:
-        """Push *messages* and remove *letters* in one transaction.
+        """Push *messages* and remove *letters* in one transaction. They keep their producers.
 
         Errors: `_Taken`, `DuplicatePush`: nothing was done.
         """
         ids = [letter.id for letter in letters]
+        producer_subs = [letter.producer_sub for letter in letters]
         for _ in range(_ATTEMPTS_MAX):
             partitions = await self._pusher.resolve(messages)
             queue_ids = sorted({ref.queue_id for ref, _ in partitions})
@@ -180,7 +181,7 @@ class DeadLetters:
                 runs += 1
                 await lock_limited_queues(connection, queue_ids)  # noqa: B023
                 pushed = await self._pusher.push_in(
-                    connection, messages, partitions  # noqa: B023
+                    connection, messages, producer_subs, partitions  # noqa: B023
                 )  # fmt: skip
                 taken = set(ids) - await dead_letters.delete_in(connection, ids)
                 if taken:

@@ -76,6 +76,7 @@ class _Request(msgspec.Struct):
 
     lanes: list[tuple[PartitionRef, list[int]]]
     items: Sequence[NewMessage]
+    producer_subs: Sequence[str | None]  # who produced each item, as its credential says
     size_bytes: int
     results: list[PushResult | None]
 
@@ -109,6 +110,7 @@ class _Lane:
         self.partition = partition
         self.keyring = keyring  # None = the bodies are not to be encrypted
         self.messages: list[NewMessage] = []
+        self.producer_subs: list[str | None] = []
         self.shares: list[_Share] = []
         self._repeats: dict[int, int] = {}  # position -> position of the first with that id
         self._duplicates: dict[int, _Duplicate] = {}
@@ -119,8 +121,13 @@ class _Lane:
 
     def add(self, request: _Request, indexes: list[int]) -> None:
         self.shares.append(_Share(request, indexes, len(self.messages)))
-        items = request.items
-        self.messages.extend(items if len(indexes) == len(items) else [items[i] for i in indexes])
+        items, subs = request.items, request.producer_subs
+        if len(indexes) == len(items):
+            self.messages.extend(items)
+            self.producer_subs.extend(subs)
+        else:
+            self.messages.extend([items[i] for i in indexes])
+            self.producer_subs.extend([subs[i] for i in indexes])
 
     def find_repeats(self) -> None:
         """Find ids that occur more than once in this flush: the first in request order wins."""
@@ -144,24 +151,26 @@ class _Lane:
                 and position not in self._duplicates
                 and position not in self._own
             ]
-            kept_messages: Sequence[NewMessage] = [self.messages[p] for p in self._kept]
+            messages = [self.messages[p] for p in self._kept]
+            subs = [self.producer_subs[p] for p in self._kept]
         else:
             self._kept = range(len(self.messages))
-            kept_messages = self.messages
+            messages, subs = self.messages, self.producer_subs
         self._message_ids.clear()
         self.drafts.clear()
-        for start in range(0, len(kept_messages), SEGMENT_MESSAGES_MAX):
-            self._draft(kept_messages[start : start + SEGMENT_MESSAGES_MAX])
+        for start in range(0, len(messages), SEGMENT_MESSAGES_MAX):
+            end = start + SEGMENT_MESSAGES_MAX
+            self._draft(messages[start:end], subs[start:end])
 
-    def _draft(self, messages: Sequence[NewMessage]) -> None:
+    def _draft(self, messages: Sequence[NewMessage], subs: Sequence[str | None]) -> None:
         run = MessageIdRun()
         message_ids = run.texts(len(messages))
-        rendered = render(messages, message_ids)
+        rendered = render(messages, message_ids, subs)
         if len(rendered) > SEGMENT_RAW_BYTES_MAX and len(messages) > 1:
             pieces = min(len(rendered) // SEGMENT_RAW_BYTES_MAX + 1, len(messages))
             size = -(-len(messages) // pieces)
             for start in range(0, len(messages), size):
-                self._draft(messages[start : start + size])
+                self._draft(messages[start : start + size], subs[start : start + size])
             return
         codec, body = pack(rendered, self.keyring)
         self._message_ids.extend(message_ids)
@@ -256,10 +265,13 @@ class Pusher:
             waiting_weight_max=_WAITING_BYTES_MAX,
         )
 
-    async def push(self, items: Sequence[NewMessage], size_bytes: int) -> list[PushResult]:
+    async def push(
+        self, items: Sequence[NewMessage], size_bytes: int, producer_sub: str | None = None
+    ) -> list[PushResult]:
         """Store *items*, all or none.
 
-        Shape: results in request order. *size_bytes* is the size of the request as received.
+        Shape: results in request order. *size_bytes* is the size of the request as received,
+        *producer_sub* who sent it.
         Errors: `BadRequest`, `NameTooLong`: nothing was stored. `Unavailable`: the outcome is
         unknown, the same items may be pushed again.
         """
@@ -269,7 +281,7 @@ class Pusher:
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             lanes = await self.resolve(items)
             answer = await self._coalescer.submit(
-                _Request(lanes, items, size_bytes, [None] * len(items))
+                _Request(lanes, items, [producer_sub] * len(items), size_bytes, [None] * len(items))
             )
             if not isinstance(answer, _Gone):
                 return answer
@@ -335,15 +347,17 @@ class Pusher:
         self,
         connection: Connection,
         items: Sequence[NewMessage],
+        producer_subs: Sequence[str | None],
         partitions: list[tuple[PartitionRef, list[int]]],
     ) -> tuple[list[PushResult], Callable[[], None]]:
         """Store *items* as a part of a transaction; *partitions* are theirs from `resolve`.
 
-        Shape: results in request order, and what to call after the commit.
+        Shape: *producer_subs* says who produced each; results in request order, and what to call
+        after the commit.
         Errors: `DuplicatePush` when an id is stored already, `QueueFull`, `PartitionsChanged`:
         roll back then.
         """
-        request = _Request(partitions, items, 0, [None] * len(items))
+        request = _Request(partitions, items, producer_subs, 0, [None] * len(items))
         lanes = self._fill_lanes([request])
         drafts = [draft for lane in lanes for draft in lane.drafts]
         appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)

@@ -49,11 +49,16 @@ class Transactor:
         self._acker = acker
 
     async def execute(
-        self, items: Sequence[NewMessage], acks: Sequence[Ack], required_leases: Sequence[str]
+        self,
+        items: Sequence[NewMessage],
+        acks: Sequence[Ack],
+        required_leases: Sequence[str],
+        producer_sub: str | None = None,
     ) -> TransactionResult:
         """Carry out all of it in one transaction.
 
-        Shape: *required_leases* lends its id to the acks without one when it is a single one.
+        Shape: *required_leases* lends its id to the acks without one when it is a single one;
+        *producer_sub* is who pushes.
         Errors: `TransactionRefused`, `BadRequest`: nothing was done. `Unavailable`: the outcome is
         unknown.
         """
@@ -66,14 +71,19 @@ class Transactor:
             ]
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return await self._attempt(items, acks)
+                return await self._attempt(items, acks, [producer_sub] * len(items))
             except PartitionsChanged:
                 continue
             except GroupGone as gone:
                 self._acker.forget(gone)
         raise Unavailable("the queue is being deleted again and again; try later")
 
-    async def _attempt(self, items: Sequence[NewMessage], acks: Sequence[Ack]) -> TransactionResult:
+    async def _attempt(
+        self,
+        items: Sequence[NewMessage],
+        acks: Sequence[Ack],
+        producer_subs: Sequence[str | None],
+    ) -> TransactionResult:
         outcomes: list[AckOutcome | None] = [None] * len(acks)
         elements = await self._acker.resolve(acks, QUEUE_MODE, outcomes)
         _refuse_failed(outcomes)
@@ -93,7 +103,9 @@ class Transactor:
                 )
                 _refuse_failed(outcomes)
             if items:
-                pushed, note = await self._pusher.push_in(connection, items, partitions)
+                pushed, note = await self._pusher.push_in(
+                    connection, items, producer_subs, partitions
+                )
                 after_commit.append(note)
             return pushed, after_commit
 

@@ -146,6 +146,8 @@ class Supervisor:
         """The whole life of the server; the exit code."""
         self._catch_signals()
         logger.info("queue-server %s starts with pid %d", __version__, os.getpid())
+        for text in self.settings.warnings:
+            logger.warning(text)
         try:
             self._prepare()
             while not self.should_exit:

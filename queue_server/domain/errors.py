@@ -6,6 +6,8 @@
      |   +- BodyTooLarge        (413)
      |   +- BadPop              a pop that asks for what does not go together (400)
      |   +- QueueFull           the queue has a maxSize (409)
+     +- Unauthenticated         no credential, or one that does not hold (401)
+     +- Forbidden               the credential does not open this (403)
      +- NotFound                the thing named does not exist (404)
      +- Unavailable             nothing is wrong with the request, try again (503)
          +- Draining            this server is stopping
@@ -58,6 +60,18 @@ class QueueFull(BadRequest):
     """The queue is full."""
 
     code = "queue_full"
+
+
+class Unauthenticated(QueueServerError):
+    """Authentication required"""
+
+    code = "unauthenticated"
+
+
+class Forbidden(QueueServerError):
+    """Insufficient permissions"""
+
+    code = "forbidden"
 
 
 class NotFound(QueueServerError):

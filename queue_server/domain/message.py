@@ -19,7 +19,8 @@ class NewMessage(msgspec.Struct, gc=False, rename="camel"):
     """A message that a producer pushed, decoded straight from the request.
 
     `payload` is JSON text as it came, already validated. A message without a `transaction_id` gets
-    its message id for one. `producer_sub` is never taken from a request: see http/wire.py.
+    its message id for one. Who produced it comes to the broker from the credential: a `producerSub`
+    in a body does not count.
     """
 
     queue: str

@@ -10,8 +10,9 @@ batch is then one decompress, one split and one join, whatever the messages hold
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 
 import msgspec
 import zstandard
@@ -65,14 +66,19 @@ _compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
 _decompressor = zstandard.ZstdDecompressor()
 
 
-def render(messages: Sequence[NewMessage], message_ids: Sequence[str]) -> bytes:
+def render(
+    messages: Sequence[NewMessage],
+    message_ids: Sequence[str],
+    producer_subs: Iterable[str | None] = repeat(None),
+) -> bytes:
     """The body of a segment, not yet compressed."""
     text = _encoder.encode(
         [
             _Rendered(
-                _HOLE, message_id, m.transaction_id or message_id, m.trace_id, m.payload, None,
+                _HOLE, message_id, m.transaction_id or message_id, m.trace_id, m.payload, sub,
             )
-            for m, message_id in zip(messages, message_ids, strict=True)
+            # Nobody's name is an endless series of None, so the lengths are not compared.
+            for m, message_id, sub in zip(messages, message_ids, producer_subs, strict=False)
         ]
     )  # fmt: skip
     return text[1:-1]

@@ -8,6 +8,8 @@ import socket
 from aiohttp import web
 
 from queue_server.http import middleware
+from queue_server.http.access import route_accesses
+from queue_server.http.authentication import TokenVerifier
 from queue_server.http.request import MAX_BODY_BYTES
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
@@ -29,6 +31,12 @@ def build_app(state: State) -> web.Application:
     app[STATE] = state
     app[MAX_BODY_BYTES] = settings.max_body_bytes
     app.add_routes(routes())
+    if settings.jwt_enabled:
+        verifier = TokenVerifier(settings)
+        app.cleanup_ctx.append(verifier.running)
+        app.middlewares.append(
+            middleware.authenticate(verifier, route_accesses(app), settings.jwt_skip_paths)
+        )
     app.on_response_prepare.append(
         middleware.cors_headers(
             {

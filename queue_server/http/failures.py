@@ -14,6 +14,8 @@ _STATUS: Mapping[type[Exception], int] = {
     errors.NameTooLong: 413,
     errors.BodyTooLarge: 413,
     errors.QueueFull: 409,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Unavailable: 503,
     errors.Overloaded: 429,
@@ -34,6 +36,8 @@ def answer(exc: errors.QueueServerError) -> web.Response:
     headers = {}
     if exc.retry_after_s is not None:
         headers["Retry-After"] = str(exc.retry_after_s)
+    if isinstance(exc, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     body = wire.error_body(exc.message, exc.code)
     if isinstance(exc, errors.BadPop):
         # A pop's refusal looks like a pop's answer.

@@ -1,17 +1,21 @@
-"""What happens to every request: an id, CORS headers, an answer for every error, a log line."""
+"""What happens to every request: an id, CORS headers, an answer for every error, a log line, and
+with authentication a look at its credential."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from queue_server.domain.errors import QueueServerError
+from queue_server.domain.access import Access
+from queue_server.domain.errors import Forbidden, QueueServerError, Unauthenticated
 from queue_server.http import failures, wire
+from queue_server.http.authentication import TokenVerifier
+from queue_server.http.request import PRINCIPAL
 from queue_server.observability.counters import Counter, Row
 from queue_server.observability.logging import request_id
 
@@ -85,6 +89,31 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return _json(500, "internal error, see the server's log for this request id", "internal")
+
+
+def authenticate(
+    verifier: TokenVerifier,
+    accesses: Mapping[web.AbstractRoute, Access],
+    open_paths: Collection[str],
+) -> Middleware:
+    """Let a request pass whose token opens its route, and those to *open_paths*."""
+    open_folders = tuple(path for path in open_paths if path.endswith("/") and path != "/")
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in open_paths or request.path.startswith(open_folders):
+            return await handler(request)
+        authorization = request.headers.get("Authorization")
+        if authorization is None:
+            raise Unauthenticated
+        principal = await verifier.principal_of(authorization)
+        # Only who is somebody learns which paths lead nowhere.
+        if not principal.may(accesses.get(request.match_info.route, Access.PUBLIC)):
+            raise Forbidden
+        request[PRINCIPAL] = principal
+        return await handler(request)
+
+    return middleware
 
 
 def _answer_http(request: web.Request, exc: web.HTTPException) -> web.Response:

@@ -7,10 +7,17 @@ import re
 
 from aiohttp import web
 
+from queue_server.domain.access import Principal
 from queue_server.domain.errors import BadRequest, BodyTooLarge
 from queue_server.domain.subscription import parse_time
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def producer_sub(request: web.Request) -> str | None:
+    """Who pushes, as the token says; None without authentication."""
+    principal = request.get(PRINCIPAL)
+    return None if principal is None else principal.subject
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -53,4 +60,5 @@ def query_time(request: web.Request, name: str) -> datetime.datetime | None:
     return parse_time(request.query.get(name, ""))
 
 
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 MAX_BODY_BYTES: web.AppKey[int] = web.AppKey("max_body_bytes", int)

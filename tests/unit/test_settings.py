@@ -62,8 +62,8 @@ def test_the_command_line_beats_the_environment_and_that_the_default() -> None:
 
 
 def test_the_first_name_of_a_variable_wins() -> None:
-    assert load(HOST="10.0.0.1", QUEEN_BIND_ADDR="10.0.0.2").host == "10.0.0.1"
-    assert load(QUEEN_BIND_ADDR="10.0.0.2").host == "10.0.0.2"
+    assert load(HOST="127.0.0.2", QUEEN_BIND_ADDR="127.0.0.3").host == "127.0.0.2"
+    assert load(QUEEN_BIND_ADDR="127.0.0.3").host == "127.0.0.3"
     assert load(DEFAULT_TIMEOUT="7", POP_DEFAULT_TIMEOUT_MS="8").default_timeout_ms == 7
     assert load(POP_DEFAULT_TIMEOUT_MS="8").default_timeout_ms == 8
     assert load(QUEEN_MAX_BODY_BYTES="2048").max_body_bytes == 2048
@@ -192,6 +192,48 @@ def test_passwords_are_shown_nowhere() -> None:
         assert "hunter2" not in error("--database-url", bad)
 
 
+# -- who may use it --
+
+ED25519 = next(option.example for name, option in options().items() if name == "jwt_public_key")
+
+
+def test_only_loopback_is_open_without_being_asked_for() -> None:
+    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        assert load(HOST=host).warnings == []
+    for host in ("0.0.0.0", "::", "10.0.0.5", "queue.example"):
+        assert "ALLOW_ANONYMOUS=true" in error(HOST=host)
+        assert "everybody" in load(HOST=host, ALLOW_ANONYMOUS="true").warnings[0]
+        assert load(HOST=host, JWT_ENABLED="true", JWT_SECRET="0f" * 32).warnings == []
+
+
+def test_authentication_needs_its_key() -> None:
+    for algorithm, needed in (
+        ("HS256", "JWT_SECRET"),
+        ("hs512", "JWT_SECRET"),
+        ("RS256", "JWT_PUBLIC_KEY or JWT_JWKS_URL"),
+        ("eddsa", "JWT_PUBLIC_KEY or JWT_JWKS_URL"),
+        ("auto", "JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"),
+    ):
+        assert needed in error(JWT_ENABLED="true", JWT_ALGORITHM=algorithm)
+    assert "EdDSA" in error(JWT_ALGORITHM="none")
+    assert "is not a key for" in error(
+        JWT_ENABLED="true", JWT_ALGORITHM="RS256", JWT_PUBLIC_KEY=ED25519
+    )
+    load(JWT_ENABLED="true", JWT_ALGORITHM="EdDSA", JWT_PUBLIC_KEY=ED25519)
+    assert "PEM" in error(JWT_PUBLIC_KEY="ssh-ed25519 AAAA")
+
+
+def test_weak_doors_are_warned_of_and_the_secret_is_not_shown() -> None:
+    settings = load(JWT_ENABLED="true", JWT_SECRET="hunter2")
+    assert "shorter than 32 bytes" in settings.warnings[0]
+    assert "hunter2" not in repr(settings)
+    url = "http://login.example/keys.json"
+    assert "https" in load(
+        JWT_ENABLED="true", JWT_ALGORITHM="RS256", JWT_JWKS_URL=url
+    ).warnings[0]  # fmt: skip
+    assert "JWT_JWKS_URL" in error(JWT_JWKS_URL="file:///etc/keys")
+
+
 # -- help --
 
 
@@ -209,7 +251,9 @@ def test_help_teaches_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_example_in_the_help_is_accepted() -> None:
     for option in options().values():
-        load(**{option.env[0]: option.example})
+        # Some need another one beside them, as the help says.
+        beside = {"ALLOW_ANONYMOUS": "true", "JWT_SECRET": "0f" * 32}
+        load(**beside | {option.env[0]: option.example})
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from queue_server.domain.names import (
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
-from queue_server.http.request import query_bool, query_int, read_body
+from queue_server.http.request import producer_sub, query_bool, query_int, read_body
 from queue_server.http.state import STATE, State
 from queue_server.observability.counters import Counter
 from queue_server.storage.leases import Claim, Run
@@ -42,7 +42,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     state.row.add(Counter.PUSH_REQUESTS)
     state.row.add(Counter.BYTES_RECEIVED, len(body))
     items = wire.push_reader.read(body).items
-    results = await state.pusher.push(items, len(body))
+    results = await state.pusher.push(items, len(body), producer_sub(request))
     return _json(state, wire.encoder.encode(results), status=201)
 
 

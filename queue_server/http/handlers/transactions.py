@@ -11,7 +11,7 @@ from queue_server.broker.transaction import TransactionRefused, TransactionResul
 from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
-from queue_server.http.request import read_body
+from queue_server.http.request import producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter
 
@@ -52,7 +52,9 @@ async def _execute(request: web.Request) -> web.Response:
                 )
     transaction_id = str(uuid.uuid4())
     try:
-        result = await state.transactor.execute(items, acks, body.required_leases or ())
+        result = await state.transactor.execute(
+            items, acks, body.required_leases or (), producer_sub(request)
+        )
     except TransactionRefused as exc:
         answer: dict[str, object] = {
             "transactionId": transaction_id,

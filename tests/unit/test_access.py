@@ -1,0 +1,68 @@
+"""Which level each route needs (wire-api 5.13), and which role has it."""
+
+import pytest
+
+from queue_server.domain.access import Access, Principal, Role
+from queue_server.http.access import access_of
+from queue_server.http.routes import routes
+
+Q, P, G, M = "{queue}", "{partition}", "{group}", "{partition_id}/{transaction_id}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "access"),
+    [
+        ("GET", "/api/v1/status", Access.READ),
+        ("HEAD", "/api/v1/status", Access.READ),
+        ("GET", f"/api/v1/messages/{M}", Access.READ),
+        ("GET", "/api/v1/pop", Access.WRITE),
+        ("GET", f"/api/v1/pop/queue/{Q}", Access.WRITE),
+        ("GET", f"/api/v1/pop/queue/{Q}/partition/{P}", Access.WRITE),
+        ("POST", "/api/v1/push", Access.PRODUCE),
+        ("POST", "/api/v1/ack", Access.WRITE),
+        ("POST", "/api/v1/ack/batch", Access.WRITE),
+        ("POST", "/api/v1/transaction", Access.WRITE),
+        ("POST", "/api/v1/lease/{lease_id}/extend", Access.WRITE),
+        ("POST", "/api/v1/configure", Access.WRITE),
+        ("POST", "/api/v1/traces", Access.WRITE),
+        ("POST", f"/api/v1/consumer-groups/{G}/subscription", Access.WRITE),
+        ("POST", f"/api/v1/consumer-groups/{G}/queues/{Q}/seek", Access.WRITE),
+        ("DELETE", f"/api/v1/messages/{M}", Access.WRITE),
+        ("POST", f"/api/v1/messages/{M}/retry", Access.WRITE),
+        ("POST", "/api/v1/dlq/{id}/replay", Access.WRITE),
+        ("GET", "/api/v1/system/maintenance", Access.ADMIN),
+        ("POST", "/api/v1/stats/refresh", Access.ADMIN),
+        ("DELETE", f"/api/v1/resources/queues/{Q}", Access.ADMIN),
+        ("DELETE", f"/api/v1/consumer-groups/{G}", Access.ADMIN),
+        ("DELETE", f"/api/v1/consumer-groups/{G}/queues/{Q}", Access.ADMIN),
+        ("DELETE", "/api/v1/dlq", Access.ADMIN),
+        ("DELETE", f"/api/v1/queues/{Q}/clear", Access.ADMIN),
+    ],
+)
+def test_the_level_of_a_route(method: str, path: str, access: Access) -> None:
+    assert access_of(method, path) is access
+
+
+def test_every_exception_is_a_route() -> None:
+    from queue_server.http.access import _EXCEPTIONS
+
+    known = {(route.method, route.path.replace(":[^/]+", "")) for route in routes()}
+    assert set(_EXCEPTIONS) <= known
+
+
+def test_a_role_opens_its_levels_and_no_other() -> None:
+    levels = (Access.READ, Access.PRODUCE, Access.WRITE, Access.ADMIN)
+    opened = {
+        role: [Principal(None, frozenset({role})).may(level) for level in levels] for role in Role
+    }
+    assert opened == {
+        Role.READ_ONLY: [True, False, False, False],
+        Role.WRITE_ONLY: [False, True, False, False],
+        Role.READ_WRITE: [True, True, True, False],
+        Role.ADMIN: [True, True, True, True],
+    }
+    nobody = Principal("somebody", frozenset())
+    assert [nobody.may(level) for level in levels] == [False] * 4
+    assert nobody.may(Access.PUBLIC)
+    both = Principal(None, frozenset({Role.READ_ONLY, Role.WRITE_ONLY}))
+    assert [both.may(level) for level in levels] == [True, True, False, False]
