@@ -1,8 +1,8 @@
 """Administers consumer groups: deletes them, moves them, changes where they start.
 
 A deletion or a seek over many partitions is many transactions. It is not atomic, and need not be:
-each partition is one of its own for its readers. Who repeats one that broke off ends at the same
-place.
+each partition is one of its own for its readers. Who repeats a seek that broke off ends at the same
+place; what a deletion that broke off has left is taken away by the clean-up service.
 """
 
 from __future__ import annotations
@@ -72,14 +72,15 @@ class Groups:
                 async for cleared in groups.clear(self._transactions, subscription_id):
                     cursor_count += cleared.cursor_count
                     self._tell(found.name, group, cleared)
-        await self.clear_remains()
         return cursor_count
 
-    async def clear_remains(self) -> None:
-        """Finish the deletions that a crash broke off."""
+    async def clear_remains(self) -> int:
+        """Finish the deletions that a crash broke off; how many cursors that were."""
+        cursor_count = 0
         for subscription_id in await groups.find_remains(self._transactions):
-            async for _ in groups.clear(self._transactions, subscription_id):
-                pass
+            async for cleared in groups.clear(self._transactions, subscription_id):
+                cursor_count += cleared.cursor_count
+        return cursor_count
 
     async def restart(self, group: ConsumerGroup, starts_at: datetime.datetime) -> int:
         """Change where a group starts in partitions it has not met; on how many queues.

@@ -201,12 +201,13 @@ class QueueServer:
         directory = Directory(transactions)
         keyring = keyring_of(settings)
         pace = Pace(settings.workers)
-        self._background = Background(transactions, settings)
         self._popper = Popper(
             transactions, directory, self._rooms, row, keyring, pace, settings.workers
         )
         pusher = Pusher(transactions, directory, self._rooms, row, keyring)
         acker = Acker(transactions, directory, self._rooms, row, keyring, pace)
+        administration = Administration(transactions, directory, self._rooms, pusher, keyring)
+        self._background = Background(transactions, settings, administration.groups)
         self._http = HttpServer(
             build_app(
                 State(
@@ -219,9 +220,7 @@ class QueueServer:
                     transactor=Transactor(transactions, pusher, acker),
                     counters=context.counters,
                     row=row,
-                    administration=Administration(
-                        transactions, directory, self._rooms, pusher, keyring
-                    ),
+                    administration=administration,
                 )
             ),
             context.listener,

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from queue_server.broker.groups import Groups
 from queue_server.domain.retention import eviction_rule, retention_rule
 from queue_server.services.election import Election
 from queue_server.services.periodic import Periodic, Service
@@ -23,7 +24,7 @@ _CLEANUP_INTERVAL_S = 60.0
 class Background:
     """Starts and stops the services; each runs in one worker of the cluster."""
 
-    def __init__(self, transactions: Transactions, settings: Settings) -> None:
+    def __init__(self, transactions: Transactions, settings: Settings, groups: Groups) -> None:
         services: Sequence[tuple[Service, float]] = [
             (
                 MessageRetention(
@@ -40,6 +41,7 @@ class Background:
             (
                 Cleanup(
                     transactions,
+                    groups,
                     idle_days=settings.partition_cleanup_days,
                     trace_age_s=settings.trace_retention_s,
                     batch_size=settings.retention_batch_size,

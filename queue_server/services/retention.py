@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from queue_server.broker.groups import Groups
 from queue_server.domain.names import PartitionId
 from queue_server.domain.options import QueueOptions
 from queue_server.domain.retention import Rule
@@ -99,7 +100,7 @@ class MessageRetention:
 
 
 class Cleanup:
-    """Removes what is of no more use: idle partitions, old traces, old history, leftovers.
+    """Removes what is of no more use: idle partitions, old traces and history, what crashes left.
 
     Interval: a minute. Batch: *batch_size* segments, traces or entries.
     """
@@ -109,12 +110,14 @@ class Cleanup:
     def __init__(
         self,
         transactions: Transactions,
+        groups: Groups,
         *,
         idle_days: int,
         trace_age_s: int,
         batch_size: int,
     ) -> None:
         self._transactions = transactions
+        self._groups = groups
         self._idle_s = idle_days * _DAY_S  # 0 = partitions stay
         self._trace_age_s = trace_age_s
         self._batch_size = batch_size
@@ -141,6 +144,7 @@ class Cleanup:
         return {
             "segments": segments,
             "partitions": partitions,
+            "cursors": await self._groups.clear_remains(),
             "traces": await self._delete_all(retention.delete_old_traces, self._trace_age_s),
             "history": await self._delete_all(retention.delete_old_history, HISTORY_AGE_S),
         }

@@ -12,6 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from queue_server.broker.directory import Directory
+from queue_server.broker.groups import Groups
+from queue_server.broker.wakeup import Rooms
 from queue_server.domain.ids import id_keys
 from queue_server.domain.names import (
     ConsumerGroup,
@@ -27,7 +30,7 @@ from queue_server.domain.segment import CODEC_RENDERED
 from queue_server.domain.subscription import ALL, NEW, Start
 from queue_server.services import retention as service
 from queue_server.services.retention import Cleanup, MessageRetention
-from queue_server.storage import messages, queues, retention
+from queue_server.storage import groups, messages, queues, retention
 from queue_server.storage.messages import SHARD, SegmentDraft
 from queue_server.storage.transactions import Transactions
 from tests.client import uuid7
@@ -131,7 +134,11 @@ class Log:
 
     async def clean(self, idle_days: int = 30) -> Mapping[str, int]:
         return await Cleanup(
-            self.transactions, idle_days=idle_days, trace_age_s=7 * DAY_S, batch_size=100
+            self.transactions,
+            Groups(self.transactions, Directory(self.transactions), Rooms()),
+            idle_days=idle_days,
+            trace_age_s=7 * DAY_S,
+            batch_size=100,
         ).run_once()
 
 
@@ -712,6 +719,40 @@ async def test_old_traces_and_old_history_go(log: Log) -> None:
     assert (counts["traces"], counts["history"]) == (2, 1)
     assert await log.count("traces", partition) == 2
     assert await log.run("SELECT name FROM queen.trace_names ORDER BY 1") == [("n0",), ("n6.9",)]
+
+
+async def test_the_deletion_of_a_group_that_a_crash_broke_off_is_finished(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "CHUNK_PARTITIONS", 2)
+    partitions = [await log.partition(f"p{number}") for number in range(5)]
+    for partition in partitions:
+        await log.push(partition)
+        await log.commit(partition, "gone", 3)
+        await log.commit(partition, "stays", 4)
+    subscription_id = await groups.delete(
+        log.transactions, partitions[0].queue_id, ConsumerGroup("gone"), delete_metadata=True
+    )
+    assert subscription_id is not None
+    # The crash comes after the first chunk.
+    first = await anext(groups.clear(log.transactions, subscription_id))
+    assert first.cursor_count == 2
+
+    # While the deletion may still run somewhere, it is left alone.
+    assert (await log.clean())["cursors"] == 0
+    await log.run(
+        "UPDATE queen.subscription_remains SET deleted_at = deleted_at - interval '61 s'"
+        " RETURNING 1"
+    )
+    assert (await log.clean())["cursors"] == 3
+    assert await log.run("SELECT 1 FROM queen.subscription_remains") == []
+    assert await log.run(
+        "SELECT u.consumer_group, c.committed_offset FROM queen.cursors c"
+        " LEFT JOIN queen.subscriptions u ON u.id = c.subscription_id"
+    ) == [("stays", 4)] * 5  # fmt: skip
+    rows = await log.run("SELECT DISTINCT subscription_id FROM queen.pending")
+    assert (subscription_id,) not in rows
+    assert (await log.clean())["cursors"] == 0
 
 
 # -- the history --
