@@ -102,6 +102,8 @@ class Delivery(msgspec.Struct):
     # What was used where the consumer left a limit to the server.
     message_limit: int = 0
     partition_limit: int = 0
+    # The segment of the first run, so that it is known to be there; `chunks` takes it.
+    opened: OpenSegment | None = None
 
     @property
     def message_count(self) -> int:
@@ -313,13 +315,19 @@ class Popper:
                     requests[0].message_limit,
                     max(answer.partition_limit for answer in answers),
                 )
-                return await self._name_partitions(delivery)
+                named = await self._name_partitions(delivery)
+                if named is None or await self._open_first(named):
+                    return named
+                # What there is now, if anything, is behind what was dropped.
+                if delivery.lease_id is not None:
+                    await self._release_now(delivery.lease_id)
+                again = True
             if not again:
                 return None
             targets = await self._resolve(request, room)
             if not targets:
                 return None
-        raise Unavailable("the queue is being deleted again and again; try later")
+        raise Unavailable("the queue is being deleted or emptied again and again; try later")
 
     def _claim_requests(
         self, request: PopRequest, room: Room, targets: Sequence[_Target]
@@ -359,6 +367,25 @@ class Popper:
         # A queue that was deleted since has nothing to deliver.
         delivery.claims = [c for c in delivery.claims if c.partition_id in delivery.partitions]
         return delivery if delivery.claims else None
+
+    async def _open_first(self, delivery: Delivery) -> bool:
+        """Pass over what was dropped since the claim, and open the first segment that was not.
+
+        Shape: False when nothing is left of the delivery.
+        """
+        try:
+            while delivery.claims:
+                claim = delivery.claims[0]
+                while claim.runs:
+                    delivery.opened = await self._open(claim.partition_id, claim.runs[0])
+                    if delivery.opened is not None:
+                        return True
+                    del claim.runs[0]
+                del delivery.claims[0]
+        except BaseException:
+            self.give_back(delivery)
+            raise
+        return False
 
     async def _flush(self, batch: Sequence[Sequence[ClaimRequest]]) -> list[_Answer]:
         self._counters.add(Counter.POP_TRANSACTIONS)
@@ -403,11 +430,14 @@ class Popper:
         Errors: `Unavailable` when a body cannot be read.
         """
         first = True
+        opened, delivery.opened = delivery.opened, None
         for claim in delivery.claims:
             for run in claim.runs:
-                segment = await self._open(claim.partition_id, run)
+                segment, opened = opened, None
                 if segment is None:
-                    continue  # deleted since: nothing to hand out
+                    segment = await self._open(claim.partition_id, run)
+                if segment is None:
+                    continue  # dropped since: nothing to hand out
                 begin = time.perf_counter_ns()
                 text = segment.run(run.start, run.end, claim_text(claim, run))
                 self._spend(Counter.POP_DECODE_US, begin)
