@@ -5,7 +5,7 @@ of them is wrong. Each operation takes a request; where the protocol leaves the 
 ids it mints, which partitions a pop claims) it takes the answer too, asserts that the choice was
 allowed, and follows it.
 
-Time is a count of events. A message is stored at a time, a group starts behind a time, and a lease
+Time is a count of pushes. A message is stored at a time, a group starts behind a time, and a lease
 lives until somebody calls `expire`.
 """
 
@@ -57,6 +57,11 @@ class Cursor:
     # The lease that the last ack brought to its end, and what that ack covered.
     settled: tuple[str, int, int] = ("", 0, 0)
 
+    def commit(self, end: int) -> None:
+        self.place = end
+        if self.retry_place < end:
+            self.retries, self.retry_place = 0, -1
+
 
 @dataclass
 class Group:
@@ -66,12 +71,21 @@ class Group:
     cursors: dict[str, Cursor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DeadLetter:
+    group: str
+    partition: str
+    transaction_id: str
+    error: str
+    retries: int | None  # None = not said
+
+
 @dataclass
 class Queue:
     retry_limit: int = DEFAULT_RETRY_LIMIT
     partitions: dict[str, Partition] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
-    dead_letters: list[tuple[str, str, str, str, int | None]] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
     def cursor(self, group: str, partition: str) -> Cursor:
         """The group's cursor, or the one it would get; it becomes the group's when it is used."""
@@ -127,6 +141,11 @@ class Model:
     def delete_queue(self, queue: str) -> bool:
         return self.queues.pop(queue, None) is not None
 
+    def has(self, queue: str, partition: str | None) -> bool:
+        """Whether the partition exists; without one, whether the queue has any."""
+        partitions = self.queues[queue].partitions if queue in self.queues else {}
+        return bool(partitions) if partition is None else partition in partitions
+
     # -- push (2.2, 2.4) --
 
     def push(self, items: Sequence[Item], entries: Sequence[dict[str, Any]]) -> list[bool]:
@@ -134,9 +153,8 @@ class Model:
         self.now += 1
         stored = []
         for item, entry in zip(items, entries, strict=True):
-            partition = self.queues.setdefault(item.queue, Queue()).partitions.setdefault(
-                item.partition, Partition(entry["partition_id"])
-            )
+            partitions = self.queues.setdefault(item.queue, Queue()).partitions
+            partition = partitions.setdefault(item.partition, Partition())
             partition.id = partition.id or entry["partition_id"]
             offset = partition.offset_of(item.transaction_id)
             stored.append(offset is None)
@@ -145,15 +163,15 @@ class Model:
                 partition.messages.append(
                     Message(entry["message_id"], item.transaction_id, item.payload, self.now)
                 )
-            assert entry["message_id"] == partition.messages[offset].id, (item, entry)
-            assert entry["partition_id"] == partition.id, (item, entry)
-            assert entry["offset"] == offset, (item, entry)
+            got = (entry["message_id"], entry["partition_id"], entry["offset"])
+            assert got == (partition.messages[offset].id, partition.id, offset), (item, entry)
         return stored
 
     def is_stored(self, item: Item) -> bool:
-        queue = self.queues.get(item.queue, Queue())
-        partition = queue.partitions.get(item.partition, Partition())
-        return partition.offset_of(item.transaction_id) is not None
+        return self.has(item.queue, item.partition) and (
+            self.queues[item.queue].partitions[item.partition].offset_of(item.transaction_id)
+            is not None
+        )
 
     # -- pop (2.3, 2.5, 2.6) --
 
@@ -171,7 +189,7 @@ class Model:
         """Check that *messages* are what the server may hand out, and hold them for handed out."""
         if partition is None:
             self.queues.setdefault(queue, Queue())  # it may be created by a pop, a partition not
-        elif partition not in self.queues.get(queue, Queue()).partitions:
+        elif not self.has(queue, partition):
             assert not messages, "messages of a partition that does not exist"
             return
         own_queue = self.queues[queue]
@@ -191,50 +209,41 @@ class Model:
         ]
         left = list(messages)
         messages_left = batch
-        partitions_left = partition_limit if partition is None else 1
+        partitions_left = partition_limit
         while claimable and messages_left and partitions_left:
             assert left, f"nothing, or not enough, of {claimable}"
             name = left[0]["partition"]  # the server's choice
             assert name in claimable, f"{name} is not claimable: {left[0]}"
             claimable.remove(name)
             cursor = own.cursors.setdefault(name, own_queue.cursor(group, name))
-            stored = own_queue.partitions[name].messages
-            count = min(messages_left, len(stored) - cursor.place)
-            end = cursor.place + count
+            source = own_queue.partitions[name]
+            end = min(cursor.place + messages_left, len(source.messages))
             attempt = cursor.attempt + 1 if cursor.attempt_place == cursor.place else 1
-            for offset, message in zip(range(cursor.place, end), left[:count], strict=True):
-                got = {key: message[key] for key in ("id", "transactionId", "data", "offset")}
-                expected = stored[offset]
-                assert got == {
-                    "id": expected.id, "transactionId": expected.transaction_id,
-                    "data": expected.payload, "offset": offset,
-                }  # fmt: skip
-                assert message["queue"] == queue, message
-                assert message["partition"] == name, message
-                assert message["partitionId"] == own_queue.partitions[name].id, message
-                assert message["consumerGroup"] == group, message
-                assert message["leaseId"] == ("" if auto_ack else messages[0]["leaseId"]), message
-                assert message["retryCount"] == cursor.retries, (message, cursor)
-                assert message["deliveryAttempt"] == (1 if auto_ack else attempt), (message, cursor)
+            for offset in range(cursor.place, end):
+                assert left, f"nothing, or not enough, of {name}"
+                got, stored = left.pop(0), source.messages[offset]
+                expected = {
+                    "id": stored.id,
+                    "transactionId": stored.transaction_id,
+                    "data": stored.payload,
+                    "offset": offset,
+                    "queue": queue,
+                    "partition": name,
+                    "partitionId": source.id,
+                    "consumerGroup": group,
+                    "leaseId": "" if auto_ack else messages[0]["leaseId"],
+                    "retryCount": cursor.retries,
+                    "deliveryAttempt": 1 if auto_ack else attempt,
+                }
+                assert {key: got[key] for key in expected} == expected
+            messages_left -= end - cursor.place
+            partitions_left -= 1
             if auto_ack:
                 own.cursors[name] = Cursor(end, settled=cursor.settled)
             else:
                 cursor.attempt, cursor.attempt_place = attempt, cursor.place
                 cursor.lease, cursor.lease_end = messages[0]["leaseId"], end
-            del left[:count]
-            messages_left -= count
-            partitions_left -= 1
         assert not left, f"more than was asked for, or than there is: {left}"
-
-    def may_start_late(self, queue: str, group: str, partition: str | None) -> bool:
-        """Whether a start at a given time is well defined: for the queue, before any partition."""
-        groups = self.queues[queue].groups if queue in self.queues else {}
-        known = groups.get(group)
-        return partition is None and (known is None or known.start is not None)
-
-    def starts_at_beginning(self, queue: str, group: str) -> bool:
-        groups = self.queues[queue].groups if queue in self.queues else {}
-        return group not in groups or groups[group].start in (None, BEGINNING)
 
     # -- leases --
 
@@ -262,81 +271,75 @@ class Model:
                 results[i] = result
         return results
 
-    def find(self, partition_id: str) -> tuple[Queue, str] | None:
+    def find(self, partition_id: str) -> tuple[Queue, str]:
+        """A partition by its id, which was learnt from the server; it may be gone."""
         for queue in self.queues.values():
             for name, partition in queue.partitions.items():
-                if partition_id and partition.id == partition_id:
+                if partition.id == partition_id:
                     return queue, name
-        return None
-
-    def cursor_of(self, partition_id: str, group: str) -> Cursor | None:
-        """The cursor of a group that has met the partition."""
-        found = self.find(partition_id)
-        if found is None or group not in found[0].groups:
-            return None
-        return found[0].groups[group].cursors.get(found[1])
+        return Queue(), ""
 
     def _settle(self, acks: Sequence[Ack], allow_resend: bool) -> list[Result]:
         """The items of a call that concern one (partition, group): the reference algorithm."""
-        found = self.find(acks[0].partition_id)
-        cursor = self.cursor_of(acks[0].partition_id, acks[0].group)
-        if found is None or cursor is None:
+        queue, name = self.find(acks[0].partition_id)
+        cursor = queue.groups.get(acks[0].group, Group()).cursors.get(name)
+        if cursor is None:
             # The group never got a message there.
             return [Result("lease" if ack.lease else "unresolv") for ack in acks]
-        queue, partition = found[0], found[0].partitions[found[1]]
         results = [Result()] * len(acks)
         rest: list[tuple[int, int, int]] = []  # offset, strength, index
         for i, ack in enumerate(acks):
-            offset = partition.offset_of(ack.transaction_id)
+            offset = queue.partitions[name].offset_of(ack.transaction_id)
+            completed = ack.status == "completed"
             if ack.lease and ack.lease != cursor.lease:
                 settled, begin, end = cursor.settled
-                resent = allow_resend and ack.status == "completed" and ack.lease == settled
-                if resent and offset is not None and begin <= offset < end:
-                    results[i] = Result(released=True)
-                else:
-                    results[i] = Result("lease")
+                resent = allow_resend and completed and ack.lease == settled
+                covered = offset is not None and begin <= offset < end
+                results[i] = Result(released=True) if resent and covered else Result("lease")
             elif offset is None or (cursor.lease and offset >= cursor.lease_end):
                 results[i] = Result("unresolv")
             elif offset < cursor.place:
-                done = ack.status == "completed"
-                results[i] = Result(noop=True) if done else Result("committed")
+                results[i] = Result(noop=True) if completed else Result("committed")
             else:
                 rest.append((offset, STRENGTH.index(ack.status), i))
 
         rest.sort()
         begin, lease = cursor.place, cursor.lease
-        completed_max = max((at for at, strength, _ in rest if strength == 3), default=-1)
+        completed_max = max((at for at, _, i in rest if acks[i].status == "completed"), default=-1)
         exhausted = buried = stopped = False
         seen = -1
         for offset, _, i in rest:
-            if stopped or offset == seen:
+            ack = acks[i]
+            if offset == seen:
                 continue
             seen = offset
-            status = acks[i].status
-            if status != "completed" and lease is None:
-                continue
-            if status == "completed":
-                self._pass(cursor, offset)
+            if ack.status == "completed":
+                cursor.commit(offset + 1)
+            elif lease is None:
+                continue  # there is nothing to give back
             elif buried and cursor.place < offset and completed_max < offset:
                 stopped = True  # no second dead letter behind a message that the call leaves out
-            elif status == "dlq" or (
-                status == "failed" and (exhausted or cursor.retries >= queue.retry_limit)
+            elif ack.status == "dlq" or (
+                ack.status == "failed" and (exhausted or cursor.retries >= queue.retry_limit)
             ):
                 # Of several dead letters of one call, what the later count is is not said.
-                count = None if buried else cursor.retries
                 queue.dead_letters.append(
-                    (acks[i].group, found[1], acks[i].transaction_id,
-                     acks[i].error or "Retries exhausted", count)
+                    DeadLetter(
+                        ack.group, name, ack.transaction_id, ack.error or "Retries exhausted",
+                        None if buried else cursor.retries,
+                    )
                 )  # fmt: skip
-                exhausted = exhausted or status == "failed"
+                exhausted = exhausted or ack.status == "failed"
                 buried = True
-                self._pass(cursor, offset)
+                cursor.commit(offset + 1)
                 results[i] = replace(results[i], dlq=True)
             else:
                 stopped = True
-                if status == "failed":
+                if ack.status == "failed":
                     cursor.retries += 1
                     cursor.retry_place = offset
+            if stopped:
+                break  # the others are redelivered with this one
 
         finished = lease is not None and cursor.place >= cursor.lease_end
         if finished:
@@ -351,12 +354,6 @@ class Model:
             for _, _, i in rest:
                 results[i] = replace(results[i], released=True)
         return results
-
-    @staticmethod
-    def _pass(cursor: Cursor, offset: int) -> None:
-        cursor.place = offset + 1
-        if cursor.retry_place <= offset:
-            cursor.retries, cursor.retry_place = 0, -1
 
     # -- transactions (3.10) --
 
@@ -380,12 +377,9 @@ class Model:
         own_queue = self.queues[queue]
         if group not in own_queue.groups:
             # A first contact, as a pop is.
-            own_queue.groups[group] = Group()
-            if partition is None:
-                own_queue.groups[group].start = (
-                    BEGINNING if group == QUEUE_MODE else min(time, self.now)
-                )
-        names = list(own_queue.partitions) if partition is None else [partition]
+            start = BEGINNING if group == QUEUE_MODE else min(time, self.now)
+            own_queue.groups[group] = Group(start if partition is None else None)
+        names = own_queue.partitions if partition is None else [partition]
         for name in names:
             place = own_queue.partitions[name].offset_after(time)
             own_queue.groups[group].cursors[name] = Cursor(place)
