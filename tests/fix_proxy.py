@@ -1,7 +1,9 @@
-"""A proxy before PostgreSQL that can lose an answer or cut every connection."""
+"""Proxies before PostgreSQL that do what networks do: cut, lose, delay, fall silent."""
 
 import asyncio
 import contextlib
+import enum
+import random
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -77,6 +79,121 @@ class Proxy:
                     return
                 writer.write(data)
                 await writer.drain()
+
+
+class Weather(enum.Enum):
+    """How a network is."""
+
+    FINE = "everything passes"
+    CUT = "connections break and no new one is made"
+    SILENT = "nothing passes any more, and nobody is told"
+    SLOW = "everything takes 200 ms longer"
+    TRUNCATING = "now and then a connection breaks in the middle of an answer"
+    LOSING_ANSWERS = "now and then a request is carried out and its connection breaks"
+
+
+# Of the pieces that pass: a few a second under load.
+STRIKE_SHARE = 0.01
+
+
+class NetworkProxy:
+    """Forwards TCP to *port* of this host, through a network whose `weather` can change.
+
+    A connection that lived in silent weather stays silent for good, as when a firewall has
+    forgotten it; new ones are made once the weather is better.
+    """
+
+    def __init__(self, target: int, chance: random.Random) -> None:
+        self.weather = Weather.FINE
+        self.port = 0
+        self.strikes = 0
+        self._target = target
+        self._chance = chance
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Cut every connection at once."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        pair = {writer}
+        try:
+            if self.weather is Weather.CUT:
+                return
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            pair.add(up_writer)
+            self._writers |= pair
+            losing = asyncio.Event()
+            ways = [
+                asyncio.create_task(self._pass(reader, up_writer, losing, is_answer=False)),
+                asyncio.create_task(self._pass(up_reader, writer, losing, is_answer=True)),
+            ]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        except OSError:
+            pass  # the database is not there
+        except asyncio.CancelledError:
+            pass  # the proxy stops
+        finally:
+            for one in pair:
+                one.transport.abort()
+            self._writers -= pair
+            self._tasks.discard(task)
+
+    async def _pass(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        losing: asyncio.Event,
+        *,
+        is_answer: bool,
+    ) -> None:
+        """Pass on what comes, until one side closes or the connection breaks."""
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                match self.weather:
+                    case Weather.SILENT:
+                        await asyncio.Event().wait()
+                    case Weather.SLOW:
+                        await asyncio.sleep(0.1)  # once each way
+                    case Weather.TRUNCATING if is_answer and self._strikes():
+                        writer.write(data[: len(data) // 2])
+                        await writer.drain()
+                        return
+                    case Weather.LOSING_ANSWERS if not is_answer:
+                        # A statement of its own is a commit; that of a longer transaction is rare.
+                        if self._strikes() or (b"COMMIT" in data and self._chance.random() < 0.3):
+                            losing.set()
+                if losing.is_set() and is_answer:
+                    return
+                writer.write(data)
+                await writer.drain()
+                if losing.is_set() and self._chance.random() < 0.3:
+                    return  # it may not even have been carried out
+
+    def _strikes(self) -> bool:
+        struck = self._chance.random() < STRIKE_SHARE
+        self.strikes += struck
+        return struck
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""The long form of the fault tests: `make fault`, or `python -m tests.fault`.
+
+Each fault gets runs of its own, in rounds, until enough operations are done. Prints a line a run
+and a table at the end; exits 1 when a promise was broken. A run that failed is replayed by its seed,
+`make fault ARGS="--faults kill-workers --seed 4711"`; its history and the server's log are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.fault.faults import FAULTS
+from tests.fault.run import Phases, Run, run
+from tests.fault.system import Unavailable
+
+ROUNDS_MAX = 50
+VIOLATIONS_SHOWN = 5  # of a run; the rest is in its history
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parse(arguments)
+    names = given.faults.split(",") if given.faults else list(FAULTS)
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        print(f"no such fault: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+        return 2
+    seed = random.randrange(2**31) if given.seed is None else given.seed
+    histories = given.histories or Path(tempfile.mkdtemp(prefix="queue-server-histories-"))
+    histories.mkdir(parents=True, exist_ok=True)
+    runs: list[Run] = []
+    skipped: dict[str, str] = {}
+    phases = Phases.of(given.seconds)
+    for _ in range(ROUNDS_MAX):
+        for name in names:
+            if name in skipped:
+                continue
+            try:
+                done = asyncio.run(run(FAULTS[name], seed, phases, given.database, histories))
+            except Unavailable as exc:
+                skipped[name] = str(exc)
+                print(f"{name}: skipped, {exc}", flush=True)
+                continue
+            _print_run(done)
+            runs.append(done)
+            seed += 1
+        if sum(done.report.operations for done in runs) >= given.operations or not runs:
+            break
+    print()
+    print(table(runs, skipped))
+    return 1 if any(done.report.violations for done in runs) or not runs else 0
+
+
+def _print_run(done: Run) -> None:
+    report = done.report
+    print(
+        f"{done.fault}: {report.operations} operations, {report.answered_pushes} answered pushes,"
+        f" longest outage {report.longest_outage:.1f} s, took {done.took_s:.0f} s"
+        f" (seed {done.seed}): {'FAILED' if report.violations else 'ok'}",
+        flush=True,
+    )
+    if not report.violations:
+        done.history.unlink()
+        done.history.with_suffix(".log").unlink()
+        return
+    shown: dict[str, int] = defaultdict(int)
+    for violation in report.violations:
+        shown[violation.rule] += 1
+        if shown[violation.rule] <= VIOLATIONS_SHOWN:
+            print(f"  {violation.rule}: {violation.text}")
+    print(f"  {dict(shown)}; history {done.history}; --faults {done.fault} --seed {done.seed}")
+
+
+def table(runs: Sequence[Run], skipped: dict[str, str]) -> str:
+    head = ("fault", "runs", "operations", "answered pushes", "lost", "duplicates",
+            "order violations", "other violations", "longest outage, s")  # fmt: skip
+    rows = []
+    names = list(dict.fromkeys(done.fault for done in runs))
+    for name in [*names, "all"] if len(names) > 1 else names:
+        reports = [done.report for done in runs if name in (done.fault, "all")]
+        rows.append(
+            (
+                name,
+                str(len(reports)),
+                str(sum(report.operations for report in reports)),
+                str(sum(report.answered_pushes for report in reports)),
+                str(sum(report.count("lost") for report in reports)),
+                str(sum(report.count("duplicate") for report in reports)),
+                str(sum(report.count("order") for report in reports)),
+                str(sum(report.count_others("lost", "duplicate", "order") for report in reports)),
+                f"{max(report.longest_outage for report in reports):.1f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = []
+    for row in (head, tuple("-" * width for width in widths), *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    lines += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
+    return "\n".join(lines)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fault",
+        description="Break things under load, and check that every promise was kept.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="faults:\n" + "\n".join(f"  {f.name:20} {f.text}" for f in FAULTS.values()),
+    )
+    parser.add_argument("--faults", default="", help="separated by commas (all)")
+    parser.add_argument("--seed", type=int, help="of the first run; each next one's is one more")
+    parser.add_argument("--seconds", type=float, default=60, help="of load in a run (%(default)s)")
+    parser.add_argument(
+        "--operations", type=int, default=1_000_000,
+        help="do rounds until so many requests were made in all (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--database", choices=("embedded", "pg15", "pgbouncer"), default="embedded",
+        help="the server's own PostgreSQL, PostgreSQL 15, or PgBouncer in transaction mode"
+        " (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--histories", type=Path, help="folder for histories of failed runs")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,754 @@
+"""Decides over a history whether the server kept its promises.
+
+Pure: records in, a report out. Every rule is one-sided. A request takes effect somewhere between
+its begin and its end, an `unknown` one at any time after its begin or never; a rule speaks only
+when no choice of those moments is right. What it reports is a broken promise, never bad luck.
+
+    lost           an answered push is not in the log, or not where it was told to be
+    duplicate      one id has two places in a partition, or was told `queued` twice
+    order          a gap, a skip, a repeated delivery of what was committed, a producer's order
+    content        what was handed out or stored is not what was pushed
+    undelivered    a group that read to the end did not get everything
+    overlap        two live leases of one group on one partition
+    lost_lease     an ack accepted under a lease that was over
+    half_applied   a transaction's pushes without its acks, or the other way round
+    dead_letter    a dead letter without its payload, missing, or written twice
+    parked         a waiting pop answered empty though messages were there
+    retention      a message went before its time
+    throughput     answered pushes did not come back to 95 % within ten seconds after the fault
+    unrecovered    a request without an answer later than that
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from tests.fault.history import (
+    REQUESTS,
+    Ack,
+    AckResult,
+    DeadLetters,
+    Extend,
+    Log,
+    Mark,
+    Message,
+    Outcome,
+    Plan,
+    Pop,
+    Push,
+    Queue,
+    Record,
+    Request,
+    Seek,
+    Transaction,
+)
+
+# Clocks of one machine run alike; what is left is rounding and the scheduler.
+CLOCK_SLACK = 0.05  # seconds
+# A parked pop is woken within a second by the floor poll when all else fails.
+PARKED_GRACE = 3.0  # seconds
+RECOVERY_LIMIT = 10.0  # seconds from the end of the fault
+RECOVERY_SHARE = 0.95
+# How long a request that its client gave up may still take effect in a server that is well.
+LATE_EFFECT = 5.0  # seconds
+WARM_UP = 1.0  # seconds of load that do not count as "before"
+
+Place = tuple[str, str]  # queue, partition
+Lane = tuple[str, str, str]  # queue, group, partition
+
+
+@dataclass(frozen=True)
+class Violation:
+    rule: str
+    text: str
+
+
+@dataclass
+class Report:
+    operations: int
+    answered_pushes: int
+    longest_outage: float  # seconds without an answered push, ack or transaction
+    violations: list[Violation]
+
+    def count(self, *rules: str) -> int:
+        return sum(violation.rule in rules for violation in self.violations)
+
+    def count_others(self, *rules: str) -> int:
+        return sum(violation.rule not in rules for violation in self.violations)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one pop brought of one partition."""
+
+    begin: float
+    end: float
+    lease_id: str
+    lease_s: float
+    messages: list[Message]
+
+    @property
+    def start(self) -> int:
+        return self.messages[0].offset
+
+    @property
+    def stop(self) -> int:
+        return self.messages[-1].offset + 1
+
+
+@dataclass(frozen=True)
+class Settle:
+    """One acknowledged message; `known_at`: by then it had happened, if it did."""
+
+    begin: float
+    known_at: float
+    lease_id: str
+    offset: int
+    status: str
+    outcome: Outcome
+    dlq: bool = False
+    transaction: str = ""
+
+    @property
+    def may_commit(self) -> bool:
+        if self.outcome == "refused" or self.status == "retry":
+            return False
+        return self.status != "failed" or self.dlq or self.outcome == "unknown"
+
+    @property
+    def did_commit(self) -> bool:
+        return self.may_commit and self.known_at < math.inf
+
+
+@dataclass
+class View:
+    """The records by what they concern."""
+
+    queues: dict[str, Queue] = field(default_factory=dict)
+    marks: dict[str, float] = field(default_factory=dict)
+    pushes: list[Push] = field(default_factory=list)
+    pops: list[Pop] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+    transactions: dict[str, list[Transaction]] = field(default_factory=lambda: defaultdict(list))
+    extends: dict[str, list[Extend]] = field(default_factory=lambda: defaultdict(list))
+    seeks: dict[tuple[str, str], list[Seek]] = field(default_factory=lambda: defaultdict(list))
+    requests: list[Request] = field(default_factory=list)
+    logs: dict[Place, list[Message]] = field(default_factory=dict)
+    letters: dict[str, DeadLetters] = field(default_factory=dict)
+    # derived
+    sent: dict[tuple[str, str, str], Any] = field(default_factory=dict)
+    stored: dict[Place, dict[str, Message]] = field(default_factory=dict)
+    deliveries: dict[Lane, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
+    settles: dict[Lane, list[Settle]] = field(default_factory=lambda: defaultdict(list))
+    # acks of transactions that did not happen, as their pushes are not there
+    undone: dict[Lane, list[Settle]] = field(default_factory=lambda: defaultdict(list))
+
+    def keeps_all(self, queue: str) -> bool:
+        return not self.queues[queue].retention_s
+
+    def is_sought(self, queue: str, group: str) -> bool:
+        return group in self.queues[queue].sought
+
+
+def view(records: Iterable[Record]) -> View:
+    v = View()
+    for record in records:
+        match record:
+            case Plan():
+                v.queues = {queue.name: queue for queue in record.queues}
+            case Mark():
+                v.marks[record.name] = record.time
+            case Push():
+                v.pushes.append(record)
+            case Pop():
+                v.pops.append(record)
+            case Ack():
+                v.acks.append(record)
+            case Transaction():
+                v.transactions[record.key].append(record)
+            case Extend():
+                v.extends[record.lease_id].append(record)
+            case Seek():
+                v.seeks[record.queue, record.group].append(record)
+            case Log():
+                v.logs[record.queue, record.partition] = record.messages
+            case DeadLetters():
+                v.letters[record.queue] = record
+        if isinstance(record, REQUESTS):
+            v.requests.append(record)
+    for push in v.pushes:
+        for item in push.items:
+            v.sent[item.queue, item.partition, item.id] = item.data
+    for attempts in v.transactions.values():
+        for item in attempts[0].items:
+            v.sent[item.queue, item.partition, item.id] = item.data
+    for place, messages in v.logs.items():
+        v.stored[place] = {message.id: message for message in messages}
+    for pop in v.pops:
+        for partition, found in _by_partition(pop.messages).items():
+            v.deliveries[pop.queue, pop.group, partition].append(
+                Delivery(pop.begin, pop.end, pop.lease_id, pop.lease_s, found)
+            )
+    for ack in v.acks:
+        for lane, settle in _settles_of(ack):
+            v.settles[lane].append(settle)
+    _add_transactions(v)
+    return v
+
+
+def _by_partition(messages: Sequence[Message]) -> dict[str, list[Message]]:
+    found: dict[str, list[Message]] = defaultdict(list)
+    for message in messages:
+        found[message.partition].append(message)
+    return found
+
+
+def _settles_of(ack: Ack) -> Iterator[tuple[Lane, Settle]]:
+    """The items of a call that count: behind a nack nothing does, whatever its status."""
+    results: Sequence[AckResult | None] = ack.results or [None] * len(ack.items)
+    stopped: set[str] = set()
+    pairs = sorted(zip(ack.items, results, strict=True), key=lambda pair: pair[0].offset)
+    for item, result in pairs:
+        if item.partition in stopped:
+            continue
+        outcome: Outcome = ack.outcome
+        if outcome == "answered" and result is not None and not result.success:
+            outcome = "refused"
+        dlq = result is not None and result.dlq
+        # A call whose answer is not known may have gone on: a dead letter does not stop it.
+        charged = item.status == "failed" and not dlq and outcome == "answered"
+        if item.status == "retry" or charged:
+            stopped.add(item.partition)
+        known_at = ack.end if outcome == "answered" else math.inf
+        yield (
+            (ack.queue, ack.group, item.partition),
+            Settle(ack.begin, known_at, ack.lease_id, item.offset, item.status, outcome, dlq),
+        )
+
+
+def _add_transactions(v: View) -> None:
+    """A transaction's acks happened when its pushes are there, from when that could be known."""
+    seen_at: dict[tuple[str, str, str], float] = {}
+    pushed = {
+        (item.queue, item.partition, item.id)
+        for attempts in v.transactions.values()
+        for item in attempts[0].items
+    }
+    for (queue, _, partition), deliveries in v.deliveries.items():
+        for delivery in deliveries:
+            for message in delivery.messages:
+                place = (queue, partition, message.id)
+                if place in pushed:
+                    seen_at[place] = min(delivery.end, seen_at.get(place, math.inf))
+    for key, attempts in v.transactions.items():
+        first = attempts[0]
+        known_at = math.inf
+        for attempt in attempts:
+            if attempt.outcome == "answered" or attempt.reason == "duplicate":
+                known_at = min(known_at, attempt.end)
+        for item in first.items:
+            place = (item.queue, item.partition, item.id)
+            known_at = min(known_at, seen_at.get(place, math.inf))
+        happened = known_at < math.inf or _count_stored(v, first) > 0 or not first.items
+        tried = [attempt for attempt in attempts if attempt.outcome != "refused"]
+        for attempt in tried:
+            for ack in attempt.acks:
+                settle = Settle(
+                    attempt.begin, known_at, attempt.lease_id, ack.offset, ack.status,
+                    attempt.outcome, transaction=key,
+                )  # fmt: skip
+                lane = (attempt.queue, attempt.group, ack.partition)
+                (v.settles if happened else v.undone)[lane].append(settle)
+
+
+def _count_stored(v: View, transaction: Transaction) -> int:
+    return sum(
+        item.id in v.stored.get((item.queue, item.partition), {}) for item in transaction.items
+    )
+
+
+# -- the rules --
+
+
+def lost(v: View) -> Iterator[str]:
+    for push in v.pushes:
+        for item, result in zip(push.items, push.results, strict=bool(push.results)):
+            if not v.keeps_all(item.queue):
+                continue
+            found = v.stored.get((item.queue, item.partition), {}).get(item.id)
+            told = (result.offset, result.message_id)
+            if found is None:
+                yield f"{item} was answered {result} and is not in the log"
+            elif (found.offset, found.message_id) != told:
+                yield f"{item} was answered {result} and lies at {found}"
+    for key, attempts in v.transactions.items():
+        if any(attempt.outcome == "answered" for attempt in attempts):
+            missing = len(attempts[0].items) - _count_stored(v, attempts[0])
+            if missing:
+                yield f"transaction {key} was answered and {missing} of its pushes are not there"
+
+
+def duplicate(v: View) -> Iterator[str]:
+    places: dict[tuple[str, str, str], set[tuple[int, str]]] = defaultdict(set)
+    queued: dict[tuple[str, str, str], int] = defaultdict(int)
+    for push in v.pushes:
+        for item, result in zip(push.items, push.results, strict=bool(push.results)):
+            key = (item.queue, item.partition, item.id)
+            places[key].add((result.offset, result.message_id))
+            queued[key] += result.status == "queued"
+    for (queue, _, partition), deliveries in v.deliveries.items():
+        for delivery in deliveries:
+            for message in delivery.messages:
+                key = (queue, partition, message.id)
+                places[key].add((message.offset, message.message_id))
+    for (queue, partition), messages in v.logs.items():
+        for message in messages:
+            places[queue, partition, message.id].add((message.offset, message.message_id))
+    for key, found in places.items():
+        if v.keeps_all(key[0]):
+            if len(found) > 1:
+                yield f"{key} has the places {sorted(found)}"
+            elif queued[key] > 1:
+                yield f"{key} was answered `queued` {queued[key]} times"
+
+
+def content(v: View) -> Iterator[str]:
+    for (queue, partition), messages in v.logs.items():
+        for message in messages:
+            key = (queue, partition, message.id)
+            if key not in v.sent:
+                yield f"{key} is in the log at {message.offset} and was never pushed"
+            elif v.sent[key] != message.data:
+                yield f"{key} was pushed as {v.sent[key]} and stored as {message.data}"
+    for (queue, group, partition), deliveries in v.deliveries.items():
+        for delivery in deliveries:
+            for message in delivery.messages:
+                key = (queue, partition, message.id)
+                if key not in v.sent or v.sent[key] != message.data:
+                    yield f"{group} got {message}, pushed was {v.sent.get(key, 'nothing')}"
+
+
+def order(v: View) -> Iterator[str]:
+    for place, messages in v.logs.items():
+        offsets = [message.offset for message in messages]
+        start = 0 if v.keeps_all(place[0]) else (offsets[0] if offsets else 0)
+        if offsets != list(range(start, start + len(offsets))):
+            yield f"the log of {place} has gaps: {_jumps(offsets, start)}"
+        last: dict[str, int] = {}
+        for message in messages:
+            match message.data:
+                case [str(producer), int(number), *_]:
+                    if number <= last.get(producer, -1):
+                        yield f"{place}: {message} lies behind {producer}'s {last[producer]}"
+                    last[producer] = number
+    for lane, deliveries in v.deliveries.items():
+        queue, group, _ = lane
+        for delivery in deliveries:
+            offsets = [message.offset for message in delivery.messages]
+            steps = {b - a for a, b in pairwise(offsets)}
+            if not steps <= {1}:
+                yield f"{lane}: a delivery with the offsets {offsets}"
+        if not v.is_sought(queue, group):
+            yield from _skips(v, lane, deliveries)
+            yield from _repeats(v.settles[lane], lane, deliveries, transactions=False)
+
+
+def _jumps(offsets: Sequence[int], start: int) -> list[tuple[int, int]]:
+    expected = [start, *(offset + 1 for offset in offsets)]
+    return [(a, b) for a, b in zip(expected, offsets, strict=False) if a != b][:5]
+
+
+def _skips(v: View, lane: Lane, deliveries: Sequence[Delivery]) -> Iterator[str]:
+    """A delivery starts at most where the acks sent before its end can have brought the cursor."""
+    if not v.keeps_all(lane[0]):
+        return
+    reach = _Reach((s.begin, s.offset + 1) for s in v.settles[lane] if s.may_commit)
+    undone = _Reach((s.begin, s.offset + 1) for s in v.undone[lane])
+    for delivery in deliveries:
+        may = reach.until(delivery.end)
+        # With the acks of transactions that left no push it is half_applied's to tell.
+        if delivery.start > may and delivery.start > undone.until(delivery.end):
+            yield (
+                f"{lane}: {_name(delivery)} starts at {delivery.start};"
+                f" at most {may} can have been committed"
+            )
+
+
+def _repeats(
+    settles: Sequence[Settle], lane: Lane, deliveries: Sequence[Delivery], *, transactions: bool
+) -> Iterator[str]:
+    """A delivery never starts below what was committed before its begin."""
+    reach = _Reach(
+        (s.known_at, s.offset + 1)
+        for s in settles
+        if s.did_commit and bool(s.transaction) is transactions
+    )
+    for delivery in deliveries:
+        committed = reach.until(delivery.begin)
+        if delivery.start < committed:
+            yield (
+                f"{lane}: {_name(delivery)} starts at {delivery.start}"
+                f" though {committed} was committed"
+            )
+
+
+class _Reach:
+    """The highest of the values whose time is before a given one."""
+
+    def __init__(self, points: Iterable[tuple[float, int]]) -> None:
+        self._times: list[float] = []
+        self._highest: list[int] = []
+        highest = 0
+        for time, value in sorted(points):
+            highest = max(highest, value)
+            self._times.append(time)
+            self._highest.append(highest)
+
+    def until(self, time: float) -> int:
+        place = bisect.bisect_left(self._times, time)
+        return self._highest[place - 1] if place else 0
+
+
+def _name(delivery: Delivery) -> str:
+    return f"the delivery of {delivery.begin:.3f}-{delivery.end:.3f} ({delivery.lease_id})"
+
+
+def undelivered(v: View) -> Iterator[str]:
+    for queue in v.queues.values():
+        if queue.retention_s:
+            continue
+        for group in queue.groups:
+            for (name, partition), messages in v.logs.items():
+                if name != queue.name:
+                    continue
+                got = {
+                    message.offset
+                    for delivery in v.deliveries[name, group, partition]
+                    for message in delivery.messages
+                }
+                missing = sorted({message.offset for message in messages} - got)
+                if missing:
+                    yield (
+                        f"{group} never got {len(missing)} of {len(messages)} messages of"
+                        f" {name}/{partition}, the first at {missing[0]}"
+                    )
+
+
+def _surely_until(v: View, delivery: Delivery) -> float:
+    """The earliest moment at which the lease can have expired."""
+    expiry = delivery.begin + delivery.lease_s
+    for extend in v.extends[delivery.lease_id]:
+        if extend.outcome == "answered" and extend.renewed:
+            expiry = max(expiry, extend.begin + extend.seconds)
+    return expiry
+
+
+def _possibly_until(v: View, delivery: Delivery, at: float) -> float:
+    """The latest moment at which the lease can have expired, as it can be known at *at*."""
+    expiry = delivery.end + delivery.lease_s
+    for extend in v.extends[delivery.lease_id]:
+        if extend.begin < at and extend.outcome != "refused":
+            answered = extend.outcome == "answered"
+            if answered and not extend.renewed:
+                continue
+            expiry = max(expiry, (extend.end if answered else math.inf) + extend.seconds)
+    return expiry
+
+
+def overlap(v: View) -> Iterator[str]:
+    for lane, deliveries in v.deliveries.items():
+        queue, group, _ = lane
+        leased = sorted((d for d in deliveries if d.lease_id), key=lambda d: d.begin)
+        # When the first settlement that can have released a lease was sent.
+        released: dict[str, float] = defaultdict(lambda: math.inf)
+        for settle in (*v.settles[lane], *v.undone[lane]):
+            if settle.outcome != "refused":
+                released[settle.lease_id] = min(released[settle.lease_id], settle.begin)
+        seeks = [seek for seek in v.seeks[queue, group] if seek.outcome != "refused"]
+        until = [min(_surely_until(v, d), released[d.lease_id]) - CLOCK_SLACK for d in leased]
+        for i, one in enumerate(leased):
+            for j in range(i + 1, len(leased)):
+                two = leased[j]
+                if two.begin >= until[i]:
+                    break
+                if two.lease_id == one.lease_id:
+                    continue
+                # The first was surely alive when the other was granted, whichever was the first.
+                one_first = two.end < until[i]
+                if one_first and (two.begin > one.end or one.end < until[j]):
+                    if any(s.begin < two.end and _effect_end(s) > one.begin for s in seeks):
+                        continue
+                    yield f"{lane}: {_name(one)} and {_name(two)} were held at once"
+
+
+def _effect_end(request: Request) -> float:
+    return request.end if request.outcome == "answered" else math.inf
+
+
+def lost_lease(v: View) -> Iterator[str]:
+    for lane, settles in v.settles.items():
+        deliveries = v.deliveries[lane]
+        of_lease = {d.lease_id: d for d in deliveries if d.lease_id}
+        # Sent again, an ack is answered as the first time.
+        first_sent: dict[str, float] = {}
+        for settle in sorted(settles, key=lambda s: s.begin):
+            if settle.outcome == "refused" or not settle.lease_id:
+                continue
+            own = of_lease.get(settle.lease_id)
+            sent_at = first_sent.setdefault(settle.lease_id, settle.begin)
+            if settle.outcome != "answered" or own is None or sent_at < settle.begin:
+                continue
+            if settle.begin > _possibly_until(v, own, settle.begin) + CLOCK_SLACK:
+                yield f"{lane}: offset {settle.offset} was accepted under {_name(own)}, expired"
+                continue
+            for other in deliveries:
+                if other.lease_id and other.begin > own.end and other.end < settle.begin:
+                    yield (
+                        f"{lane}: offset {settle.offset} was accepted under {_name(own)}"
+                        f" after {_name(other)}"
+                    )
+                    break
+
+
+def half_applied(v: View) -> Iterator[str]:
+    for key, attempts in v.transactions.items():
+        there, all_ = _count_stored(v, attempts[0]), len(attempts[0].items)
+        if 0 < there < all_:
+            yield f"transaction {key}: {there} of {all_} pushes"
+        elif there and all(attempt.outcome == "refused" for attempt in attempts):
+            yield f"transaction {key} was refused ({attempts[0].reason}) and its pushes are there"
+        elif not there and any(attempt.reason == "duplicate" for attempt in attempts):
+            yield f"transaction {key} was called a repeat and its pushes are not there"
+    for lane, deliveries in v.deliveries.items():
+        if v.is_sought(lane[0], lane[1]):
+            continue
+        for text in _repeats(v.settles[lane], lane, deliveries, transactions=True):
+            yield f"a transaction's pushes without its acks: {text}"
+        if not v.undone[lane] or not v.keeps_all(lane[0]):
+            continue
+        reach = _Reach((s.begin, s.offset + 1) for s in v.settles[lane] if s.may_commit)
+        undone = _Reach((s.begin, s.offset + 1) for s in v.undone[lane])
+        for delivery in deliveries:
+            if reach.until(delivery.end) < delivery.start <= undone.until(delivery.end):
+                yield f"a transaction's acks without its pushes: {lane}: {_name(delivery)}"
+
+
+def dead_letter(v: View) -> Iterator[str]:
+    listed: dict[tuple[str, str, str, str], int] = defaultdict(int)
+    for queue, listing in v.letters.items():
+        for letter in listing.letters:
+            key = (queue, letter.partition, letter.id)
+            listed[queue, letter.group, letter.partition, letter.id] += 1
+            if letter.data is None or v.sent.get(key) != letter.data:
+                yield f"{letter} of {queue}, pushed was {v.sent.get(key, 'nothing')}"
+    for place, count in listed.items():
+        if count > 1 and not v.is_sought(place[0], place[1]):
+            yield f"{place} is listed {count} times"
+    for ack in v.acks:
+        for item, result in zip(ack.items, ack.results, strict=bool(ack.results)):
+            place = (ack.queue, ack.group, item.partition, item.id)
+            if result.dlq and ack.queue in v.letters and place not in listed:
+                yield f"{item} of {ack.queue} was answered as a dead letter of {ack.group}"
+
+
+def retention(v: View) -> Iterator[str]:
+    """What a group was not given is older than the queue keeps messages."""
+    pushed_at: dict[tuple[str, str, int], float] = {}
+    first_begin: dict[tuple[str, str, str], float] = {}
+    for push in v.pushes:
+        for item, result in zip(push.items, push.results, strict=bool(push.results)):
+            if v.keeps_all(item.queue):
+                continue
+            pushed_at[item.queue, item.partition, result.offset] = push.begin
+    for push in v.pushes:
+        for item in push.items:
+            if not v.keeps_all(item.queue):
+                key = (item.queue, item.partition, item.id)
+                first_begin[key] = min(push.begin, first_begin.get(key, math.inf))
+    for lane, deliveries in v.deliveries.items():
+        queue, group, partition = lane
+        if v.keeps_all(queue) or v.is_sought(queue, group):
+            continue
+        reached = 0
+        for delivery in sorted(deliveries, key=lambda d: d.end):
+            for offset in range(reached, delivery.start):
+                begin = pushed_at.get((queue, partition, offset))
+                age = math.inf if begin is None else delivery.end - begin
+                if age < v.queues[queue].retention_s - CLOCK_SLACK:
+                    yield f"{lane}: offset {offset} was gone after {age:.2f} s"
+            reached = max(reached, delivery.stop)
+
+
+def parked(v: View) -> Iterator[str]:
+    """No pop waits on while, for seconds on end, there is something that nobody else can hold."""
+    quiet = _fault_times(v)
+    available: dict[tuple[str, str, int], float] = {}
+    for push in v.pushes:
+        for item, result in zip(push.items, push.results, strict=bool(push.results)):
+            key = (item.queue, item.partition, result.offset)
+            available[key] = min(push.end, available.get(key, math.inf))
+    empty: dict[tuple[str, str], list[Pop]] = defaultdict(list)
+    unknown: dict[tuple[str, str], list[Pop]] = defaultdict(list)
+    for pop in v.pops:
+        if pop.outcome == "unknown":
+            unknown[pop.queue, pop.group].append(pop)
+        elif pop.wait_ms and not pop.messages and pop.end - pop.begin > PARKED_GRACE:
+            empty[pop.queue, pop.group].append(pop)
+    for (queue, group), pops in empty.items():
+        if not v.keeps_all(queue) or v.is_sought(queue, group):
+            continue
+        for lane_queue, partition in v.logs:
+            if lane_queue != queue:
+                continue
+            lane = (queue, group, partition)
+            late = list(_late(v, lane, available))
+            if not late:
+                continue
+            taken = [*quiet, *_blocked(v, lane, unknown[queue, group])]
+            for pop in pops:
+                if pop.partition not in ("", partition):
+                    continue
+                for offset, since, until in late:
+                    begin, end = max(pop.begin, since), min(pop.end, until)
+                    if end - begin > PARKED_GRACE and (
+                        _longest_free(begin, end, taken) > PARKED_GRACE
+                    ):
+                        yield (
+                            f"{lane}: the pop of {pop.begin:.3f}-{pop.end:.3f} came back empty;"
+                            f" offset {offset} was there from {since:.3f}"
+                        )
+                        break
+
+
+def _fault_times(v: View) -> list[tuple[float, float]]:
+    if "fault_begin" not in v.marks:
+        return []
+    return [(v.marks["fault_begin"], v.marks.get("fault_end", math.inf) + RECOVERY_LIMIT)]
+
+
+def _late(
+    v: View, lane: Lane, available: dict[tuple[str, str, int], float]
+) -> Iterator[tuple[int, float, float]]:
+    """Messages that were there for long before the group got them first: offset, from, to."""
+    queue, _, partition = lane
+    first: dict[int, float] = {}
+    for delivery in v.deliveries[lane]:
+        for message in delivery.messages:
+            first[message.offset] = min(delivery.begin, first.get(message.offset, math.inf))
+    for message in v.logs[queue, partition]:
+        since = available.get((queue, partition, message.offset), math.inf)
+        until = first.get(message.offset, math.inf)
+        if until - since > PARKED_GRACE:
+            yield message.offset, since, until
+
+
+def _blocked(v: View, lane: Lane, unknown: Sequence[Pop]) -> Iterator[tuple[float, float]]:
+    """When the partition may have been leased."""
+    of_lease: dict[str, list[Settle]] = defaultdict(list)
+    for settle in v.settles[lane]:
+        if settle.did_commit or (settle.outcome == "answered" and settle.status != "completed"):
+            of_lease[settle.lease_id].append(settle)
+    for delivery in v.deliveries[lane]:
+        settles = of_lease[delivery.lease_id]
+        nacked = any(settle.status != "completed" for settle in settles)
+        if nacked or any(settle.offset + 1 >= delivery.stop for settle in settles):
+            yield delivery.begin, max(settle.known_at for settle in settles)
+        else:
+            yield delivery.begin, _possibly_until(v, delivery, math.inf)
+    for pop in unknown:
+        if pop.partition in ("", lane[2]):
+            yield pop.begin, pop.end + LATE_EFFECT + pop.lease_s
+
+
+def _longest_free(begin: float, end: float, taken: Iterable[tuple[float, float]]) -> float:
+    longest, free_from = 0.0, begin
+    for a, b in sorted(taken):
+        if a > free_from:
+            longest = max(longest, min(a, end) - free_from)
+        free_from = max(free_from, b)
+        if free_from >= end:
+            return longest
+    return max(longest, end - free_from)
+
+
+def throughput(v: View) -> Iterator[str]:
+    """Compared are medians of one-second windows; three in a row have to be as before."""
+    if not {"load_begin", "fault_begin", "fault_end", "load_end"} <= v.marks.keys():
+        return
+    ends = sorted(push.end for push in v.pushes if push.outcome == "answered")
+    before = _windows(ends, v.marks["load_begin"] + WARM_UP, v.marks["fault_begin"])
+    limit = min(v.marks["fault_end"] + RECOVERY_LIMIT, v.marks["load_end"])
+    if not before:
+        return
+    # Windows that begin every quarter of a second, so that none straddles the recovery for long.
+    best = 0.0
+    start = v.marks["fault_end"]
+    while start + 3 <= limit + CLOCK_SLACK:
+        best = max(best, statistics.median(_windows(ends, start, start + 3)))
+        start += 0.25
+    usual = statistics.median(before)
+    if best < RECOVERY_SHARE * usual:
+        yield (
+            f"{best:.0f} pushes/s within {limit - v.marks['fault_end']:.1f} s after the fault,"
+            f" {usual:.0f}/s before it"
+        )
+
+
+def _windows(times: Sequence[float], begin: float, end: float) -> list[int]:
+    """How many of *times* fall into each second from *begin* to *end*."""
+    return [
+        bisect.bisect_left(times, begin + second + 1) - bisect.bisect_left(times, begin + second)
+        for second in range(int(end - begin + CLOCK_SLACK))
+    ]
+
+
+def unrecovered(v: View) -> Iterator[str]:
+    if "fault_end" not in v.marks:
+        return
+    well_from = v.marks["fault_end"] + RECOVERY_LIMIT
+    for request in v.requests:
+        if request.begin > well_from and request.outcome == "unknown" and request.error != "left":
+            yield (
+                f"{request.client}: {type(request).__name__} of {request.begin:.3f}"
+                f"-{request.end:.3f}: {request.status} {request.error}"
+            )
+
+
+RULES: dict[str, Callable[[View], Iterator[str]]] = {
+    rule.__name__: rule
+    for rule in (
+        lost, duplicate, order, content, undelivered, overlap, lost_lease, half_applied,
+        dead_letter, parked, retention, throughput, unrecovered,
+    )
+}  # fmt: skip
+
+
+def longest_outage(v: View) -> float:
+    """The longest time between two answers that carried something out."""
+    ends = sorted(
+        request.end
+        for request in v.requests
+        if isinstance(request, (Push, Ack, Transaction)) and request.outcome == "answered"
+    )
+    begin, end = v.marks.get("load_begin"), v.marks.get("load_end")
+    if begin is None or end is None:
+        return 0.0
+    times = [begin, *(time for time in ends if begin < time < end), end]
+    return max(b - a for a, b in pairwise(times))
+
+
+def check(records: Iterable[Record]) -> Report:
+    v = view(records)
+    return Report(
+        operations=len(v.requests),
+        answered_pushes=sum(len(push.results) for push in v.pushes),
+        longest_outage=longest_outage(v),
+        violations=[Violation(name, text) for name, rule in RULES.items() for text in rule(v)],
+    )
