@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from queue_server.http.handlers import (
+    analytics,
     consumer_groups,
     dead_letters,
     resources,
@@ -42,6 +43,10 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/analytics/system-metrics", status.system_metrics),
         web.get("/api/v1/analytics/worker-metrics", status.worker_metrics),
         web.get("/api/v1/analytics/postgres-stats", status.postgres),
+        web.get("/api/v1/analytics", analytics.labelled),
+        web.get("/api/v1/analytics/queues", analytics.queues),
+        web.get(f"/api/v1/analytics/queue/{_QUEUE}", analytics.queue),
+        web.get("/api/v1/analytics/queue-depths", analytics.depths),
         web.post("/api/v1/stats/refresh", status.refresh),
         web.get("/api/v1/system/maintenance", status.maintenance),
         web.get("/api/v1/system/maintenance/pop", status.pop_maintenance),

@@ -257,12 +257,22 @@ async def queues(
 
 async def partitions(transactions: Transactions, queue_id: str) -> list[PartitionStatistics]:
     """The partitions of a queue, by name."""
+    return (await partitions_of(transactions, [queue_id]))[queue_id]
+
+
+async def partitions_of(
+    transactions: Transactions, queue_ids: Sequence[str]
+) -> dict[str, list[PartitionStatistics]]:
+    """The partitions of each of these queues, by name."""
     rows = await transactions.call(
-        STATEMENTS["partition_statistics"], {"shard": SHARD, "queue_id": queue_id}
+        STATEMENTS["partition_statistics"], {"shard": SHARD, "queue_ids": list(queue_ids)}
     )
-    return [
-        PartitionStatistics(row[0], row[1], row[2], Counts(*row[3:7]), *row[7:]) for row in rows
-    ]
+    found: dict[str, list[PartitionStatistics]] = {id_: [] for id_ in queue_ids}
+    for queue_id, id_, name, created_at, *figures in rows:
+        found[str(queue_id)].append(
+            PartitionStatistics(id_, name, created_at, Counts(*figures[:4]), *figures[4:])
+        )
+    return found
 
 
 async def options(transactions: Transactions, queue_id: str) -> QueueOptions:

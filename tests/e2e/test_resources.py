@@ -98,13 +98,57 @@ async def test_an_empty_database_answers_everything(empty_client: Client) -> Non
     metrics = await get(client, "/api/v1/analytics/worker-metrics?from=1999-01-01T00:00:00Z")
     assert metrics["timeSeries"] == []
     assert metrics["summary"]["pendingMessages"] == 0
-    for target in ("resources/queues/none", "resources/queues/none/depth", "status/queues/none"):
+    assert await get(client, "/api/v1/analytics/queues") == {"queues": []}
+    assert await get(client, "/api/v1/analytics/queue-depths") == {"depths": []}
+    assert await get(client, "/api/v1/analytics?task=none") == {"queues": []}
+    assert (await get(client, "/api/v1/status/buffers"))["pending"] == 0
+    for target in (
+        "resources/queues/none", "resources/queues/none/depth", "status/queues/none",
+        "analytics/queue/none",
+    ):  # fmt: skip
         answer = await client.get(f"/api/v1/{target}")
         assert answer.status == 404
         assert answer.error == "Queue not found"
 
 
 # ── queues and partitions ───────────────────────────────────────────────────────────────────────
+
+
+async def test_the_first_servers_dashboard_reads_the_same_figures(
+    client: Client, queue: str
+) -> None:
+    namespace = unique("ns")
+    await client.configure(queue, namespace=namespace, task="export")
+    await fill(client, queue)
+    entry = await get(client, f"/api/v1/analytics/queue/{segment(queue)}")
+    by_name = sorted(entry.pop("partitions"), key=lambda one: one["name"])
+    assert by_name == [
+        {"name": "Default", "stats": ZEROS},
+        {"name": "a", "stats": IN_A},
+        {"name": "b", "stats": IN_B},
+    ]
+    assert entry == {"queue": queue, "namespace": namespace, "task": "export", "totals": IN_BOTH}
+    for target in (
+        f"/api/v1/analytics?namespace={namespace}",
+        f"/api/v1/analytics?namespace={namespace}&task=export",
+        f"/api/v1/analytics/queues?namespace={namespace}",
+    ):
+        (found,) = (await get(client, target))["queues"]
+        assert sorted(found.pop("partitions"), key=lambda one: one["name"]) == by_name
+        assert found == entry
+    assert (await get(client, f"/api/v1/analytics?namespace={namespace}&task=x"))["queues"] == []
+    assert (await client.get("/api/v1/analytics")).status == 400
+    everything = await get(client, "/api/v1/analytics/queues?fromDateTime=x")
+    assert queue in [one["queue"] for one in everything["queues"]]
+    depths = (await get(client, "/api/v1/analytics/queue-depths"))["depths"]
+    (depth,) = [one for one in depths if one["queue"] == queue]
+    assert (depth["depth"], depth["processing"]) == (7, 2)
+    partitions = {one.pop("name"): one for one in depth["partitions"]}
+    assert partitions == {
+        "a": {"depth": 5, "processing": 2},
+        "b": {"depth": 2, "processing": 0},
+        "Default": {"depth": 0, "processing": 0},
+    }
 
 
 async def test_a_queue_and_its_partitions(client: Client, queue: str) -> None:

@@ -25,12 +25,12 @@ GROUP BY q.id, q.name, q.namespace, q.task, q.priority, q.created_at
 ORDER BY q.created_at DESC, q.name
 
 -- name: partition_statistics
--- The partitions of one queue, by name, with the times of their oldest and newest message.
+-- The partitions of queues, by name, with the times of their oldest and newest message.
 SELECT
-    s.o_partition_id, s.o_partition, s.o_created_at, s.o_total, s.o_passed, s.o_processing,
+    s.o_queue_id, s.o_partition_id, s.o_partition, s.o_created_at, s.o_total, s.o_passed, s.o_processing,
     s.o_dead, s.o_consumed, s.o_consumed_at, f.created_at,
     CASE WHEN s.o_total > 0 THEN s.o_last_segment_at END, s.o_last_segment_at
-FROM queen.partition_statistics(%(shard)s::smallint, ARRAY[%(queue_id)s::uuid]) s
+FROM queen.partition_statistics(%(shard)s::smallint, %(queue_ids)s::uuid[]) s
 LEFT JOIN LATERAL (
     SELECT g.created_at
     FROM queen.segments g
