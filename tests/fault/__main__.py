@@ -1,8 +1,8 @@
 """The long form of the fault tests: `make fault`, or `python -m tests.fault`.
 
 Each fault gets runs of its own, in rounds, until enough operations are done. Prints a line a run
-and a table at the end; exits 1 when a promise was broken. A run that failed is replayed by its seed,
-`make fault ARGS="--faults kill-workers --seed 4711"`; its history and the server's log are kept.
+and a table at the end; exits 1 when a promise was broken. A run that failed is replayed by its
+seed: `make fault ARGS="--faults kill-workers --seed 4711"`. Its history and its server's log stay.
 """
 
 from __future__ import annotations

@@ -1,0 +1,474 @@
+"""The checker of the fault tests rejects what it must reject, and nothing else.
+
+Each rule is shown a history that keeps its promise and one that breaks it, both made by hand: a few
+records around one partition `p` of the queue `q`, read by the group `g`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.fault.checker import check
+from tests.fault.history import (
+    Ack,
+    AckItem,
+    AckResult,
+    DeadLetters,
+    Extend,
+    Item,
+    Letter,
+    Log,
+    Mark,
+    Message,
+    Outcome,
+    Plan,
+    Pop,
+    Push,
+    Queue,
+    Record,
+    Recorder,
+    Seek,
+    Stored,
+    Transaction,
+    read,
+)
+
+LEASE_S = 2.0
+
+
+def item(n: int, queue: str = "q", *, id_: str = "", data: Any = None) -> Item:
+    return Item(queue, "p", id_ or f"id-{n}", data or ["producer", n])
+
+
+def message(n: int, **changes: Any) -> Message:
+    return msgspec.structs.replace(
+        Message("p", n, f"id-{n}", f"message-{n}", ["producer", n]), **changes
+    )
+
+
+def push(at: float, *numbers: int, outcome: Outcome = "answered", **changes: Any) -> Push:
+    results = [Stored("queued", n, f"message-{n}") for n in numbers]
+    return msgspec.structs.replace(
+        Push(
+            begin=at,
+            end=at + 0.1,
+            outcome=outcome,
+            items=[item(n) for n in numbers],
+            results=results if outcome == "answered" else [],
+        ),
+        **changes,
+    )
+
+
+def pop(at: float, *numbers: int, lease: str = "", **changes: Any) -> Pop:
+    return msgspec.structs.replace(
+        Pop(
+            begin=at,
+            end=at + 0.1,
+            queue="q",
+            group="g",
+            lease_s=LEASE_S,
+            lease_id=lease or f"lease-{at}",
+            messages=[message(n) for n in numbers],
+        ),
+        **changes,
+    )
+
+
+def ack(
+    at: float,
+    of: Pop,
+    *numbers: int,
+    last: str = "completed",
+    result: AckResult | None = None,
+    **changes: Any,
+) -> Ack:
+    """Complete *numbers* under the lease of *of*, with the status *last* for the last of them."""
+    statuses = ["completed"] * (len(numbers) - 1) + [last]
+    results = [AckResult(True)] * len(numbers)
+    if result is not None:
+        results[-1] = result
+    made = Ack(
+        begin=at,
+        end=at + 0.1,
+        queue="q",
+        group="g",
+        lease_id=of.lease_id,
+        items=[AckItem("p", n, f"id-{n}", s) for n, s in zip(numbers, statuses, strict=True)],
+        results=results,
+    )
+    made = msgspec.structs.replace(made, **changes)
+    if made.outcome != "answered":
+        made.results = []
+    return made
+
+
+def transaction(at: float, of: Pop, *numbers: int, **changes: Any) -> Transaction:
+    """Acks of *numbers* with two pushes to the queue `out`."""
+    return msgspec.structs.replace(
+        Transaction(
+            begin=at,
+            end=at + 0.1,
+            key="t",
+            queue="q",
+            group="g",
+            lease_id=of.lease_id,
+            acks=[AckItem("p", n, f"id-{n}", "completed") for n in numbers],
+            items=[item(n, "out", id_=f"out-{n}", data={"transaction": "t"}) for n in (0, 1)],
+        ),
+        **changes,
+    )
+
+
+def out(*numbers: int) -> Log:
+    """What is stored of the pushes of `transaction`."""
+    data = {"transaction": "t"}
+    return Log("out", "p", [Message("p", i, f"out-{n}", f"o{n}", data)
+                            for i, n in enumerate(numbers)])  # fmt: skip
+
+
+def log(*numbers: int, **changes: Any) -> Log:
+    return Log("q", "p", [message(n, **changes) for n in numbers])
+
+
+def history(*records: Record, queue: Queue | None = None) -> list[Record]:
+    return [Plan(1, [queue or Queue("q"), Queue("out")]), *records]
+
+
+def broken(records: Sequence[Record]) -> set[str]:
+    return {violation.rule for violation in check(records).violations}
+
+
+FIRST = pop(1, 0, 1, lease="first")
+NACKED = AckResult(True, dlq=True)
+
+GOOD: dict[str, list[Record]] = {
+    "an answered push is there": history(push(0, 0, 1), log(0, 1)),
+    "an unknown push is there": history(push(0, 0, outcome="unknown"), log(0)),
+    "an unknown push is not there": history(push(0, 0, outcome="unknown"), log()),
+    "a repeated push is a duplicate with its place": history(
+        push(0, 0, outcome="unknown"),
+        push(1, 0, results=[Stored("duplicate", 0, "message-0")]),
+        log(0),
+    ),
+    "all is delivered once": history(
+        push(0, 0, 1, 2), FIRST, ack(1.2, FIRST, 0, 1), pop(2, 2), log(0, 1, 2)
+    ),
+    "a batch comes again when its lease is over": history(
+        push(0, 0, 1), FIRST, pop(1.05 + LEASE_S, 0, 1), log(0, 1)
+    ),
+    "a partial ack leaves the rest": history(
+        push(0, 0, 1), FIRST, ack(1.2, FIRST, 0), pop(1.3 + LEASE_S, 1), log(0, 1)
+    ),
+    "an ack without an answer may have been carried out": history(
+        push(0, 0, 1, 2), FIRST, ack(1.2, FIRST, 0, 1, outcome="unknown"), pop(1.3, 2),
+        log(0, 1, 2),
+    ),
+    "or not": history(
+        push(0, 0, 1), FIRST, ack(1.2, FIRST, 0, 1, outcome="unknown"), pop(4, 0, 1), log(0, 1)
+    ),
+    "a nack brings the message again": history(
+        push(0, 0, 1), FIRST, ack(1.2, FIRST, 0, 1, last="failed"), pop(1.3, 1), log(0, 1)
+    ),
+    "a dead letter is passed and listed": history(
+        push(0, 0, 1), FIRST, ack(1.2, FIRST, 0, last="failed", result=NACKED), pop(1.3, 1),
+        log(0, 1), DeadLetters("q", [Letter("g", "p", "id-0", ["producer", 0])]),
+    ),
+    "a refused ack changes nothing": history(
+        push(0, 0, 1), FIRST, pop(4, 0, 1, lease="second"),
+        ack(5, FIRST, 0, 1, result=AckResult(False, "Invalid or expired lease"),
+            items=[AckItem("p", 1, "id-1", "completed")],
+            results=[AckResult(False, "Invalid or expired lease")]),
+        log(0, 1),
+    ),
+    "an ack that is sent again is answered as the first time": history(
+        push(0, 0, 1, 2), FIRST, ack(1.2, FIRST, 0, 1, outcome="unknown"),
+        pop(1.3, 2, lease="second"), ack(1.5, FIRST, 0, 1), log(0, 1, 2),
+    ),
+    "an extended lease lives longer": history(
+        push(0, 0, 1), FIRST, Extend(begin=2, end=2.1, lease_id="first", seconds=5, renewed=1),
+        ack(6, FIRST, 0, 1), log(0, 1),
+    ),
+    "two pops at once, the later one after a quick ack": history(
+        push(0, 0, 1, 2), FIRST, ack(1.11, FIRST, 0, 1, end=1.12),
+        pop(1.05, 2, lease="second", end=1.2), log(0, 1, 2),
+    ),
+    "a seek frees the partition": history(
+        push(0, 0, 1), FIRST, Seek(begin=1.2, end=1.3, queue="q", group="g"),
+        pop(1.4, 0, 1, lease="second"), log(0, 1), queue=Queue("q", sought=["g"]),
+    ),
+    "a transaction happened": history(
+        push(0, 0, 1, 2), FIRST, transaction(1.2, FIRST, 0, 1), out(0, 1), pop(2, 2),
+        log(0, 1, 2),
+    ),
+    "a transaction happened and nobody was told": history(
+        push(0, 0, 1, 2), FIRST, transaction(1.2, FIRST, 0, 1, outcome="unknown"),
+        transaction(1.4, FIRST, 0, 1, outcome="refused", reason="duplicate"), out(0, 1),
+        pop(2, 2), log(0, 1, 2),
+    ),
+    "a transaction did not happen": history(
+        push(0, 0, 1), FIRST, transaction(1.2, FIRST, 0, 1, outcome="unknown"), out(),
+        pop(4, 0, 1), log(0, 1),
+    ),
+    "retention took what was old": history(
+        push(0, 0), push(3, 1), pop(4, 1), queue=Queue("q", retention_s=2)
+    ),
+    "a pop waited while nothing was there": history(
+        Pop(begin=0, end=5, queue="q", group="g", lease_s=2, wait_ms=5000), push(6, 0), pop(6.2, 0),
+        log(0),
+    ),
+    "a pop waited while somebody held the lease": history(
+        push(0, 0, 1), pop(0.2, 0, 1, lease_s=20, lease="long"),
+        Pop(begin=1, end=6, queue="q", group="g", lease_s=2, wait_ms=5000), log(0, 1),
+    ),
+    "a pop waited while the fault lasted": history(
+        Mark("fault_begin", 0), Mark("fault_end", 5), push(0, 0),
+        Pop(begin=1, end=6, queue="q", group="g", lease_s=2, wait_ms=5000), pop(7, 0), log(0),
+    ),
+}  # fmt: skip
+
+BAD: dict[str, tuple[set[str], list[Record]]] = {
+    "an answered push is not there": ({"lost"}, history(push(0, 0, 1), log(0))),
+    "an answered push lies elsewhere": (
+        {"lost", "duplicate"},
+        history(
+            push(0, 0, 1),
+            Log("q", "p", [message(0, message_id="other"), message(1)]),
+        ),
+    ),
+    "the pushes of an answered transaction are not there": (
+        {"lost"},
+        history(push(0, 0, 1), FIRST, transaction(1.2, FIRST, 0, 1), out(), log(0, 1)),
+    ),
+    "an id is stored twice": (
+        {"duplicate", "lost"},  # of its two places one is not what was told
+        history(
+            push(0, items=[item(0, data="x")], results=[Stored("queued", 0, "message-0")]),
+            push(1, items=[item(0, data="x")], results=[Stored("queued", 1, "message-1")]),
+            Log("q", "p", [message(0, data="x"), message(1, id="id-0", data="x")]),
+        ),
+    ),
+    "an id is answered as new twice": (
+        {"duplicate"}, history(push(0, 0), push(1, 0), log(0)),
+    ),
+    "an id is delivered at two offsets": (
+        {"duplicate"},
+        history(
+            push(0, items=[item(0, data="x")], results=[Stored("queued", 0, "message-0")]),
+            pop(1, messages=[message(0, data="x")], lease="first"),
+            ack(1.2, FIRST, 0), pop(2, messages=[message(1, id="id-0", data="x")]),
+            Log("q", "p", [message(0, data="x")]),
+        ),
+    ),
+    "nobody pushed it": ({"content"}, history(log(0))),
+    "something else is stored": ({"content"}, history(push(0, 0), log(0, data="other"))),
+    "something else is delivered": (
+        {"content"}, history(push(0, 0), pop(1, messages=[message(0, data="other")]), log(0))
+    ),
+    "the log has a gap": ({"order"}, history(push(0, 0, 2), log(0, 2))),
+    "a producer's messages changed places": (
+        {"order"},
+        history(
+            push(0, items=[item(0, data=["a", 0]), item(1, data=["a", 1])],
+                 results=[Stored("queued", 1, "message-1"), Stored("queued", 0, "message-0")]),
+            Log("q", "p", [message(0, id="id-1", data=["a", 1]),
+                           message(1, id="id-0", data=["a", 0])]),
+        ),
+    ),
+    "a delivery has a gap": ({"order"}, history(push(0, 0, 1, 2), pop(1, 0, 2), log(0, 1, 2))),
+    "a delivery skips": (
+        {"order"},
+        history(push(0, 0, 1, 2), FIRST, ack(1.2, FIRST, 0), pop(4, 2), log(0, 1, 2)),
+    ),
+    "a nack is swallowed": (
+        {"order"},
+        history(
+            push(0, 0, 1, 2), FIRST, ack(1.2, FIRST, 0, 1, last="failed"), pop(1.4, 2), log(0, 1, 2)
+        ),
+    ),
+    "a refused ack moved the group": (
+        {"order"},
+        history(
+            push(0, 0, 1, 2), FIRST,
+            ack(5, FIRST, 1, result=AckResult(False, "Invalid or expired lease")),
+            pop(6, 2), log(0, 1, 2),
+        ),
+    ),
+    "a committed message comes again": (
+        {"order"},
+        history(push(0, 0, 1), FIRST, ack(1.2, FIRST, 0, 1), pop(4, 1), log(0, 1)),
+    ),
+    "a group never got a message": (
+        {"undelivered"},
+        history(push(0, 0, 1), pop(1, 0), log(0, 1), queue=Queue("q", groups=["g"])),
+    ),
+    "two leases at once": (
+        {"overlap"}, history(push(0, 0, 1), FIRST, pop(1.5, 0, 1, lease="second"), log(0, 1))
+    ),
+    "two leases at once, granted at the same moment": (
+        {"overlap"}, history(push(0, 0, 1), FIRST, pop(1.05, 0, 1, lease="second"), log(0, 1))
+    ),
+    "an extended lease is not respected": (
+        {"overlap"},
+        history(
+            push(0, 0, 1), FIRST, Extend(begin=2, end=2.1, lease_id="first", seconds=5, renewed=1),
+            pop(5, 0, 1, lease="second"), log(0, 1),
+        ),
+    ),
+    "an ack is accepted after the lease": (
+        {"lost_lease"}, history(push(0, 0, 1), FIRST, ack(3.5, FIRST, 0, 1), log(0, 1))
+    ),
+    "an ack is accepted after somebody else's lease": (
+        {"lost_lease", "overlap"},
+        history(
+            push(0, 0, 1), FIRST, pop(1.5, 0, 1, lease="second"), ack(1.8, FIRST, 0, 1), log(0, 1)
+        ),
+    ),
+    "one push of a transaction": (
+        {"half_applied"},
+        history(push(0, 0, 1), FIRST, transaction(1.2, FIRST, 0, 1, outcome="unknown"), out(0),
+                log(0, 1)),
+    ),
+    "a refused transaction pushed": (
+        {"half_applied"},
+        history(
+            push(0, 0, 1), FIRST,
+            transaction(1.2, FIRST, 0, 1, outcome="refused", reason="rejected_ack"), out(0, 1),
+            log(0, 1),
+        ),
+    ),
+    "a transaction that never happened is called a repeat": (
+        {"half_applied"},
+        history(
+            push(0, 0, 1), FIRST, transaction(1.2, FIRST, 0, 1, outcome="unknown"),
+            transaction(1.4, FIRST, 0, 1, outcome="refused", reason="duplicate"), out(),
+            log(0, 1),
+        ),
+    ),
+    "a transaction pushed and did not ack": (
+        {"half_applied"},
+        history(
+            push(0, 0, 1), FIRST, transaction(1.2, FIRST, 0, 1), out(0, 1), pop(4, 0, 1), log(0, 1)
+        ),
+    ),
+    "a transaction acked and did not push": (
+        {"half_applied"},
+        history(
+            push(0, 0, 1, 2), FIRST, transaction(1.2, FIRST, 0, 1, outcome="unknown"), out(),
+            pop(4, 2), log(0, 1, 2),
+        ),
+    ),
+    "a dead letter has no payload": (
+        {"dead_letter"},
+        history(push(0, 0), log(0), DeadLetters("q", [Letter("g", "p", "id-0", None)])),
+    ),
+    "a dead letter is not there": (
+        {"dead_letter"},
+        history(
+            push(0, 0), FIRST, ack(1.2, FIRST, 0, last="failed", result=NACKED), log(0, 1),
+            push(0.2, 1), DeadLetters("q", []),
+        ),
+    ),
+    "a dead letter is there twice": (
+        {"dead_letter"},
+        history(
+            push(0, 0), log(0), DeadLetters("q", [Letter("g", "p", "id-0", ["producer", 0])] * 2)
+        ),
+    ),
+    "a pop waited beside a message": (
+        {"parked"},
+        history(
+            push(0, 0), Pop(begin=1, end=6, queue="q", group="g", lease_s=2, wait_ms=5000),
+            pop(7, 0), log(0),
+        ),
+    ),
+    "a pop waited beside a message long after the fault": (
+        {"parked"},
+        history(
+            Mark("fault_begin", 0), Mark("fault_end", 1), push(0, 0),
+            Pop(begin=14, end=19, queue="q", group="g", lease_s=2, wait_ms=5000), pop(20, 0),
+            log(0),
+        ),
+    ),
+    "retention took what was young": (
+        {"retention"}, history(push(0, 0), push(1, 1), pop(1.5, 1), queue=Queue("q", retention_s=2))
+    ),
+    "a request fails long after the fault": (
+        {"unrecovered"},
+        history(
+            Mark("fault_begin", 0), Mark("fault_end", 1), push(12, 0, outcome="unknown"), log()
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_history_that_keeps_its_promises_passes(name: str) -> None:
+    assert check(GOOD[name]).violations == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_history_that_breaks_one_is_rejected(name: str) -> None:
+    rules, records = BAD[name]
+    assert broken(records) == rules, check(records).violations
+
+
+def steady(rate: int, begin: float, end: float) -> list[Record]:
+    """So many pushes a second, whose places nobody asks for."""
+    times = [begin + n / rate for n in range(int((end - begin) * rate))]
+    return [Push(begin=t, end=t, items=[], results=[]) for t in times]
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        pytest.param(steady(100, 20, 36), set(), id="at once"),
+        pytest.param(steady(100, 26, 36), set(), id="after six seconds"),
+        pytest.param(steady(100, 28.5, 36), {"throughput"}, id="too late"),
+        pytest.param(steady(90, 20, 36), {"throughput"}, id="not all of it"),
+        pytest.param([], {"throughput"}, id="never"),
+    ],
+)
+def test_throughput_has_to_come_back_within_ten_seconds(
+    after: list[Record], verdict: set[str]
+) -> None:
+    marks = [Mark("load_begin", 0), Mark("fault_begin", 10), Mark("fault_end", 20),
+             Mark("load_end", 36)]  # fmt: skip
+    # A second that stands out does not count, be it slow or fast.
+    before = [*steady(100, 0, 5), *steady(20, 5, 6), *steady(300, 6, 7), *steady(100, 7, 10)]
+    assert broken(history(*marks, *before, *after)) == verdict
+
+
+def test_the_report_counts_and_tells_the_longest_outage() -> None:
+    records = history(
+        Mark("load_begin", 0), push(0.5, 0, 1), push(1, 2), push(3, 3, outcome="unknown"),
+        pop(3, 0, lease="lost"), push(5.9, 4), Mark("load_end", 7), log(0, 1, 2, 4),
+    )  # fmt: skip
+    report = check(records)
+    assert (report.operations, report.answered_pushes) == (5, 4)
+    assert report.longest_outage == pytest.approx(4.9)
+    assert report.count("order") == 1
+    assert report.count_others("order") == 0
+
+
+def test_a_history_from_a_file_is_the_same(tmp_path: Path) -> None:
+    """What a failed run leaves behind can be judged again."""
+    recorder = Recorder(tmp_path / "history.jsonl")
+    for _, records in BAD.values():
+        for record in records:
+            recorder.add(record)
+    for records in GOOD.values():
+        for record in records:
+            recorder.add(record)
+    recorder.close()
+    assert list(read(recorder.path)) == recorder.records
+
+
+def test_every_rule_has_a_history_that_breaks_it() -> None:
+    from tests.fault.checker import RULES
+
+    shown = {rule for rules, _ in BAD.values() for rule in rules} | {"throughput"}
+    assert shown == set(RULES)
