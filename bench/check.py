@@ -1,17 +1,20 @@
 """Judges what was delivered: every message once, and in the order of its partition.
 
-Messages are `{"id": n}`, and partition p of P holds a contiguous share of the ids, rising. So a
-consumer needs no list of what was pushed: `Shares` says which id must come next where.
+Messages are `{"id": n}`, and each partition holds contiguous ids, rising. So nobody needs a list of
+what was pushed: a range for each partition (`Lanes`) says which id must come next where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 _NAMED_MAX = 5  # how many violations of a kind are named; the rest is counted
+
+
+Lanes = Mapping[str, range]  # the ids that each partition holds
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,19 @@ class Shares:
     def partitions(self) -> list[str]:
         return [str(number) for number in range(self.partition_count)]
 
+    @property
+    def lanes(self) -> Lanes:
+        return {name: self.ids(number) for number, name in enumerate(self.partitions)}
+
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One pop answer, boiled down: its ids as runs of consecutive ones, and when it had arrived."""
+    """What a pop brought of one partition: ids as runs of consecutive ones, and when it came."""
 
     received_ns: int
     consumer: int
     partition: str
     runs: list[tuple[int, int]]  # half-open
+    group: str = ""
 
 
 def runs_of(ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -68,6 +76,25 @@ class Verdict:
     foreign_count: int = 0
     complaints: list[str] = field(default_factory=list)
 
+    def __add__(self, other: Verdict) -> Verdict:
+        return Verdict(
+            self.seen_count + other.seen_count,
+            self.lost_count + other.lost_count,
+            self.duplicate_count + other.duplicate_count,
+            self.disorder_count + other.disorder_count,
+            self.foreign_count + other.foreign_count,
+            self.complaints + other.complaints,
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        return [
+            f"{self.seen_count:,} messages seen: {self.lost_count:,} lost, "
+            f"{self.duplicate_count:,} duplicates, {self.disorder_count:,} out of order, "
+            f"{self.foreign_count:,} unexpected",
+            *self.complaints,
+        ]
+
     @property
     def ok(self) -> bool:
         return not (
@@ -85,6 +112,22 @@ class _Lane:
     last_of: dict[int, int] = field(default_factory=dict)  # by consumer
 
 
+def judge(
+    lanes: Lanes,
+    deliveries: Iterable[Delivery],
+    groups: Sequence[str] = ("",),
+    handover: bool = True,
+) -> Verdict:
+    """The verdict on what all *groups* were delivered, each of which is to see every message."""
+    delivered = list(deliveries)
+    verdict = Verdict()
+    for group in groups:
+        checker = Checker(lanes, handover)
+        checker.add_all(delivery for delivery in delivered if delivery.group == group)
+        verdict += checker.finish()
+    return verdict
+
+
 class Checker:
     """Given deliveries in the order they arrived, finds loss, duplicates and disorder.
 
@@ -94,12 +137,9 @@ class Checker:
     consumer only.
     """
 
-    def __init__(self, shares: Shares, handover: bool = True) -> None:
+    def __init__(self, lanes: Lanes, handover: bool = True) -> None:
         self._handover = handover
-        self._lanes = {
-            name: _Lane(shares.ids(number), shares.ids(number).start)
-            for number, name in enumerate(shares.partitions)
-        }
+        self._lanes = {name: _Lane(ids, ids.start) for name, ids in lanes.items()}
         self._verdict = Verdict()
 
     def add_all(self, deliveries: Iterable[Delivery]) -> None:

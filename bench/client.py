@@ -10,6 +10,7 @@ It understands what the server answers: Content-Length, chunked, and 204 without
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Self, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +18,9 @@ import msgspec
 
 _BUFFER_BYTES = 256 * 1024  # to begin with; it grows to the largest answer and stays there
 _HEAD_END = b"\r\n\r\n"
+_LENGTH = b"\r\ncontent-length:"
+_CHUNKED = b"\r\ntransfer-encoding: chunked"
+_SMALL_BYTES = 16 * 1024  # up to here copying a body costs less than a second buffer
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -40,11 +44,19 @@ class Connection(asyncio.BufferedProtocol):
         self._begin_answer()
 
     @classmethod
-    async def open(cls, url: SplitResult) -> Self:
+    async def open(cls, url: SplitResult, source: str | None = None) -> Self:
+        """Connect, from the address *source* if given: each has ports of its own."""
         assert url.hostname is not None
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, url.hostname, url.port or 80)
+        _, connection = await loop.create_connection(
+            cls, url.hostname, url.port or 80, local_addr=(source, 0) if source else None
+        )
         return connection
+
+    @property
+    def local_port(self) -> int:
+        assert self._transport is not None
+        return int(self._transport.get_extra_info("sockname")[1])
 
     async def request(self, head: bytes, body: bytes = b"") -> Answer:
         """Send a request and wait for the whole answer.
@@ -56,11 +68,11 @@ class Connection(asyncio.BufferedProtocol):
             raise RequestFailed("the server has closed the connection")
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
-        if body:
+        if len(body) <= _SMALL_BYTES:
+            self._transport.write(head + body)
+        else:
             # Two buffers, one system call, and no copy of a body that may be megabytes.
             self._transport.writelines((head, body))
-        else:
-            self._transport.write(head)
         return await waiter
 
     def close(self) -> None:
@@ -111,16 +123,15 @@ class Connection(asyncio.BufferedProtocol):
         end = self._buffer.find(_HEAD_END, 0, self._end)
         if end < 0:
             return False
-        lines = bytes(self._buffer[:end]).decode("latin-1").lower().split("\r\n")
-        self._status = int(lines[0].split(" ", 2)[1])
+        # "HTTP/1.1 200 OK", then the headers; two searches are cheaper than splitting them.
+        head = bytes(self._buffer[:end]).lower()
+        self._status = int(head[9:12])
         self._length = 0
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            if name == "content-length":
-                self._length = int(value)
-            elif name == "transfer-encoding" and "chunked" in value:
-                self._length = None
-                break
+        length_at = head.find(_LENGTH)
+        if length_at >= 0:
+            self._length = int(head[length_at + len(_LENGTH) :].split(b"\r\n", 1)[0])
+        elif head.find(_CHUNKED) >= 0:
+            self._length = None
         self._body_start = self._chunk_at = end + len(_HEAD_END)
         return True
 
@@ -148,6 +159,43 @@ class Connection(asyncio.BufferedProtocol):
             waiter.set_result(answer)
 
 
+class SlowConnection(Connection):
+    """A connection whose reader takes *bytes_per_second*, as over a thin line.
+
+    Its receive buffer is small, so that the rest stays with the server and does not wait here.
+    """
+
+    _PIECE_BYTES = 64 * 1024
+
+    def __init__(self, bytes_per_second: float) -> None:
+        super().__init__()
+        self._bytes_per_second = bytes_per_second
+
+    @classmethod
+    async def open_slow(cls, url: SplitResult, bytes_per_second: float) -> Self:
+        end = socket.socket()
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, cls._PIECE_BYTES)
+        end.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(end, (url.hostname, url.port or 80))
+        _, connection = await loop.create_connection(lambda: cls(bytes_per_second), sock=end)
+        return connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return super().get_buffer(sizehint)[: self._PIECE_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+            pause_s = nbytes / self._bytes_per_second
+            asyncio.get_running_loop().call_later(pause_s, self._resume)
+        super().buffer_updated(nbytes)
+
+    def _resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+
 def head_of(url: SplitResult, method: str, path: str, body_bytes: int = 0) -> bytes:
     """The head of a request; *path* begins with a slash and is escaped already."""
     text = f"{method} {url.path.rstrip('/')}{path} HTTP/1.1\r\nHost: {url.netloc}\r\n"
@@ -164,7 +212,9 @@ def parse_url(text: str) -> SplitResult:
     return url
 
 
-async def fetch(url: SplitResult, method: str, path: str, *statuses: int) -> bytes:
+async def fetch(
+    url: SplitResult, method: str, path: str, *statuses: int, body: bytes = b""
+) -> bytes:
     """One request on a connection of its own, for what is not measured.
 
     Errors: `RequestFailed` for a status that is none of *statuses*.
@@ -174,7 +224,7 @@ async def fetch(url: SplitResult, method: str, path: str, *statuses: int) -> byt
     except OSError as exc:
         raise RequestFailed(f"no server at {url.geturl()}: {exc}") from exc
     try:
-        answer = await connection.request(head_of(url, method, path))
+        answer = await connection.request(head_of(url, method, path, len(body)), body)
     finally:
         connection.close()
     check_status(answer, f"{method} {path}", *statuses)

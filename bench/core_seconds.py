@@ -67,6 +67,10 @@ class Meter:
         self._supervisor_pid = supervisor_pid
         self._postmaster_pid = postmaster_pid
 
+    def worker_pids(self) -> list[int]:
+        """The processes that serve requests."""
+        return sorted(self.read().of_worker)
+
     def read(self) -> CoreSeconds:
         processes = list(_processes())
         own = _tree(processes, self._supervisor_pid)
@@ -80,6 +84,17 @@ class Meter:
             machine=_machine_seconds(),
             of_worker={p.pid: p.seconds for p in python if p.parent == self._supervisor_pid},
         )
+
+
+def owner_of_connection(server_port: int, client_port: int) -> int | None:
+    """The process that serves the connection from *client_port* of this machine; None if none."""
+    lines = (_PROC / "net" / "tcp").read_text("ascii").splitlines()[1:]
+    for fields in map(str.split, lines):
+        ports = [int(address.rpartition(":")[2], 16) for address in fields[1:3]]
+        if ports == [server_port, client_port]:
+            owners = (p.pid for p in _processes() if fields[9] in _socket_inodes(p.pid))
+            return next(owners, None)
+    return None
 
 
 def find_supervisor(port: int) -> int | None:

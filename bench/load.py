@@ -1,6 +1,6 @@
 """Runs load in processes of its own and shows how far it is.
 
-The parent forks one process for each share of the load, lets all of them prepare, starts them at
+The parent forks one process for each part of the load, lets all of them prepare, starts them at
 the same moment, and draws the progress. It has no event loop and no thread, so it may fork again
 for the next run.
 """
@@ -10,26 +10,26 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
+import msgspec
 import uvloop
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from bench.check import Delivery
 from bench.client import RequestFailed
 
-Result = TypeVar("Result")
 Reading = TypeVar("Reading")
 
 _WORD_BYTES = 8
@@ -38,16 +38,46 @@ _PLAIN_LINES = 10  # how many lines of progress a whole run writes to what is no
 
 
 class Board:
-    """How many messages each process has done, for all of them to see."""
+    """What each process has done, for all of them to see: messages pushed, and consumed.
 
-    def __init__(self, process_count: int) -> None:
-        self._words = memoryview(mmap.mmap(-1, process_count * _WORD_BYTES)).cast("q")
+    Shape: *backlog_count* messages were there before; each message is to be consumed by
+    *group_count* groups, by those of the processes that consume at all.
+    """
 
-    def add(self, process: int, count: int) -> None:
-        self._words[process] += count
+    def __init__(self, process_count: int, backlog_count: int = 0, group_count: int = 1) -> None:
+        self._backlog_count = backlog_count
+        self._group_count = group_count
+        words = mmap.mmap(-1, 3 * process_count * _WORD_BYTES)
+        view = memoryview(words).cast("q")
+        self._pushed = view[:process_count]
+        self._consumed = view[process_count : 2 * process_count]
+        self._pushing = view[2 * process_count :]  # 1 while more may come of that process
 
-    def total(self) -> int:
-        return sum(self._words)
+    def add_pushed(self, process: int, count: int) -> None:
+        self._pushed[process] += count
+
+    def add_consumed(self, process: int, count: int) -> None:
+        self._consumed[process] += count
+
+    def set_pushing(self, process: int, more: bool) -> None:
+        self._pushing[process] = more
+
+    def moved(self) -> int:
+        """Messages pushed and messages consumed, each counted."""
+        return sum(self._pushed) + sum(self._consumed)
+
+    def consumed(self) -> int:
+        return sum(self._consumed)
+
+    def is_pushing(self) -> bool:
+        return any(self._pushing)
+
+    def is_drained(self) -> bool:
+        """Whether no more is pushed and everything there was has been consumed."""
+        if self.is_pushing():
+            return False
+        there = self._backlog_count + sum(self._pushed)
+        return self.consumed() >= there * self._group_count
 
 
 class Gate:
@@ -63,37 +93,78 @@ class Gate:
         self.cpu_begin_s = time.process_time()
 
 
-Work = Callable[[int, Board, Gate], Awaitable[Result]]
+class ConsumerShare(msgspec.Struct):
+    """What one consumer did."""
+
+    number: int
+    message_count: int = 0
+    bytes_received: int = 0
+    empty_count: int = 0
+    pop_ms: list[float] = []
+    ack_ms: list[float] = []
+    deliveries: list[Delivery] = []
+    acknowledged_count: int = 0
+
+
+class Share(msgspec.Struct):
+    """What one process did; times by the monotonic clock, which all processes share."""
+
+    begin_ns: int
+    end_ns: int
+    pushed: dict[str, range] = {}  # ids by partition
+    bytes_sent: int = 0
+    consumers: list[ConsumerShare] = []
+    latencies_ms: dict[str, list[float]] = {}  # by kind of request, beside pops and acks
+    begun_ns: dict[int, int] = {}  # by id, when a message was to be sent
+
+
+Work = Callable[[int, Board, Gate], Awaitable[Share]]
+
+
+@dataclass
+class Load:
+    """Parts that run at the same time, each in a process of its own.
+
+    *message_count* or *seconds* say how long it will take, for the progress alone. *prepared* is
+    called when all have prepared, before the clock starts.
+    """
+
+    title: str
+    works: Sequence[Work]
+    message_count: int = 0
+    seconds: float = 0.0
+    backlog_count: int = 0
+    group_count: int = 1
+    prepared: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True)
-class Driven(Generic[Result, Reading]):
+class Driven(Generic[Reading]):
     """What the processes gave back, and what *read* said before the start and after the end."""
 
-    results: list[Result]
+    shares: list[Share]
     before: Reading
     after: Reading
     load_core_seconds: float  # user and system time of the load's processes and of the progress
 
 
 def drive(
-    work: Work[Result],
-    process_count: int,
-    message_count: int,
-    title: str,
+    load: Load,
     console: Console,
     read: Callable[[], Reading],
-) -> Driven[Result, Reading]:
-    """Run *work* in *process_count* processes at once.
+    sample: Callable[[], None] = lambda: None,
+) -> Driven[Reading]:
+    """Run *load*; *sample* is called several times a second while it runs.
 
-    *work* is given the number of its process, and must pass its gate once, when it is prepared.
+    Each work is given the number of its process, and must pass its gate once, when it is prepared.
     Errors: `RequestFailed` with what the first process that failed said; the others are ended.
     """
-    board = Board(process_count)
+    process_count = len(load.works)
+    board = Board(process_count, load.backlog_count, load.group_count)
     context = multiprocessing.get_context("fork")
     pipes: list[Pipe] = []
     processes = []
-    for number in range(process_count):
+    for number, work in enumerate(load.works):
         ours, theirs = context.Pipe()
         process = context.Process(target=_child, args=(work, number, board, theirs), daemon=True)
         process.start()
@@ -103,16 +174,18 @@ def drive(
     try:
         for pipe in pipes:
             _receive(pipe)
+        load.prepared()
         before = read()
         cpu_begin_s = time.process_time()
         for pipe in pipes:
             pipe.send("go")
-        with _ProgressOf(title, message_count, console) as progress:
-            done: dict[Pipe, tuple[Result, float]] = {}
+        with _ProgressOf(load, console) as progress:
+            done: dict[Pipe, tuple[Share, float]] = {}
             while len(done) < process_count:
                 readable = wait([p for p in pipes if p not in done], _REFRESH_S)
                 done |= {pipe: _receive(pipe) for pipe in pipes if pipe in readable}
-                progress.show(board.total())
+                progress.show(board.moved())
+                sample()
         after = read()
         return Driven(
             [done[pipe][0] for pipe in pipes],
@@ -126,7 +199,7 @@ def drive(
             process.join()
 
 
-def _receive(pipe: Pipe) -> tuple[Result, float]:
+def _receive(pipe: Pipe) -> tuple[Share, float]:
     try:
         said = pipe.recv()
     except EOFError:
@@ -136,15 +209,15 @@ def _receive(pipe: Pipe) -> tuple[Result, float]:
     return said  # type: ignore[no-any-return]
 
 
-def _child(work: Work[Result], number: int, board: Board, pipe: Pipe) -> None:
+def _child(work: Work, number: int, board: Board, pipe: Pipe) -> None:
     gate = Gate(pipe)
 
-    async def run() -> Result:
-        return await work(number, board, gate)
+    async def run() -> tuple[Share, float]:
+        share = await work(number, board, gate)
+        return share, time.process_time() - gate.cpu_begin_s
 
     try:
-        result = uvloop.run(run())
-        pipe.send((result, time.process_time() - gate.cpu_begin_s))
+        pipe.send(uvloop.run(run()))
     except (RequestFailed, OSError) as exc:
         pipe.send(RequestFailed(str(exc)))
     except KeyboardInterrupt:
@@ -152,11 +225,10 @@ def _child(work: Work[Result], number: int, board: Board, pipe: Pipe) -> None:
 
 
 class _ProgressOf:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """A bar on a terminal; elsewhere a line now and then. Of messages, or else of time."""
 
-    def __init__(self, title: str, total: int, console: Console) -> None:
-        self._title = title
-        self._total = total
+    def __init__(self, load: Load, console: Console) -> None:
+        self._load = load
         self._console = console
         self._begin = time.monotonic()
         self._lines = 0
@@ -164,7 +236,7 @@ class _ProgressOf:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -172,7 +244,7 @@ class _ProgressOf:
             auto_refresh=False,
             transient=True,
         )
-        self._task = self._bar.add_task(title, total=total, rate="")
+        self._task = self._bar.add_task(load.title, total=1.0, rate="", count="")
 
     def __enter__(self) -> _ProgressOf:
         if self._console.is_terminal:
@@ -184,11 +256,15 @@ class _ProgressOf:
             self._bar.stop()
 
     def show(self, count: int) -> None:
-        rate = f"{count / max(time.monotonic() - self._begin, 1e-9):,.0f} msg/s"
+        seconds = time.monotonic() - self._begin
+        rate = f"{count / max(seconds, 1e-9):,.0f} msg/s"
+        total = self._load.message_count
+        part = count / total if total else seconds / max(self._load.seconds, 1e-9)
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=count, rate=rate, refresh=True)
-        elif count * _PLAIN_LINES // max(self._total, 1) > self._lines:
-            self._lines = count * _PLAIN_LINES // max(self._total, 1)
-            self._console.print(
-                f"{self._title}: {count:,} of {self._total:,}, {rate}", highlight=False
+            self._bar.update(
+                self._task, completed=min(part, 1.0), count=f"{count:,}", rate=rate, refresh=True
             )
+        elif int(part * _PLAIN_LINES) > self._lines:
+            self._lines = int(part * _PLAIN_LINES)
+            of = f" of {total:,}" if total else ""
+            self._console.print(f"{self._load.title}: {count:,}{of}, {rate}", highlight=False)

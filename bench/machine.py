@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from queue_server import __version__
 _PACKAGES = ("aiohttp", "uvloop", "msgspec", "psycopg", "zstandard")
 
 
-def describe(data_dir: Path, database_url: str | None) -> dict[str, str]:
-    """Machine, versions and commit, as texts by name. *data_dir* is where the database lies."""
+def describe(data_parent: Path | None, database_url: str | None) -> dict[str, str]:
+    """Machine, versions and commit, as texts by name; *data_parent* as in `server.running`."""
+    data_dir = data_parent or Path(tempfile.gettempdir())
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores",

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-import msgspec
 from rich.console import Console
 from rich.table import Table as RichTable
 
 Row = list[str]
 
-_QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
+_QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+# Of a plotted curve: every half decade towards 1.
+_CURVE = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999, 0.9995, 0.9999, 1.0)
 
 
 @dataclass
@@ -46,36 +45,32 @@ class Table:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that must hold (or, when it is a target, should): what it is, and the finding."""
+    """Something that must hold: what it is, and the finding."""
 
     name: str
     ok: bool
     text: str
-    is_target: bool = False
 
     @property
     def line(self) -> str:
-        state = "ok" if self.ok else ("MISSED" if self.is_target else "FAILED")
-        return f"{self.name}: {state} ({self.text})"
+        return f"{self.name}: {'ok' if self.ok else 'FAILED'} ({self.text})"
 
 
-@dataclass
-class ScenarioReport:
-    """What a scenario found; `data` is its machine-readable form."""
-
-    scenario: str
-    settings: dict[str, Any]
-    tables: list[Table]
-    checks: list[Check]
-    data: dict[str, Any]
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """By the nearest rank; 0 when there is nothing."""
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)] if ordered else 0.0
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95, p99 and max by the nearest rank; zeros when there is nothing."""
     ordered = sorted(values)
-    return {
-        name: ordered[max(0, math.ceil(quantile * len(ordered)) - 1)] if ordered else 0.0
-        for name, quantile in _QUANTILES.items()
+    return {name: quantile(ordered, part) for name, part in _QUANTILES.items()}
+
+
+def curve(values: Sequence[float]) -> dict[str, float]:
+    """More quantiles, by their percentage, for a plot; and the count."""
+    ordered = sorted(values)
+    return {"count": len(ordered)} | {
+        f"{part * 100:g}": round(quantile(ordered, part), 4) for part in _CURVE
     }
 
 
@@ -91,23 +86,8 @@ def per_million(amount: float, message_count: int) -> float:
     return amount * 1e6 / message_count if message_count else 0.0
 
 
-def write(folder: Path, stem: str, machine: dict[str, str], found: ScenarioReport) -> list[Path]:
-    """Write a result as JSON and as Markdown; the files' paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    body = {
-        "scenario": found.scenario,
-        "machine": machine,
-        "settings": found.settings,
-        "checks": [asdict(check) for check in found.checks],
-        **found.data,
-    }
-    as_json = folder / f"{stem}.json"
-    as_json.write_bytes(msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
-    facts = {**machine, **found.settings}
-    parts = [f"# {found.scenario}, {stem}\n"]
-    parts += [table.markdown() for table in found.tables]
-    parts += ["\n".join(f"- {check.line}" for check in found.checks) + "\n"]
-    parts += ["\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"]
-    as_markdown = folder / f"{stem}.md"
-    as_markdown.write_text("\n".join(parts), "utf-8")
-    return [as_json, as_markdown]
+def number(value: float) -> str:
+    """A figure with as many digits as it deserves."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"

@@ -34,13 +34,17 @@ class ServerFailed(Exception):
     """The server did not start, or did not stop as it promises."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A running one."""
 
     url: str
     meter: Meter
     data_dir: Path
+    conninfo: str  # of its database
+    workers: int
+    is_warm: bool = False
+    names: int = 0  # of queues, given so far
 
 
 class _LogRecord(msgspec.Struct):
@@ -75,7 +79,8 @@ def running(workers: int, parent_dir: Path | None, database_url: str | None) -> 
     try:
         url = _wait_ready(process, log)
         postmaster = None if database_url is None else find_postmaster(_port_of(database_url))
-        yield Server(url, Meter(process.pid, postmaster), home / "data")
+        conninfo = database_url or f"host={home / 'data' / 'run'} user=postgres dbname=postgres"
+        yield Server(url, Meter(process.pid, postmaster), home / "data", conninfo, workers)
         process.send_signal(signal.SIGTERM)
         code = process.wait(_EXIT_LIMIT_S)
         if code != 0:

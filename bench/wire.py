@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from random import Random
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -44,13 +46,6 @@ class IdMint:
         return ids
 
 
-class _PushItem(msgspec.Struct, gc=False):
-    queue: str
-    partition: str
-    payload: dict[str, int]
-    transactionId: str  # noqa: N815
-
-
 class _Payload(msgspec.Struct, gc=False):
     id: int
 
@@ -65,8 +60,15 @@ class _Popped(msgspec.Struct, gc=False):
     transactionId: msgspec.Raw  # noqa: N815
 
 
+class _PoppedAnywhere(_Popped, gc=False):
+    """A message of a pop that may claim several partitions: it says itself which it is of."""
+
+    partition: str
+    partitionId: str  # noqa: N815
+
+
 class PopAnswer(msgspec.Struct, gc=False):
-    """A delivery; the pops of a benchmark claim one partition, so the top level tells which."""
+    """A delivery of one partition; the top level tells which."""
 
     partition: str
     partitionId: str  # noqa: N815
@@ -75,16 +77,64 @@ class PopAnswer(msgspec.Struct, gc=False):
     messages: list[_Popped]
 
 
+class PopAnswerOfSeveral(msgspec.Struct, gc=False):
+    """A delivery of several partitions, one after the other."""
+
+    leaseId: str  # noqa: N815
+    partitionsClaimed: int  # noqa: N815
+    messages: list[_PoppedAnywhere]
+
+    def parts(self) -> list[PopAnswer]:
+        """The same as a delivery for each partition, in the order they came."""
+        return [
+            PopAnswer(name, id_, self.leaseId, 1, list(messages))
+            for (name, id_), messages in groupby(
+                self.messages, key=lambda message: (message.partition, message.partitionId)
+            )
+        ]
+
+
 encoder = msgspec.json.Encoder()
 pop_decoder = msgspec.json.Decoder(PopAnswer)
+pop_several_decoder = msgspec.json.Decoder(PopAnswerOfSeveral)
+
+# Filler for payloads of a given size. Hexadecimal digits of noise, cut at another place for each
+# message: zstd gets them to a little over half, as it does with much JSON. A constant filler would
+# vanish on the way to the disk, and its bytes would cost the server nothing.
+_FILLER = Random(1).randbytes(1 << 19).hex()
 
 
-def push_body(queue: str, partition: str, numbers: Iterable[int], ids: Sequence[str]) -> bytes:
-    items = [
-        _PushItem(queue, partition, {"id": number}, id_)
-        for number, id_ in zip(numbers, ids, strict=True)
-    ]
-    return encoder.encode({"items": items})
+def push_items(
+    queue: str, partition: str, numbers: Iterable[int], ids: Sequence[str], payload_bytes: int = 0
+) -> str:
+    """The items of a push, without the brackets around them.
+
+    Shape: payloads are `{"id": n}`; with *payload_bytes* they are filled up to that size.
+    """
+    names = f'"queue":{_text(queue)},"partition":{_text(partition)}'
+    if not payload_bytes:
+        return ",".join(
+            [
+                f'{{{names},"payload":{{"id":{number}}},"transactionId":"{id_}"}}'
+                for number, id_ in zip(numbers, ids, strict=True)
+            ]
+        )
+    items = []
+    for number, id_ in zip(numbers, ids, strict=True):
+        begin = f'{{"id":{number},"fill":"'
+        size = payload_bytes - len(begin) - 2
+        start = number * payload_bytes % (len(_FILLER) - payload_bytes)
+        fill = _FILLER[start : start + size]
+        items.append(f'{{{names},"payload":{begin}{fill}"}},"transactionId":"{id_}"}}')
+    return ",".join(items)
+
+
+def push_body(items: Iterable[str]) -> bytes:
+    return f'{{"items":[{",".join(items)}]}}'.encode()
+
+
+def _text(value: str) -> str:
+    return encoder.encode(value).decode()
 
 
 def pop_path(
@@ -95,9 +145,12 @@ def pop_path(
     group: str | None,
     wait_ms: int,
     auto_ack: bool,
+    partitions: int = 1,
 ) -> str:
     """The path of a pop; without *partition* any partition of the queue will do."""
     query: dict[str, str | int] = {"batch": batch, "wait": "true", "timeout": wait_ms}
+    if partitions != 1:
+        query["partitions"] = partitions
     if group is not None:
         query["consumerGroup"] = group
     if auto_ack:
@@ -108,19 +161,18 @@ def pop_path(
     return f"{path}?{urlencode(query)}"
 
 
-def ack_body(delivery: PopAnswer, group: str | None) -> bytes:
-    """Every message completed by its id, under the lease; made by a single join."""
+def ack_body(parts: Sequence[PopAnswer], group: str | None) -> bytes:
+    """Every message completed by its id, under the lease; made by a join for each partition."""
     encode = encoder.encode
-    rest = b',"partitionId":%b,"status":"completed","leaseId":%b}' % (
-        encode(delivery.partitionId),
-        encode(delivery.leaseId),
-    )
-    entries = (rest + b',{"transactionId":').join([m.transactionId for m in delivery.messages])
-    return b'{"consumerGroup":%b,"acknowledgments":[{"transactionId":%b%b]}' % (
-        encode(group),
-        entries,
-        rest,
-    )
+    entries = []
+    for part in parts:
+        rest = b',"partitionId":%b,"status":"completed","leaseId":%b}' % (
+            encode(part.partitionId),
+            encode(part.leaseId),
+        )
+        ids = (rest + b',{"transactionId":').join([m.transactionId for m in part.messages])
+        entries.append(b'{"transactionId":%b%b' % (ids, rest))
+    return b'{"consumerGroup":%b,"acknowledgments":[%b]}' % (encode(group), b",".join(entries))
 
 
 def succeeded_count(body: bytes) -> int:

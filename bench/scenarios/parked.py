@@ -1,0 +1,121 @@
+"""Ten thousand parked consumers: what it takes to wait, and who is woken by a push.
+
+10,000 connections wait in a long poll, each for a partition of its own, as devices wait for their
+messages. Workers are to hold them in less than 300 MB together (PSS, so that shared pages count
+once), and a push to one partition wakes the one who waits there, in milliseconds. 200 pushes, ten
+a second in an open loop, go to partitions in turn (a hundredth of them), while the others go on
+waiting; nobody's wait may end without a message within the run, as each waits a minute.
+
+The waiting consumers are four processes, each with an address of its own on the loopback net: one
+address has 28,000 ports, and one process would need a tenth of a second to look at all its
+connections. The pushes begin when the server has counted as many pops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from bench import report
+from bench.client import RequestFailed, fetch, parse_url
+from bench.driver import Subscription
+from bench.load import Load
+from bench.loads import consuming, endless_lanes, pacing
+from bench.measure import Metrics, metrics_of
+from bench.queen import Queen
+from bench.scenarios import Context, Run, Scenario, Target
+from bench.scenarios.latency import DELIVERY, with_delivery
+
+_PROCESSES = 4
+_WAIT_MS = 60_000
+_PARKING_LIMIT_S = 40.0
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Size:
+    consumers: int
+    pushes: int = 200
+    rate: float = 10.0
+    lanes: int = 100
+
+
+_SIZES = {"small": _Size(200, 20, 20.0, 10), "quick": _Size(10_000, 50), "full": _Size(10_000)}
+
+
+def run(context: Context) -> Run:
+    found = Run()
+    size = context.pick(_SIZES)
+    with context.server() as server:
+        queue = context.queue(server, "parked")
+        # Partitions that are pushed to are spread over all; the others stay empty.
+        lanes = endless_lanes(size.consumers)
+        names = list(lanes)
+        pushed = {name: lanes[name] for name in names[:: size.consumers // size.lanes]}
+        each = [
+            [Subscription(queue, 1, name, wait_ms=_WAIT_MS) for name in names[part::_PROCESSES]]
+            for part in range(_PROCESSES)
+        ]
+        parked = [
+            consuming(
+                Queen(server.url, source=f"127.0.0.{2 + part}"),
+                mine,
+                first_number=part * len(mine),
+            )
+            for part, mine in enumerate(each)
+        ]
+        seconds = size.pushes / size.rate
+        before = metrics_of(server.url).counters["pop_requests"]
+        all_parked = _when_popped(server.url, before + size.consumers)
+        pusher = pacing(Queen(server.url), queue, pushed, size.rate, seconds, all_parked)
+        load = Load("parked", [pusher, *parked], seconds=seconds)
+        work = context.measure(server, f"{size.consumers:,} parked", load)
+    found.check(
+        f"nobody's wait ended without a message, run {context.number + 1}",
+        work.empty_count == 0,
+        f"{work.empty_count} did",
+    )
+    context.verify(found, "parked", work.pushed, work)
+    work = with_delivery(work)
+    found.add(work)
+    found.figures["all workers: MB"] = work.workers_pss_bytes / 1e6
+    found.figures["kB for each parked consumer"] = work.workers_pss_bytes / size.consumers / 1e3
+    for quantile, ms in report.quantiles(work.latencies_ms()[DELIVERY]).items():
+        found.figures[f"push to delivery: {quantile}, ms"] = ms
+    return found
+
+
+def _when_popped(url: str, count: int) -> Callable[[], Awaitable[None]]:
+    """Something that waits until the server has been asked for *count* pops."""
+
+    async def wait() -> None:
+        deadline = time.monotonic() + _PARKING_LIMIT_S
+        while True:
+            body = await fetch(parse_url(url), "GET", "/metrics", 200)
+            popped = msgspec.json.decode(body, type=Metrics).counters["pop_requests"]
+            if popped >= count:
+                return
+            if time.monotonic() > deadline:
+                raise RequestFailed(f"{popped} of {count} pops arrived in {_PARKING_LIMIT_S} s")
+            await asyncio.sleep(_LOOK_S)
+
+    return wait
+
+
+SCENARIO = Scenario(
+    10,
+    "parked",
+    "10,000 parked long polls; a push wakes one",
+    run,
+    _SIZES,
+    (
+        Target("all workers: MB", at_most=300),
+        Target("push to delivery: p50, ms", at_most=10),
+        Target("push to delivery: p99, ms", at_most=50),
+    ),
+    {"processes of consumers": _PROCESSES},
+)
