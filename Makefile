@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 ARGS   ?=
+SCENARIO ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test fault lint format bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -17,6 +18,9 @@ run: $(VENV)/run.stamp  ## start the server in the foreground (ARGS="--workers 4
 
 test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe")
 	$(PY) -m pytest $(ARGS)
+
+fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour; ARGS="--faults mixed --seed 1")
+	$(PY) -m tests.fault $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, strict mypy, and which package may import which
 	$(VENV)/bin/ruff check .
@@ -28,8 +32,8 @@ format: $(VENV)/dev.stamp  ## let ruff format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/dev.stamp  ## replay the scenario of the original analysis against a server of its own
-	$(PY) -m bench $(ARGS)
+bench: $(VENV)/dev.stamp  ## measure servers of its own (SCENARIO=canonical ARGS="--size quick --runs 1")
+	$(PY) -m bench --scenario $(SCENARIO) $(ARGS)
 
 lock: $(VENV)/dev.stamp  ## resolve the versions anew and write both lock files
 	$(PY) -m pip install --quiet uv

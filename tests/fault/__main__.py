@@ -16,6 +16,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
+
+from tests.fault.checker import RECOVERY_LIMIT, RECOVERY_SHARE
 from tests.fault.faults import FAULTS
 from tests.fault.run import Phases, Run, run
 from tests.fault.system import Unavailable
@@ -42,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name in skipped:
                 continue
             try:
-                done = asyncio.run(run(FAULTS[name], seed, phases, given.database, histories))
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    done = runner.run(
+                        run(FAULTS[name], seed, phases, histories, given.database, given.recovery)
+                    )
             except Unavailable as exc:
                 skipped[name] = str(exc)
                 print(f"{name}: skipped, {exc}", flush=True)
@@ -125,6 +131,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--database", choices=("embedded", "pg15", "pgbouncer"), default="embedded",
         help="the server's own PostgreSQL, PostgreSQL 15, or PgBouncer in transaction mode"
         " (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recovery", type=float, default=RECOVERY_SHARE,
+        help="share of the throughput before the fault that has to come back within"
+        f" {RECOVERY_LIMIT:.0f} s; less on a machine that others use (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--histories", type=Path, help="folder for histories of failed runs")
     return parser.parse_args(arguments)

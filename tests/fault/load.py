@@ -99,7 +99,7 @@ class Load:
     def start(self) -> None:
         self.recorder.mark("load_begin")
         for number in range(6):
-            self._add_producer(self.work, f"producer-{number}", 0.03, 0.03)
+            self._add_producer(self.work, f"producer-{number}", 0.04, 0.06)
         self._add_producer(self.park, "visitor", 0.5, 6.0)
         self._add_producer(self.moved, "mover-feeder", 0.1, 0.2)
         self._add_producer(self.brief, "brief-feeder", 0.1, 0.2)

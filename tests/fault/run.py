@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fault import checker
-from tests.fault.checker import RECOVERY_LIMIT, Report, Violation
+from tests.fault.checker import RECOVERY_LIMIT, RECOVERY_SHARE, Report, Violation
 from tests.fault.faults import Fault, Stage
 from tests.fault.history import Mark, Push, Record, Recorder
 from tests.fault.load import Load
@@ -50,7 +50,14 @@ class Run:
     took_s: float
 
 
-async def run(fault: Fault, seed: int, phases: Phases, kind: DatabaseKind, histories: Path) -> Run:
+async def run(
+    fault: Fault,
+    seed: int,
+    phases: Phases,
+    histories: Path,
+    kind: DatabaseKind = "embedded",
+    recovery_share: float = RECOVERY_SHARE,
+) -> Run:
     """Carry out one run. Its history is kept, with the server's log beside it.
 
     Errors: `system.Unavailable` when this machine cannot do it.
@@ -67,7 +74,7 @@ async def run(fault: Fault, seed: int, phases: Phases, kind: DatabaseKind, histo
             await system.start()
             load = Load(lambda: system.url, recorder, seed)
             try:
-                await _go_through(fault, Stage(system, load, chance), phases)
+                await _go_through(fault, Stage(system, load, chance), phases, recovery_share)
             except (AssertionError, TimeoutError, OSError) as exc:
                 violations.append(Violation("stuck", f"{type(exc).__name__}: {exc}"[:3000]))
             finally:
@@ -79,12 +86,12 @@ async def run(fault: Fault, seed: int, phases: Phases, kind: DatabaseKind, histo
                 path.with_suffix(".log").write_text(system.output)
         if complaint:
             violations.append(Violation("drain", complaint))
-    report = checker.check(recorder.records)
+    report = checker.check(recorder.records, recovery_share)
     report.violations += violations
     return Run(fault.name, seed, report, path, time.monotonic() - began)
 
 
-async def _go_through(fault: Fault, stage: Stage, phases: Phases) -> None:
+async def _go_through(fault: Fault, stage: Stage, phases: Phases, recovery_share: float) -> None:
     load = stage.load
     await load.configure()
     load.start()
@@ -94,7 +101,7 @@ async def _go_through(fault: Fault, stage: Stage, phases: Phases) -> None:
         await asyncio.sleep(phases.during)
     ended_at = load.recorder.mark("fault_end")
     await asyncio.sleep(phases.after)
-    while not _is_recovered(load.recorder.records):
+    while not _is_recovered(load.recorder.records, recovery_share):
         if time.monotonic() > ended_at + RECOVERY_LIMIT + 0.5:
             break
         await asyncio.sleep(0.25)
@@ -117,7 +124,7 @@ async def _named_timeout(seconds: float, complaint: str) -> AsyncIterator[None]:
         raise TimeoutError(f"{complaint} within {seconds:.0f} s") from exc
 
 
-def _is_recovered(records: list[Record]) -> bool:
+def _is_recovered(records: list[Record], recovery_share: float) -> bool:
     view = checker.View(
         pushes=[record for record in records if isinstance(record, Push)],
         marks={"load_end": time.monotonic()},
@@ -125,4 +132,4 @@ def _is_recovered(records: list[Record]) -> bool:
     for record in records:
         if isinstance(record, Mark):
             view.marks[record.name] = record.time
-    return not any(checker.throughput(view))
+    return not any(checker.throughput(view, recovery_share))
