@@ -26,6 +26,7 @@ from bench.scenarios import SIZES, Context, Run, Scenario
 from bench.scenarios.table import SCENARIOS
 from bench.server import Server
 
+_PLAIN_COLUMNS = 160
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -60,7 +61,8 @@ class _Servers:
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parse(arguments)
-    console = Console()
+    # The tables are wide; what is no terminal has no width of its own.
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_COLUMNS)
     # Parked consumers are connections, and so many may be more than a shell allows.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -87,8 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
                 console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     finally:
         servers.close_all()
-    if len(found) > 1:
-        table = outcome.summary(found)
+    table = outcome.summary(found)
+    if len(found) > 1 and table.rows:
         table.print(console)
         (given.results / f"{begun}-all.md").write_text(table.markdown(), "utf-8")
     failed = failed or not all(one.ok for one in found)

@@ -294,7 +294,7 @@ def pacing(
         due = [0] * len(names)
         woken = [asyncio.Event() for _ in names]
         intended_ns: dict[int, int] = {}
-        latencies: dict[str, list[float]] = {"push": [], "push, from when it was sent": []}
+        latencies: dict[str, list[float]] = {"push": [], "push, once sent": []}
         board.set_pushing(process, True)
         gate.pass_together()
         await begin_when()
@@ -317,7 +317,7 @@ def pacing(
                 await producers[number].push(body, 1)
                 answered_ns = time.monotonic_ns()
                 latencies["push"].append((answered_ns - at_ns) / 1e6)
-                latencies["push, from when it was sent"].append((answered_ns - sent_ns) / 1e6)
+                latencies["push, once sent"].append((answered_ns - sent_ns) / 1e6)
                 board.add_pushed(process, 1)
 
         async def count_ticks() -> None:

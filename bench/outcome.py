@@ -91,9 +91,9 @@ class Outcome:
 
     def _work_table(self) -> Table:
         table = Table(
-            "medians; core-seconds per million messages, by whom",
+            "medians; core-seconds per million messages by whom; peak of the largest worker",
             ["work", "messages", "msg/s", "workers", "PostgreSQL", "both", "load generator",
-             "others", "busiest worker", "largest worker, MB"],
+             "others", "busiest worker", "peak MB"],
         )  # fmt: skip
         for name, works in self._works().items():
             costs = [work.costs() for work in works]

@@ -116,9 +116,10 @@ def _scaling(axes: Axes, title: str, runs: list[_Result]) -> None:
         points = [run["scaling"][title][1][name] for run in runs]
         xs = [x for x, _ in points[0]]
         axes.plot(xs, [median(p[at][1] for p in points) for at in range(len(xs))], "o-", label=name)
+        axes.set_xticks(xs, [f"{x:,g}" for x in xs])
     if lines and max(xs) >= 100 * max(1, min(xs)):
         axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.dataLim.y1 * 1.1)
     axes.set_xlabel(x_label)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)

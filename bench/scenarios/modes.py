@@ -61,9 +61,9 @@ def run(context: Context) -> Run:
             )
         found.figures["queue / partition mode, lowest"] = min(found.figures.values())
         found.figures["% of a core for each 100 idle consumers"] = _idle(context, server, size)
-    found.scaling["consumers of 10 partitions"] = (
+    found.scaling["messages a second with more consumers of 10 partitions"] = (
         "consumers",
-        {f"{mode} mode, msg/s": points for mode, points in lines.items()},
+        {f"{mode} mode": points for mode, points in lines.items()},
     )
     return found
 

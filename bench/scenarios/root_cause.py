@@ -57,7 +57,7 @@ def run(context: Context) -> Run:
     rates = {work.name: work.rate for work in found.works}
     found.figures["many consumers / cluster"] = rates[names[1]] / rates[names[0]]
     found.figures["cluster / one worker"] = rates[names[0]] / rates["one worker"]
-    found.scaling["workers"] = (
+    found.scaling["messages a second with more workers"] = (
         "workers",
         {"partition mode": [(1, rates["one worker"]), (context.workers, rates["cluster"])]},
     )

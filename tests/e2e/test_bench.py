@@ -1,28 +1,37 @@
 """The benchmark's own promises: it moves messages, shows its table, and notices what goes wrong.
 
-The commands run as a user runs them, with a fiftieth of the messages. The checker is fed with the
-faults that a correct server never shows it.
+The commands run as a user runs them, with a fiftieth of the messages, and every scenario at its
+small size. The checker is fed with the faults that a correct server never shows it, and the open
+loop with a broker that stalls.
 """
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench.check import Checker, Delivery, Shares, runs_of
+from bench.check import Checker, Delivery, Shares, judge, runs_of
+from bench.driver import Lot, Subscription
+from bench.load import Board, Gate
+from bench.loads import pacing
+from bench.outcome import Outcome
 from bench.report import quantiles
-from bench.wire import IdMint
+from bench.scenarios import Run, Scenario, Target
+from bench.scenarios.table import SCENARIOS
+from bench.wire import IdMint, push_items
 from tests.cluster_process import ROOT, ClusterProcess
 
 MESSAGES = 20_000
 SIZE = ["--messages", str(MESSAGES), "--batch", "1000"]
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -30,7 +39,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         check=False,
     )
 
@@ -79,15 +88,120 @@ def test_the_producer_fails_without_a_server() -> None:
     assert "FAILED" in done.stdout
 
 
-def test_a_scenario_runs_small_on_a_server_of_its_own(tmp_path: Path) -> None:
-    done = command("-m", "bench", "--messages", "1000", "--runs", "1", "--results", str(tmp_path))
+# -- the scenarios --
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of all scenarios at their small size, without plots."""
+    folder = tmp_path_factory.mktemp("results")
+    done = command(
+        "-m", "bench", "--size", "small", "--runs", "1", "--no-plots", "--results", str(folder),
+        timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    (written,) = tmp_path.glob("*.json")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_a_scenario_moves_and_checks_its_messages(small: Path, name: str) -> None:
+    (written,) = small.glob(f"*-{name}.json")
     result = msgspec.json.decode(written.read_bytes())
-    assert result["scenario"] == "root-cause"
-    assert all(check["ok"] for check in result["checks"])
-    assert result["median"]["core_seconds_per_million"]["push"]["workers"] >= 0
-    assert "queue/partition" in written.with_suffix(".md").read_text("utf-8")
+    assert result["scenario"] == name
+    (run,) = result["runs"]
+    assert run["checks"], "a scenario that checks nothing measures nothing"
+    assert all(check["ok"] for check in run["checks"]), run["checks"]
+    for work in run["works"].values():
+        assert work["messages"] > 0
+        assert work["core_seconds_per_million"]["load_generator"] > 0
+        assert work["worker_peak_bytes"] > 0
+    # Every target names a figure that is measured.
+    for target in SCENARIOS[name].targets:
+        assert target.figure in result["median"], target
+    assert written.with_suffix(".md").read_text("utf-8").startswith("# ")
+
+
+def test_a_result_can_be_drawn(small: Path) -> None:
+    (written,) = small.glob("*-root-cause.json")
+    done = command("-m", "bench.plots", str(written))
+    assert done.returncode == 0, done.stderr
+    assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missed_target_is_told_from_a_met_one() -> None:
+    targets = (Target("rate", at_least=100), Target("cost", at_most=2), Target("absent", at_most=1))
+    scenario = Scenario(0, "none", "none", lambda _: Run(), {}, targets)
+    runs = [Run(figures={"rate": rate, "cost": 3.0}) for rate in (90.0, 110.0, 5000.0)]
+    judged = Outcome(scenario, "full", {}, runs).targets
+    assert [(one.target.figure, one.value, one.met) for one in judged] == [
+        ("rate", 110.0, True),
+        ("cost", 3.0, False),
+    ]
+    # At the small size nothing is judged.
+    assert Outcome(scenario, "small", {}, runs).targets == []
+
+
+# -- the open loop --
+
+
+class OpenGate(Gate):
+    """A gate for a load that runs alone, in this process."""
+
+    def __init__(self) -> None:
+        pass
+
+    def pass_together(self) -> None:
+        pass
+
+
+class StallingBroker:
+    """A broker in memory, which takes its time for the first push."""
+
+    name = "stalling"
+
+    def __init__(self, stall_s: float) -> None:
+        self.stall_s = stall_s
+        self.pushed: list[bytes] = []
+
+    def encode(self, queue: str, lots: Sequence[Lot], payload_bytes: int = 0) -> bytes:
+        return msgspec.json.encode([queue, lots])
+
+    async def producer(self) -> "StallingBroker":
+        return self
+
+    async def consumer(self, wanted: Subscription) -> "StallingBroker":
+        raise NotImplementedError
+
+    async def pop(self) -> None:
+        raise NotImplementedError
+
+    async def acknowledge(self, popped: object) -> None:
+        raise NotImplementedError
+
+    async def push(self, body: bytes, message_count: int) -> None:
+        if not self.pushed:
+            await asyncio.sleep(self.stall_s)
+        self.pushed.append(body)
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_stall_counts_for_every_message_it_delayed() -> None:
+    # 100 messages a second for half a second, and a broker that stands still for 300 ms of it.
+    broker = StallingBroker(0.3)
+    load = pacing(broker, "q", {"0": range(1000)}, rate=100, seconds=0.5)
+    share = await load(0, Board(1), OpenGate())
+    assert share.pushed == {"0": range(50)}
+    assert [msgspec.json.decode(body)[1][0][1] for body in broker.pushed] == [
+        [id_] for id_ in range(50)
+    ]
+    from_intended, from_sent = share.latencies_ms["push"], share.latencies_ms["push, once sent"]
+    # The 29 that were due meanwhile waited too, each for what was left of the stall.
+    assert sum(ms > 5 for ms in from_intended) >= 29
+    assert from_intended[0] >= 300
+    assert from_intended[15] >= 145
+    assert from_sent[15] < 100, "it was answered at once when it was sent at last"
 
 
 # -- the checker --
@@ -96,7 +210,7 @@ SHARES = Shares(message_count=40, partition_count=2)  # "0" has 0 to 19, "1" has
 
 
 def judged(*deliveries: tuple[str, list[int]], handover: bool = True) -> tuple[Checker, list[str]]:
-    checker = Checker(SHARES, handover)
+    checker = Checker(SHARES.lanes, handover)
     for consumer, (partition, ids) in enumerate(deliveries):
         checker.add(partition, runs_of(ids), consumer)
     return checker, checker.finish().complaints
@@ -152,7 +266,7 @@ def test_a_batch_that_overtakes_another_is_out_of_order() -> None:
 
 
 def test_without_handover_each_consumer_still_has_its_order() -> None:
-    checker = Checker(SHARES, handover=False)
+    checker = Checker(SHARES.lanes, handover=False)
     checker.add("0", [(10, 20)], consumer=1)
     checker.add("0", [(0, 10)], consumer=1)
     checker.add("1", [(20, 40)], consumer=2)
@@ -168,7 +282,7 @@ def test_a_message_of_another_partition_is_named() -> None:
 
 
 def test_deliveries_are_judged_in_the_order_they_arrived() -> None:
-    checker = Checker(SHARES)
+    checker = Checker(SHARES.lanes)
     checker.add_all(
         [
             Delivery(300, 0, "0", [(10, 20)]),
@@ -177,6 +291,19 @@ def test_deliveries_are_judged_in_the_order_they_arrived() -> None:
         ]
     )
     assert checker.finish().ok
+
+
+def test_every_group_is_to_see_every_message() -> None:
+    everything = [("0", (0, 20)), ("1", (20, 40))]
+    deliveries = [
+        Delivery(at, 0, partition, [run], group)
+        for group in ("a", "b")
+        for at, (partition, run) in enumerate(everything)
+    ]
+    verdict = judge(SHARES.lanes, deliveries, ["a", "b"])
+    assert (verdict.ok, verdict.seen_count) == (True, 80)
+    verdict = judge(SHARES.lanes, deliveries[:-1], ["a", "b"])
+    assert (verdict.ok, verdict.lost_count) == (False, 20)
 
 
 def test_runs_show_every_break() -> None:
@@ -202,7 +329,20 @@ def test_minted_ids_are_uuid7_and_rise() -> None:
     assert all(pattern.fullmatch(id_) for id_ in ids)
 
 
+def test_payloads_have_the_size_that_was_asked_for() -> None:
+    items = msgspec.json.decode(f"[{push_items('q', 'p', range(3), ['a', 'b', 'c'], 256)}]")
+    assert [len(msgspec.json.encode(item["payload"])) for item in items] == [256, 256, 256]
+    assert [item["payload"]["id"] for item in items] == [0, 1, 2]
+    assert len({item["payload"]["fill"] for item in items}) == 3
+
+
 def test_quantiles_use_the_nearest_rank() -> None:
-    assert quantiles([]) == {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0}
+    assert quantiles([]) == {"p50": 0.0, "p95": 0.0, "p99": 0.0, "p99.9": 0.0, "max": 0.0}
     hundred = [float(value) for value in range(1, 101)]
-    assert quantiles(hundred) == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
+    assert quantiles(hundred) == {
+        "p50": 50.0,
+        "p95": 95.0,
+        "p99": 99.0,
+        "p99.9": 100.0,
+        "max": 100.0,
+    }
