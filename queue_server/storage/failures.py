@@ -17,6 +17,10 @@ class CommitPending(Exception):
     """Whether an earlier attempt was committed is not decided yet."""
 
 
+class CommitUnknown(Exception):
+    """Whether an earlier attempt was committed cannot be found out."""
+
+
 # The server is going down, starting, or read-only: another connection may find another server.
 _LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
 
@@ -49,7 +53,7 @@ def translate(exc: Exception) -> Exception:
         return StorageUnavailable()
     if isinstance(exc, psycopg.errors.QueryCanceled):
         return StorageTimeout()
-    if retry_reason(exc) is not None:
+    if isinstance(exc, CommitUnknown) or retry_reason(exc) is not None:
         # Whether the last attempt was committed is not known.
         return StorageUnavailable(
             "the database did not complete the request; it may or may not have been carried out"

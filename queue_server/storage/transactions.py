@@ -8,6 +8,11 @@ what is to be done and decide themselves how often.
 A connection that is lost during COMMIT leaves the outcome unknown. `run` notes the transaction's id
 before the COMMIT and asks afterwards, on another connection, what became of it. `call` has no
 moment to do that; its functions are safe to repeat: a push finds its own ids, an ack is fenced.
+
+A crash forgets transaction ids that had not reached the disk, and gives them to others: after one
+(or on a standby that was promoted) "committed" may be said of somebody else's transaction. So the
+id is noted together with the time of the last crash, as `pg_stat_wal` tells it: statistics are kept
+over a clean restart and reset by recovery, also by that of a single killed backend.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ ATTEMPTS_MAX = 8
 # eight attempts take about two seconds when every one fails at once.
 BACKOFF_BASE_S = 0.01
 BACKOFF_CAP_S = 1.0
+
+_LAST_CRASH = "(SELECT stats_reset::text FROM pg_stat_wal)"
 
 
 class Transactions:
@@ -71,20 +78,23 @@ class Transactions:
         Errors: as `call`; and what *work* raises, after a rollback.
         """
 
-        unsure: list[tuple[str, T]] = []  # an attempt whose COMMIT got no answer, and its result
+        # An attempt whose COMMIT got no answer: its id, the last crash before it, and its result.
+        unsure: list[tuple[str, str | None, T]] = []
 
         async def transaction(connection: Connection) -> T:
             if unsure:
-                xid, result = unsure[0]
-                if await _was_committed(connection, xid):
+                xid, last_crash, result = unsure[0]
+                if await _was_committed(connection, xid, last_crash):
                     return result
                 unsure.clear()
             async with connection.transaction():
                 result = await work(connection)
-                cursor = await connection.execute("SELECT pg_current_xact_id_if_assigned()::text")
+                cursor = await connection.execute(
+                    f"SELECT pg_current_xact_id_if_assigned()::text, {_LAST_CRASH}"
+                )
                 row = await cursor.fetchone()
                 if row is not None and row[0] is not None:
-                    unsure.append((row[0], result))
+                    unsure.append((row[0], row[1], result))
             return result
 
         return await self._repeat(transaction)
@@ -120,13 +130,16 @@ class Transactions:
         raise AssertionError("unreachable")
 
 
-async def _was_committed(connection: Connection, xid: str) -> bool:
+async def _was_committed(connection: Connection, xid: str, last_crash: str | None) -> bool:
     """What became of a transaction.
 
-    Errors: `CommitPending` while its backend has not finished.
+    Errors: `CommitPending` while its backend has not finished; `CommitUnknown` when the database
+    has crashed since, and its id is committed now, perhaps by another.
     """
     try:
-        cursor = await connection.execute("SELECT pg_xact_status(%s::text::xid8)", (xid,))
+        cursor = await connection.execute(
+            f"SELECT pg_xact_status(%s::text::xid8), {_LAST_CRASH}", (xid,)
+        )
     except psycopg.errors.InvalidParameterValue:
         # Not assigned yet as far as this server knows: it crashed before the id was on disk.
         return False
@@ -134,4 +147,8 @@ async def _was_committed(connection: Connection, xid: str) -> bool:
     assert row is not None
     if row[0] == "in progress":
         raise failures.CommitPending
-    return bool(row[0] == "committed")
+    if row[0] != "committed":
+        return False
+    if last_crash is None or row[1] != last_crash:
+        raise failures.CommitUnknown
+    return True

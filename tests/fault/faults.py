@@ -168,13 +168,9 @@ async def terminate_backends(stage: Stage) -> AsyncIterator[None]:
 async def connections_taken(stage: Stage) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as taken:
         admin = await taken.enter_async_context(await stage.system.connect())
-        await admin.execute(f"SELECT pg_terminate_backend(pid) {_OTHERS}")
-        await _take_connections(stage, taken)
-        # Those that came back in between.
-        await admin.execute(
-            f"SELECT pg_terminate_backend(pid) {_OTHERS} AND application_name = 'queue-server'"
-        )
-        await _take_connections(stage, taken)
+        # The server is as quick as we are: what it got in between is taken in the next turn.
+        while await _end_connections(admin, 1.0):
+            await _take_connections(stage, taken)
         yield
 
 
@@ -182,27 +178,28 @@ async def connections_taken(stage: Stage) -> AsyncIterator[None]:
 @asynccontextmanager
 async def connections_scarce(stage: Stage) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as taken:
+        admin = await taken.enter_async_context(await stage.system.connect())
         await _take_connections(stage, taken)
-        async with await stage.system.connect() as admin:
-            # Two thirds of its connections, which it cannot get back.
-            await admin.execute(
-                f"SELECT pg_terminate_backend(pid) {_OTHERS}"
-                " AND application_name = 'queue-server' AND random() < 0.66"
-            )
-        await _take_connections(stage, taken)
+        for _ in range(3):
+            await _end_connections(admin, 0.5)
+            await _take_connections(stage, taken)
         yield
 
 
+async def _end_connections(admin: psycopg.AsyncConnection, share: float) -> int:
+    """Terminate a share of the server's connections; how many that were."""
+    cursor = await admin.execute(
+        f"SELECT pg_terminate_backend(pid, 1000) {_OTHERS}"
+        " AND application_name = 'queue-server' AND random() < %s",
+        (share,),
+    )
+    return cursor.rowcount
+
+
 async def _take_connections(stage: Stage, taken: contextlib.AsyncExitStack) -> None:
-    """All that are left but one, with which the operator can still come in."""
-    connections = []
     with contextlib.suppress(psycopg.OperationalError):
         while True:
-            connections.append(await stage.system.connect())
-    if connections:
-        await connections.pop().close()
-    for connection in connections:
-        await taken.enter_async_context(connection)
+            await taken.enter_async_context(await stage.system.connect())
 
 
 @fault("a lock held on a row that every push, or every pop and ack, needs")
