@@ -11,7 +11,7 @@ import mmap
 import multiprocessing
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Generic, TypeVar
@@ -125,8 +125,7 @@ Work = Callable[[int, Board, Gate], Awaitable[Share]]
 class Load:
     """Parts that run at the same time, each in a process of its own.
 
-    *message_count* or *seconds* say how long it will take, for the progress alone. *prepared* is
-    called when all have prepared, before the clock starts.
+    *message_count* or *seconds* say how long it will take, for the progress alone.
     """
 
     title: str
@@ -135,7 +134,6 @@ class Load:
     seconds: float = 0.0
     backlog_count: int = 0
     group_count: int = 1
-    prepared: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,6 @@ def drive(
     try:
         for pipe in pipes:
             _receive(pipe)
-        load.prepared()
         before = read()
         cpu_begin_s = time.process_time()
         for pipe in pipes:

@@ -140,18 +140,18 @@ def consuming(
     *,
     first_number: int = 0,
     idle_limit_s: float = 30.0,
+    parked: Callable[[], Awaitable[None]] | None = None,
 ) -> Work:
     """Pop and acknowledge in a closed loop, one consumer for each subscription.
 
-    Ends when all is consumed, by whichever process, or when nothing came for *idle_limit_s*.
+    Ends when all is consumed, by whichever process, or when nothing came for *idle_limit_s*. With
+    *parked*, they send their first pops before the clock starts, and *parked* is waited for.
     """
 
     async def work(process: int, board: Board, gate: Gate) -> Share:
         shares = [new_share(first_number + number) for number, _ in enumerate(subscriptions)]
         consumers = [await driver.consumer(wanted) for wanted in subscriptions]
-        gate.pass_together()
-        begin_ns = time.monotonic_ns()
-        end_ns = [begin_ns]
+        end_ns = [0]
 
         async def consume(share: ConsumerShare, wanted: Subscription, consumer: Consumer) -> None:
             while True:
@@ -160,10 +160,19 @@ def consuming(
                     end_ns[0] = time.monotonic_ns()
                     board.add_consumed(process, popped.message_count)
 
-        tasks = [
-            asyncio.create_task(consume(*each))
-            for each in zip(shares, subscriptions, consumers, strict=True)
-        ]
+        def begin() -> list[asyncio.Task[None]]:
+            return [
+                asyncio.create_task(consume(*each))
+                for each in zip(shares, subscriptions, consumers, strict=True)
+            ]
+
+        tasks = []
+        if parked is not None:
+            tasks = begin()
+            await parked()
+        gate.pass_together()
+        begin_ns = end_ns[0] = time.monotonic_ns()
+        tasks = tasks or begin()
         watch = asyncio.create_task(_watch(board, idle_limit_s))
         try:
             # Consumers never end by themselves: the first task to end is the watch or a failure.
@@ -269,22 +278,17 @@ def cycling(driver: Driver, pushes: Pushes, seconds: float) -> Work:
     return work
 
 
-async def _at_once() -> None:
-    return
-
-
 def pacing(
     driver: Driver,
     queue: str,
     lanes: Lanes,
     rate: float,
     seconds: float,
-    begin_when: Callable[[], Awaitable[None]] = _at_once,
 ) -> Work:
     """Push *rate* messages a second in an open loop, one a request, to the lanes in turn.
 
     Each lane has a connection, where a message that is due waits while the one before is under
-    way. *begin_when* is waited for before the first one.
+    way.
     """
     count = max(1, int(rate * seconds))
 
@@ -297,7 +301,6 @@ def pacing(
         latencies: dict[str, list[float]] = {"push": [], "push, once sent": []}
         board.set_pushing(process, True)
         gate.pass_together()
-        await begin_when()
         ticks = Ticks(rate)
         begin_ns = ticks.first_ns
         pushed = [len(range(number, count, len(names))) for number, _ in enumerate(names)]

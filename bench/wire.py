@@ -11,8 +11,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-_SEQUENCE_MAX = 0xFFF
-_VARIANTS = "89ab"
+# The 12-bit counter with the version before it; and 2 bits of variant, "10", before 2 random ones.
+_COUNTERS = [f"7{counter:03x}" for counter in range(1 << 12)]
+_VARIANTS = str.maketrans("0123456789abcdef", "89ab" * 4)
 
 
 class IdMint:
@@ -24,25 +25,30 @@ class IdMint:
 
     def __init__(self) -> None:
         self._now_ms = 0
-        self._sequence = 0
+        self._used = 0  # counters of this millisecond
 
     def mint(self, count: int) -> list[str]:
-        noise = os.urandom(8 * count).hex()
-        ids = []
-        for start in range(0, 16 * count, 16):
+        ids: list[str] = []
+        while len(ids) < count:
             now_ms = time.time_ns() // 1_000_000
             if now_ms > self._now_ms:
-                self._now_ms, self._sequence = now_ms, 0
-            elif self._sequence == _SEQUENCE_MAX:
-                self._now_ms, self._sequence = self._now_ms + 1, 0
-            else:
-                self._sequence += 1
+                self._now_ms, self._used = now_ms, 0
+            elif self._used == len(_COUNTERS):
+                self._now_ms, self._used = self._now_ms + 1, 0
+            counters = _COUNTERS[self._used : self._used + count - len(ids)]
+            self._used += len(counters)
+            noise = os.urandom(8 * len(counters)).hex()
             head = f"{self._now_ms:012x}"
-            variant = _VARIANTS[int(noise[start], 16) & 3]
-            ids.append(
-                f"{head[:8]}-{head[8:]}-7{self._sequence:03x}-{variant}"
-                f"{noise[start + 1 : start + 4]}-{noise[start + 4 : start + 16]}"
-            )
+            head = f"{head[:8]}-{head[8:]}"
+            ids += [
+                f"{head}-{counter}-{variant}{noise[at : at + 3]}-{noise[at + 3 : at + 15]}"
+                for at, counter, variant in zip(
+                    range(1, len(noise), 16),
+                    counters,
+                    noise[::16].translate(_VARIANTS),
+                    strict=True,
+                )
+            ]
         return ids
 
 
@@ -111,22 +117,24 @@ def push_items(
 
     Shape: payloads are `{"id": n}`; with *payload_bytes* they are filled up to that size.
     """
-    names = f'"queue":{_text(queue)},"partition":{_text(partition)}'
+    head = f'{{"queue":{_text(queue)},"partition":{_text(partition)},"payload":{{"id":'
     if not payload_bytes:
         return ",".join(
             [
-                f'{{{names},"payload":{{"id":{number}}},"transactionId":"{id_}"}}'
+                f'{head}{number}}},"transactionId":"{id_}"}}'
                 for number, id_ in zip(numbers, ids, strict=True)
             ]
         )
-    items = []
-    for number, id_ in zip(numbers, ids, strict=True):
-        begin = f'{{"id":{number},"fill":"'
-        size = payload_bytes - len(begin) - 2
-        start = number * payload_bytes % (len(_FILLER) - payload_bytes)
-        fill = _FILLER[start : start + size]
-        items.append(f'{{{names},"payload":{begin}{fill}"}},"transactionId":"{id_}"}}')
-    return ",".join(items)
+    room = payload_bytes - len('{"id":,"fill":""}')
+    starts = len(_FILLER) - payload_bytes
+    return ",".join(
+        [
+            f'{head}{number},"fill":"{_FILLER[start : start + room - len(str(number))]}"}},'
+            f'"transactionId":"{id_}"}}'
+            for number, id_ in zip(numbers, ids, strict=True)
+            for start in (number * payload_bytes % starts,)
+        ]
+    )
 
 
 def push_body(items: Iterable[str]) -> bytes:

@@ -12,19 +12,23 @@ checks that what was pushed came once, in order, after the clock has stopped. Th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 from rich.console import Console
 
 from bench import loads, measure
 from bench.check import Lanes, Shares, Verdict, judge
+from bench.client import RequestFailed, fetch, parse_url
 from bench.driver import Driver, Subscription
 from bench.load import Load
 from bench.loads import Pushes
-from bench.measure import Measured
+from bench.measure import Measured, Metrics
 from bench.queen import Queen
 from bench.report import Check
 from bench.server import Server
@@ -32,6 +36,9 @@ from bench.server import Server
 Size = TypeVar("Size")
 
 SIZES = ("small", "quick", "full", "long")
+
+_PARKING_LIMIT_S = 40.0  # below the minute that a parked pop waits
+_LOOK_S = 0.2  # between two looks whether all are parked
 
 _DRAIN_CONSUMERS = 4
 _DRAIN_BATCH = 10_000
@@ -143,6 +150,24 @@ class Context:
         work = loads.consuming(self.driver(server), subscriptions)
         load = Load(name, [work], count * group_count, backlog_count=count, group_count=group_count)
         return self.measure(server, name, load)
+
+    def all_popped(self, server: Server, count: int) -> Callable[[], Awaitable[None]]:
+        """What waits until *server* has been asked for *count* pops more than by now."""
+        goal = measure.metrics_of(server.url).counters["pop_requests"] + count
+
+        async def wait() -> None:
+            deadline = time.monotonic() + _PARKING_LIMIT_S
+            while True:
+                body = await fetch(parse_url(server.url), "GET", "/metrics", 200)
+                asked = msgspec.json.decode(body, type=Metrics).counters["pop_requests"]
+                if asked >= goal:
+                    return
+                if time.monotonic() > deadline:
+                    missing = f"{goal - asked} of {count} pops did not arrive"
+                    raise RequestFailed(f"{missing} within {_PARKING_LIMIT_S:.0f} s")
+                await asyncio.sleep(_LOOK_S)
+
+        return wait
 
     def drain(self, server: Server, run: Run, name: str, queue: str, lanes: Lanes) -> Measured:
         """Consume what *lanes* says is in *queue* and check it; no part of what is measured."""

@@ -89,8 +89,11 @@ def _idle(context: Context, server: Server, size: _Size) -> float:
     rest = Load("at rest", [resting(size.idle_seconds)], seconds=size.idle_seconds)
     alone = context.measure(server, "at rest", rest)
     wanted = Subscription(context.queue(server, "empty"), 1, wait_ms=60_000)
-    parked = consuming(context.driver(server), [wanted] * size.idle_consumers)
-    # It includes sending the pops and parking them once, some 0.3 s of CPU for 1000.
+    parked = consuming(
+        context.driver(server),
+        [wanted] * size.idle_consumers,
+        parked=context.all_popped(server, size.idle_consumers),
+    )
     idle = Load("idle", [resting(size.idle_seconds), parked], seconds=size.idle_seconds)
     waiting = context.measure(server, "idle", idle)
     assert alone.server is not None

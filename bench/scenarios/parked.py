@@ -8,32 +8,24 @@ waiting; nobody's wait may end without a message within the run, as each waits a
 
 The waiting consumers are four processes, each with an address of its own on the loopback net: one
 address has 28,000 ports, and one process would need a tenth of a second to look at all its
-connections. The pushes begin when the server has counted as many pops.
+connections. The clock starts, and with it the pushes, when the server has been asked for as many
+pops as there are consumers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from bench import report
-from bench.client import RequestFailed, fetch, parse_url
 from bench.driver import Subscription
 from bench.load import Load
 from bench.loads import consuming, endless_lanes, pacing
-from bench.measure import Metrics, metrics_of
 from bench.queen import Queen
 from bench.scenarios import Context, Run, Scenario, Target
 from bench.scenarios.latency import DELIVERY, with_delivery
 
 _PROCESSES = 4
 _WAIT_MS = 60_000
-_PARKING_LIMIT_S = 40.0
-_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,13 +57,12 @@ def run(context: Context) -> Run:
                 Queen(server.url, source=f"127.0.0.{2 + part}"),
                 mine,
                 first_number=part * len(mine),
+                parked=context.all_popped(server, size.consumers),
             )
             for part, mine in enumerate(each)
         ]
         seconds = size.pushes / size.rate
-        before = metrics_of(server.url).counters["pop_requests"]
-        all_parked = _when_popped(server.url, before + size.consumers)
-        pusher = pacing(Queen(server.url), queue, pushed, size.rate, seconds, all_parked)
+        pusher = pacing(Queen(server.url), queue, pushed, size.rate, seconds)
         load = Load("parked", [pusher, *parked], seconds=seconds)
         work = context.measure(server, f"{size.consumers:,} parked", load)
     found.check(
@@ -87,23 +78,6 @@ def run(context: Context) -> Run:
     for quantile, ms in report.quantiles(work.latencies_ms()[DELIVERY]).items():
         found.figures[f"push to delivery: {quantile}, ms"] = ms
     return found
-
-
-def _when_popped(url: str, count: int) -> Callable[[], Awaitable[None]]:
-    """Something that waits until the server has been asked for *count* pops."""
-
-    async def wait() -> None:
-        deadline = time.monotonic() + _PARKING_LIMIT_S
-        while True:
-            body = await fetch(parse_url(url), "GET", "/metrics", 200)
-            popped = msgspec.json.decode(body, type=Metrics).counters["pop_requests"]
-            if popped >= count:
-                return
-            if time.monotonic() > deadline:
-                raise RequestFailed(f"{popped} of {count} pops arrived in {_PARKING_LIMIT_S} s")
-            await asyncio.sleep(_LOOK_S)
-
-    return wait
 
 
 SCENARIO = Scenario(
