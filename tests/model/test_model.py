@@ -137,6 +137,7 @@ queue_numbers = st.sampled_from([0, 0, 0, 0, 0, 0, 0, 1])
 partitions = st.sampled_from(["Default", "Default", "Default", "a", "b"])
 groups = st.sampled_from(["g", "g", "g", "h", QUEUE_MODE])
 statuses = st.sampled_from(["completed", "completed", "failed", "retry", "dlq"])
+starts = st.sampled_from(["", "all", "new", "mark", "never"])
 
 
 def _transaction_id(number: int) -> str:
@@ -194,6 +195,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=workers, chosen=pushes)
     def push(self, worker: int, chosen: list[tuple[int, str, str]]) -> None:
+        self._store(worker, chosen)
+
+    def _store(self, worker: int, chosen: list[tuple[int, str, str]]) -> None:
         items = self._items(chosen)
         entries = self.post(worker, "/api/v1/push", {"items": [_push(item) for item in items]})
         stored = self.model.push(items, entries)
@@ -220,7 +224,7 @@ class Machine(RuleBasedStateMachine):
         partition_limit=st.sampled_from([None, 2, 5]),
         auto_ack=st.sampled_from([False, False, False, True]),
         lease_seconds=st.sampled_from([None, 600]),
-        start=st.sampled_from(["", "all", "new", "mark", "never"]),
+        start=starts,
     )
     def pop_in_any_way(
         self,
@@ -250,6 +254,24 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """What consumers do most, so it is done more often."""
         self._pop(worker, number, group, None, batch, partition_limit)
+
+    @rule(
+        pops=st.lists(
+            st.tuples(workers, st.one_of(st.none(), partitions), starts), min_size=2, max_size=4
+        ),
+        pushed=st.one_of(st.just([]), pushes),
+    )
+    def arrive(
+        self,
+        pops: list[tuple[int, str | None, str]],
+        pushed: list[tuple[int, str, str]],
+    ) -> None:
+        """A group that was not there: its first pops, which may disagree, say where it starts."""
+        group = f"late {next(self.payloads)}"
+        for position, (worker, partition, start) in enumerate(pops):
+            if pushed and position == len(pops) - 1:
+                self._store(worker, pushed)
+            self._pop(worker, 0, group, partition, 2, 5, start=start)
 
     def _pop(
         self,
@@ -359,7 +381,7 @@ class Machine(RuleBasedStateMachine):
                 workers,
                 st.integers(1, 4),
                 st.sampled_from(["completed", "failed", "failed", "retry", "dlq", "expire"]),
-                st.sampled_from(["one call", "singly", "the last alone"]),
+                st.sampled_from(["one call", "singly", "the last alone", "every other"]),
             ),
             min_size=1,
             max_size=5,
@@ -392,6 +414,8 @@ class Machine(RuleBasedStateMachine):
             acks[-1] = replace(acks[-1], status=status)
             if how == "one call":
                 self._ack(worker, acks)
+            elif how == "every other":
+                self._ack(worker, [replace(ack, status=status) for ack in acks[::2]])
             else:
                 for ack in acks if how == "singly" else acks[-1:]:
                     self._ack(worker, [ack])
