@@ -18,12 +18,15 @@ class Proxy:
     With `swallow` set to some bytes, the first message to PostgreSQL that contains them is
     forwarded, PostgreSQL is given the time to answer, and the answer is thrown away together with
     the connection: what happens when the network fails during COMMIT.
+
+    While `silent`, nothing passes; a connection that lived then stays silent for good.
     """
 
     def __init__(self, target: str, folder: str) -> None:
         self.folder = folder
         self.swallow: bytes | None = None
         self.swallowed = asyncio.Event()
+        self.silent = False
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -51,6 +54,8 @@ class Proxy:
         try:
             with contextlib.suppress(ConnectionError):
                 while data := await reader.read(1 << 16):
+                    if self.silent:
+                        await asyncio.Event().wait()
                     if self.swallow is not None and self.swallow in data:
                         self.swallow = None
                         lose_answer.set()

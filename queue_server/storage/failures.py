@@ -21,6 +21,10 @@ class CommitUnknown(Exception):
     """Whether an earlier attempt was committed cannot be found out."""
 
 
+class Silence(psycopg.OperationalError):
+    """The database did not answer for so long that the connection was given up."""
+
+
 # The server is going down, starting, or read-only: another connection may find another server.
 _LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
 

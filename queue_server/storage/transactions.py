@@ -121,7 +121,10 @@ class Transactions:
                     raise translated from exc
                 self._on_retry(reason)
                 logger.info("transaction repeated", extra={"reason": reason, "error": str(exc)})
-                if reason == failures.CONNECTION_LOST:
+                if isinstance(exc, failures.Silence):
+                    # Asking its neighbours would take as long again for each of them.
+                    await self._pool.drain()
+                elif reason == failures.CONNECTION_LOST:
                     # Its neighbours in the pool are likely to be lost as well: replace them now
                     # rather than spend an attempt on each.
                     await self._pool.check()

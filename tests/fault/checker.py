@@ -279,11 +279,17 @@ def _count_stored(v: View, transaction: Transaction) -> int:
 
 
 def lost(v: View) -> Iterator[str]:
+    unread: set[Place] = set()
     for push in v.pushes:
         for item, result in zip(push.items, push.results, strict=bool(push.results)):
-            if not v.keeps_all(item.queue):
+            place = (item.queue, item.partition)
+            if not v.keeps_all(item.queue) or place in unread:
                 continue
-            found = v.stored.get((item.queue, item.partition), {}).get(item.id)
+            if place not in v.logs:
+                unread.add(place)
+                yield f"the log of {place} was not read"
+                continue
+            found = v.stored[place].get(item.id)
             told = (result.offset, result.message_id)
             if found is None:
                 yield f"{item} was answered {result} and is not in the log"

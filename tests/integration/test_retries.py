@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,15 +11,16 @@ from contextlib import asynccontextmanager
 import msgspec
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from queue_server.broker.directory import Directory
-from queue_server.broker.push import Pusher
+from queue_server.broker.push import Pusher, PushResult
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import StorageUnavailable
 from queue_server.domain.message import NewMessage
 from queue_server.observability.counters import Counters
-from queue_server.storage.pool import open_pool
+from queue_server.storage.pool import SILENCE_MARGIN_S, open_pool
 from queue_server.storage.transactions import ATTEMPTS_MAX, Connection, Transactions
 from tests.fix_proxy import Proxy
 
@@ -224,7 +226,7 @@ async def test_a_lost_answer_about_duplicates_is_asked_for_again(
         # The text of a short body is not compressed, so the proxy can see the id in it.
         proxy.swallow = b"lost-1"
         items = [message("lost-1"), message("lost-2"), message("lost-1"), message("before")]
-        results = await push.push(items, 10)
+        results = msgspec.json.decode(await push.push(items, 10), type=list[PushResult])
         assert proxy.swallowed.is_set()
         assert reasons == {"connection_lost": 1}
         assert [(r.status, r.offset) for r in results] == [
@@ -244,7 +246,9 @@ async def test_a_push_whose_commit_answer_was_lost_reports_what_really_happened(
         await push.push([message("before")], 10)
         ids = [f"lost-{uuid.uuid4()}" for _ in range(3)]
         proxy.swallow = ids[0].encode()
-        results = await push.push([message(id_) for id_ in ids], 10)
+        results = msgspec.json.decode(
+            await push.push([message(id_) for id_ in ids], 10), type=list[PushResult]
+        )
         assert proxy.swallowed.is_set()
         assert reasons == {"connection_lost": 1}
         assert [(r.status, r.offset) for r in results] == [
@@ -253,7 +257,35 @@ async def test_a_push_whose_commit_answer_was_lost_reports_what_really_happened(
             ("queued", 3),
         ]
         # The ids of the answer are those that are stored.
-        again = await push.push([message(id_) for id_ in ids], 10)
+        again = msgspec.json.decode(
+            await push.push([message(id_) for id_ in ids], 10), type=list[PushResult]
+        )
         assert [r.status for r in again] == ["duplicate"] * 3
         assert [r.message_id for r in again] == [r.message_id for r in results]
     assert await stored_ids(conninfo) == 4
+
+
+async def test_a_connection_that_falls_silent_is_given_up(conninfo: str, proxy: Proxy) -> None:
+    """It is not waited for longer than a statement may run, nor are its neighbours in the pool."""
+    reasons: Counter[str] = Counter()
+    async with open_pool(
+        make_conninfo(conninfo, host=proxy.folder),
+        size=4,
+        connection_timeout_ms=2000,
+        statement_timeout_ms=200,
+        lock_timeout_ms=200,
+    ) as pool:
+        await pool.wait()
+        transactions = Transactions(pool, on_retry=lambda reason: reasons.update([reason]))
+        calls = [transactions.call("SELECT pg_sleep(0.1)", {}) for _ in range(4)]
+        await asyncio.gather(*calls)  # now there are four connections
+        proxy.silent = True
+        began = time.monotonic()
+        call = asyncio.create_task(transactions.call("SELECT 1", {}))
+        await asyncio.sleep(0.1)
+        proxy.silent = False
+        assert await call == [(1,)]
+        assert time.monotonic() - began < 0.2 + SILENCE_MARGIN_S + 1
+        assert reasons == {"connection_lost": 1}
+        assert await transactions.call("SELECT 2", {}) == [(2,)]
+        assert reasons == {"connection_lost": 1}
