@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from queue_server.domain.errors import StorageUnavailable
 from queue_server.domain.names import PartitionId, SubscriptionId
 from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
@@ -162,8 +163,10 @@ async def commit(transactions: Transactions, requests: Sequence[CommitRequest]) 
     """Commit runs of messages in one transaction; a call is applied whole or left alone.
 
     Shape: aligned with *requests*.
+    Errors: `StorageUnavailable`, also when a call that was repeated finds its lease gone and
+    nothing tells whether that is its own doing.
     """
-    rows = await transactions.call(
+    rows, may_be_done = await transactions.call_knowing(
         STATEMENTS["ack"],
         {
             "shard": SHARD,
@@ -174,7 +177,43 @@ async def commit(transactions: Transactions, requests: Sequence[CommitRequest]) 
             "ids": [r.ids for r in requests],
         },
     )
-    return [Committed(*row[1:]) for row in rows]
+    committed = [Committed(*row[1:]) for row in rows]
+    if may_be_done:
+        await _recognise(transactions, requests, committed)
+    return committed
+
+
+async def _recognise(
+    transactions: Transactions, requests: Sequence[CommitRequest], committed: list[Committed]
+) -> None:
+    """Tell calls that an attempt without an answer had carried out from calls to be refused.
+
+    Such a call finds its lease at an end. It ended it itself when the cursor says that this was the
+    last lease to be settled; *committed* then says so. A later one may have taken its place there:
+    "lease expired", on which a consumer undoes its work, would be a lie about committed messages.
+    """
+    refused = [i for i, one in enumerate(committed) if not one.applied and requests[i].lease_id]
+    if not refused:
+        return
+    rows = await transactions.call(
+        STATEMENTS["lease_fates"],
+        {
+            "shard": SHARD,
+            "partition_ids": [requests[i].partition_id for i in refused],
+            "subscription_ids": [requests[i].subscription_id for i in refused],
+            "lease_ids": [requests[i].lease_id for i in refused],
+        },
+    )
+    fates: dict[int, set[str]] = {}
+    for i, (fate,) in zip(refused, rows, strict=True):
+        fates.setdefault(requests[i].call, set()).add(fate)
+    if any("gone" in own for own in fates.values()):
+        raise StorageUnavailable(
+            "the database did not complete the request; it may or may not have been carried out"
+        )
+    for i in refused:
+        if fates[requests[i].call] == {"settled"}:
+            committed[i] = Committed(applied=True, released=True, more=True)
 
 
 async def extend(

@@ -7,7 +7,8 @@ what is to be done and decide themselves how often.
 
 A connection that is lost during COMMIT leaves the outcome unknown. `run` notes the transaction's id
 before the COMMIT and asks afterwards, on another connection, what became of it. `call` has no
-moment to do that; its functions are safe to repeat: a push finds its own ids, an ack is fenced.
+moment to do that; its functions are safe to repeat: a push finds its own ids, an ack is fenced
+(what a repeated ack is to be answered is another matter: see `leases.commit`).
 
 A crash forgets transaction ids that had not reached the disk, and gives them to others: after one
 (or on a standby that was promoted) "committed" may be said of somebody else's transaction. So the
@@ -64,13 +65,26 @@ class Transactions:
         Errors: `StorageUnavailable`, `StorageTimeout`; the outcome is then unknown. Others of
         psycopg's are our bugs and pass.
         """
+        rows, _ = await self.call_knowing(statement, parameters)
+        return rows
+
+    async def call_knowing(
+        self, statement: str, parameters: Parameters
+    ) -> tuple[list[TupleRow], bool]:
+        """As `call`, and whether an attempt before the answered one may have been carried out."""
+        was_lost = False
 
         async def work(connection: Connection) -> list[TupleRow]:
+            nonlocal was_lost
             cursor = connection.cursor(binary=True)
-            await cursor.execute(statement, parameters)
-            return await cursor.fetchall()
+            try:
+                await cursor.execute(statement, parameters)
+                return await cursor.fetchall()
+            except psycopg.Error as exc:
+                was_lost |= failures.retry_reason(exc) == failures.CONNECTION_LOST
+                raise
 
-        return await self._repeat(work)
+        return await self._repeat(work), was_lost
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run *work* between BEGIN and COMMIT. It may be called several times.

@@ -52,3 +52,21 @@ VALUES (
     %(message_offset)s, %(message_id)s::uuid, %(transaction_id)s, %(trace_id)s, %(producer_sub)s,
     %(payload)b, %(error_message)s, %(retry_count)s, %(created_at)s
 )
+
+-- name: lease_fates
+-- What became of leases, aligned with the parameters: `live`, `settled` by an ack that ended its
+-- batch and was the last to do so, or `gone`.
+SELECT
+    CASE
+        WHEN c.lease_id = u.lease_id AND c.lease_expires_at > clock_timestamp() THEN 'live'
+        WHEN c.settled_lease_id = u.lease_id THEN 'settled'
+        ELSE 'gone'
+    END
+FROM unnest(
+    %(partition_ids)b::bigint[], %(subscription_ids)b::integer[], %(lease_ids)b::uuid[]
+) WITH ORDINALITY AS u (partition_id, subscription_id, lease_id, place)
+LEFT JOIN queen.cursors c
+    ON c.shard = %(shard)s::smallint
+    AND c.partition_id = u.partition_id
+    AND c.subscription_id = u.subscription_id
+ORDER BY u.place
