@@ -21,7 +21,7 @@ from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest, Unavailable
-from queue_server.domain.ids import id_keys
+from queue_server.domain.ids import KEY_BYTES, id_keys
 from queue_server.domain.names import (
     ConsumerGroup,
     PartitionId,
@@ -79,8 +79,8 @@ class _Element(msgspec.Struct):
     group: ConsumerGroup
     subscription_id: SubscriptionId
     indexes: list[int]
-    plain: bool = False  # all completed, under `lease_id`
-    lease_id: uuid.UUID | None = None
+    plain: bool  # all completed, under `lease_id`
+    lease_id: uuid.UUID | None
 
 
 _Call = tuple[CommitRequest, ...]
@@ -124,7 +124,7 @@ class Acker:
             try:
                 if elements and not (
                     all(element.plain for element in elements)
-                    and await self._commit(acks, elements, outcomes)
+                    and await self._commit_each(acks, elements, outcomes)
                 ):
                     await self._settle(acks, elements, outcomes)
             except GroupGone as gone:
@@ -134,6 +134,21 @@ class Acker:
             assert len(done) == len(acks)
             return done
         raise Unavailable("the group is being deleted again and again; try later")
+
+    async def ack_uniform(
+        self, like: Ack, keys: bytes, default_group: ConsumerGroup
+    ) -> AckOutcome | None:
+        """Carry out acknowledgements that all say what *like* says, of the messages with *keys*.
+
+        Shape: the outcome that each has; None when it is not that simple: nothing was done then,
+        and `ack` is to decide item by item.
+        Errors: as `ack`.
+        """
+        elements = await self.resolve([like], default_group, [None])
+        if not elements or not elements[0].plain:
+            return None
+        committed = await self._commit(elements, [keys])
+        return None if committed is None else _committed_outcome(elements[0], committed[0])
 
     def forget(self, gone: GroupGone) -> None:
         """Forget groups that another worker deleted, and may have registered again."""
@@ -151,20 +166,26 @@ class Acker:
         outcomes: list[AckOutcome | None],
     ) -> list[_Element]:
         """The elements of a call; items that name nothing known are answered here."""
-        for status in {ack.status for ack in acks}:
+        # What items have in common is looked at once, not for each.
+        kinds: dict[tuple[str, str | None, str | None, str | None], list[int]] = {}
+        for index, ack in enumerate(acks):
+            kind = (ack.partition_id, ack.consumer_group, ack.status, ack.lease_id)
+            indexes = kinds.get(kind)
+            if indexes is None:
+                kinds[kind] = [index]
+            else:
+                indexes.append(index)
+        for _, _, status, _ in kinds:
             if status is not None and status not in ACK_STATUSES:
                 raise BadRequest(
                     f"status must be one of {', '.join(ACK_STATUSES)}, not {status[:100]!r}"
                 )
-        groups: dict[tuple[str, str | None], list[int]] = {}
-        for index, ack in enumerate(acks):
-            groups.setdefault((ack.partition_id, ack.consumer_group), []).append(index)
-        ids = {text: parse_partition_id(text) for text, _ in groups}
+        ids = {text: parse_partition_id(text) for text, *_ in kinds}
         partitions = await self._directory.name_partitions(
             {id_ for id_ in ids.values() if id_ is not None}
         )
         elements: dict[tuple[PartitionId, str], _Element] = {}
-        for (text, named_group), indexes in groups.items():
+        for (text, named_group, status, lease_text), indexes in kinds.items():
             id_ = ids[text]
             partition = None if id_ is None else partitions.get(id_)
             group = ConsumerGroup(named_group) if named_group else default_group
@@ -173,51 +194,69 @@ class Acker:
                 subscription_id = await self._directory.find_subscription(partition, group)
             if partition is None or subscription_id is None:
                 for index in indexes:
-                    error = STALE_LEASE if acks[index].lease_id else UNRESOLVABLE
+                    error = STALE_LEASE if lease_text else UNRESOLVABLE
                     outcomes[index] = AckOutcome(AckResult(False, error), partition)
                 continue
-            # A group that is named by some items and meant by others is one element.
+            lease_id = _parse_lease_id(lease_text)
             known = elements.get((partition.id, group))
-            if known is not None:
+            if known is None:
+                plain = _status(status) is AckStatus.COMPLETED
+                elements[partition.id, group] = _Element(
+                    partition, group, subscription_id, indexes, plain, lease_id
+                )
+            else:
+                # Also of a group that is named by some items and meant by others.
                 known.indexes.extend(indexes)
                 known.indexes.sort()
-            else:
-                elements[partition.id, group] = _Element(partition, group, subscription_id, indexes)
-        for element in elements.values():
-            kinds = {(acks[i].status, acks[i].lease_id) for i in element.indexes}
-            status, lease_id = kinds.pop()
-            element.lease_id = _parse_lease_id(lease_id)
-            element.plain = not kinds and _status(status) is AckStatus.COMPLETED
+                known.plain = (
+                    known.plain
+                    and _status(status) is AckStatus.COMPLETED
+                    and known.lease_id == lease_id
+                )
         return list(elements.values())
 
     # -- the short way --
 
-    async def _commit(
+    async def _commit_each(
         self,
         acks: Sequence[Ack],
         elements: Sequence[_Element],
         outcomes: list[AckOutcome | None],
     ) -> bool:
         """Commit whole runs; False when the call is not that simple, and nothing was done."""
+        committed = await self._commit(
+            elements,
+            [id_keys([acks[i].transaction_id for i in element.indexes]) for element in elements],
+        )
+        if committed is None:
+            return False
+        for element, one in zip(elements, committed, strict=True):
+            outcome = _committed_outcome(element, one)
+            for index in element.indexes:
+                outcomes[index] = outcome
+        return True
+
+    async def _commit(
+        self, elements: Sequence[_Element], keys: Sequence[bytes]
+    ) -> list[Committed] | None:
+        """Commit the runs with these id keys, all or none: None then."""
         call = tuple(
             CommitRequest(
                 call=0,  # numbered by the flush
                 partition_id=element.partition.id,
                 subscription_id=element.subscription_id,
                 lease_id=element.lease_id,
-                ids=id_keys([acks[i].transaction_id for i in element.indexes]),
+                ids=own_keys,
             )
-            for element in elements
+            for element, own_keys in zip(elements, keys, strict=True)
         )
         committed = await self._coalescer.submit(call)
         if committed is None or not all(one.applied for one in committed):
-            return False
-        for element, one in zip(elements, committed, strict=True):
-            outcome = AckOutcome(AckResult(True, lease_released=one.released), element.partition)
-            for index in element.indexes:
-                outcomes[index] = outcome
-            self._counters.add(Counter.MESSAGES_ACKED, len(element.indexes))
-            self._pace.note(element.subscription_id, len(element.indexes))
+            return None
+        for request in call:
+            message_count = len(request.ids) // KEY_BYTES
+            self._counters.add(Counter.MESSAGES_ACKED, message_count)
+            self._pace.note(request.subscription_id, message_count)
         self._tell(
             [
                 element
@@ -225,7 +264,7 @@ class Acker:
                 if one.released and one.more
             ]
         )
-        return True
+        return committed
 
     async def _flush(self, calls: Sequence[_Call]) -> list[list[Committed] | None]:
         # Each (partition, group) once: a second call for one, which concurrent requests may bring,
@@ -307,6 +346,10 @@ class Acker:
         self._rooms.tell(
             [News(e.partition.queue, e.partition.partition, e.group) for e in elements]
         )
+
+
+def _committed_outcome(element: _Element, committed: Committed) -> AckOutcome:
+    return AckOutcome(AckResult(True, lease_released=committed.released), element.partition)
 
 
 def _settle_requests(acks: Sequence[Ack], elements: Sequence[_Element]) -> list[SettleRequest]:

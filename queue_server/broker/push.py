@@ -30,12 +30,14 @@ from queue_server.domain.names import (
     PartitionRef,
     QueueName,
 )
+from queue_server.domain.numerals import numerals
 from queue_server.domain.segment import (
     SEGMENT_MESSAGES_MAX,
     SEGMENT_RAW_BYTES_MAX,
     pack,
     render,
 )
+from queue_server.domain.weave import json_texts, separated, weave
 from queue_server.observability.counters import Counter, Row
 from queue_server.storage import messages as log
 from queue_server.storage.messages import SegmentDraft
@@ -63,6 +65,9 @@ class PushResult(msgspec.Struct, gc=False, omit_defaults=False):
     queueName: str  # noqa: N815
 
 
+_encoder = msgspec.json.Encoder()
+
+
 class _Share(msgspec.Struct, gc=False):
     """The items of one request in one lane: messages[start, start + len(indexes))."""
 
@@ -79,6 +84,7 @@ class _Request(msgspec.Struct):
     producer_subs: Sequence[str | None]  # who produced each item, as its credential says
     size_bytes: int
     results: list[PushResult | None]
+    text: bytes | None = None  # all results as JSON, where they could be written at once
 
 
 class _Duplicate(msgspec.Struct, frozen=True, gc=False):
@@ -116,7 +122,9 @@ class _Lane:
         self._duplicates: dict[int, _Duplicate] = {}
         self._own: dict[int, _Duplicate] = {}  # stored by an attempt whose answer was lost
         self._kept: Sequence[int] = ()
-        self._message_ids: list[str] = []
+        # Of the messages kept, as JSON texts.
+        self._message_ids: list[bytes] = []
+        self._transaction_ids: list[bytes] = []
         self.drafts: list[SegmentDraft] = []
 
     def add(self, request: _Request, indexes: list[int]) -> None:
@@ -157,6 +165,7 @@ class _Lane:
             self._kept = range(len(self.messages))
             messages, subs = self.messages, self.producer_subs
         self._message_ids.clear()
+        self._transaction_ids.clear()
         self.drafts.clear()
         for start in range(0, len(messages), SEGMENT_MESSAGES_MAX):
             end = start + SEGMENT_MESSAGES_MAX
@@ -165,7 +174,13 @@ class _Lane:
     def _draft(self, messages: Sequence[NewMessage], subs: Sequence[str | None]) -> None:
         run = MessageIdRun()
         message_ids = run.texts(len(messages))
-        rendered = render(messages, message_ids, subs)
+        given = [m.transaction_id for m in messages]
+        ids = [
+            transaction_id or message_id.decode()
+            for transaction_id, message_id in zip(given, message_ids, strict=True)
+        ]
+        transaction_ids = json_texts(ids)
+        rendered = render(messages, message_ids, transaction_ids, subs)
         if len(rendered) > SEGMENT_RAW_BYTES_MAX and len(messages) > 1:
             pieces = min(len(rendered) // SEGMENT_RAW_BYTES_MAX + 1, len(messages))
             size = -(-len(messages) // pieces)
@@ -173,7 +188,8 @@ class _Lane:
                 self._draft(messages[start : start + size], subs[start : start + size])
             return
         codec, body = pack(rendered, self.keyring)
-        self._message_ids.extend(message_ids)
+        self._message_ids += message_ids
+        self._transaction_ids += transaction_ids
         self.drafts.append(
             SegmentDraft(
                 partition_id=self.partition.id,
@@ -181,12 +197,7 @@ class _Lane:
                 message_count=len(messages),
                 raw_bytes=len(rendered),
                 codec=codec,
-                ids=id_keys(
-                    [
-                        m.transaction_id or message_id
-                        for m, message_id in zip(messages, message_ids, strict=True)
-                    ]
-                ),
+                ids=id_keys(ids),
                 body=body,
             )
         )
@@ -205,26 +216,21 @@ class _Lane:
         """How many messages this flush stored, attempts with a lost answer included."""
         return len(self._kept) + len(self._own)
 
-    def report(self, base_offset: int) -> None:
-        """Write the results of all shares. *base_offset* is that of the first message stored."""
-        count = len(self.messages)
-        partition_id = str(self.partition.id)
-        queue = self.partition.queue
-        if len(self._kept) == count:
+    def report(self, base_offset: int, *, as_text: bool = False) -> None:
+        """Write the results of all shares. *base_offset* is that of the first message stored.
+
+        *as_text*: write those of a whole request as its answer, where they are alike.
+        """
+        if len(self._kept) == len(self.messages):
             for share in self.shares:
-                results, items = share.request.results, share.request.items
-                first = base_offset + share.start
-                for place, index in enumerate(share.indexes):
-                    item = items[index]
-                    message_id_ = self._message_ids[share.start + place]
-                    results[index] = PushResult(
-                        index, "queued", item.transaction_id or message_id_, first + place,
-                        message_id_, partition_id, item.trace_id, queue,
-                    )  # fmt: skip
+                if as_text and len(share.request.lanes) == 1:
+                    share.request.text = self._text(share, base_offset + share.start)
+                else:
+                    self._report_share(share, base_offset)
             return
 
         placed: dict[int, tuple[str, _Duplicate]] = {
-            position: ("queued", _Duplicate(self._message_ids[i], base_offset + i))
+            position: ("queued", _Duplicate(self._message_ids[i].decode(), base_offset + i))
             for i, position in enumerate(self._kept)
         }
         placed |= {position: ("queued", place) for position, place in self._own.items()}
@@ -234,11 +240,41 @@ class _Lane:
         for share in self.shares:
             for place, index in enumerate(share.indexes):
                 status, stored = placed[share.start + place]
-                item = share.request.items[index]
-                share.request.results[index] = PushResult(
-                    index, status, item.transaction_id or stored.message_id, stored.offset,
-                    stored.message_id, partition_id, item.trace_id, queue,
-                )  # fmt: skip
+                self._report_item(share, index, status, stored.message_id, stored.offset)
+
+    def _report_share(self, share: _Share, base_offset: int) -> None:
+        """Write the results of a share all of which was stored."""
+        for position, index in enumerate(share.indexes, share.start):
+            message_id_ = self._message_ids[position].decode()
+            self._report_item(share, index, "queued", message_id_, base_offset + position)
+
+    def _report_item(
+        self, share: _Share, index: int, status: str, message_id_: str, offset: int
+    ) -> None:
+        item = share.request.items[index]
+        share.request.results[index] = PushResult(
+            index, status, item.transaction_id or message_id_, offset, message_id_,
+            str(self.partition.id), item.trace_id, self.partition.queue,
+        )  # fmt: skip
+
+    def _text(self, share: _Share, offset: int) -> bytes:
+        """The results of a whole request all of which was stored, as JSON. *offset*: its first."""
+        count = len(share.indexes)
+        span = slice(share.start, share.start + count)
+        traces: bytes | list[bytes] = b"null"
+        trace_ids = [item.trace_id for item in share.request.items]
+        if any(trace_ids):
+            traces = [_encoder.encode(trace_id) for trace_id in trace_ids]
+        rows = weave(
+            count,
+            b'{"index":', numerals(0, count),
+            b',"status":"queued","transaction_id":"', self._transaction_ids[span],
+            b'","offset":', numerals(offset, offset + count),
+            b',"message_id":"', self._message_ids[span],
+            b'","partition_id":"%s","trace_id":' % str(self.partition.id).encode(), traces,
+            separated(b',"queueName":%s}' % _encoder.encode(self.partition.queue), count),
+        )  # fmt: skip
+        return b"[" + rows + b"]"
 
 
 class Pusher:
@@ -257,7 +293,7 @@ class Pusher:
         self._directory = directory
         self._rooms = rooms
         self._counters = counters
-        self._coalescer: Coalescer[_Request, list[PushResult] | _Gone] = Coalescer(
+        self._coalescer: Coalescer[_Request, bytes | _Gone] = Coalescer(
             "push",
             self._flush,
             weight=lambda request: request.size_bytes,
@@ -267,16 +303,16 @@ class Pusher:
 
     async def push(
         self, items: Sequence[NewMessage], size_bytes: int, producer_sub: str | None = None
-    ) -> list[PushResult]:
+    ) -> bytes:
         """Store *items*, all or none.
 
-        Shape: results in request order. *size_bytes* is the size of the request as received,
-        *producer_sub* who sent it.
+        Shape: JSON text, a `PushResult` for each in request order. *size_bytes* is the size of the
+        request as received, *producer_sub* who sent it.
         Errors: `BadRequest`, `NameTooLong`: nothing was stored. `Unavailable`: the outcome is
         unknown, the same items may be pushed again.
         """
         if not items:
-            return []
+            return b"[]"
         check_ids(items)
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             lanes = await self.resolve(items)
@@ -313,7 +349,7 @@ class Pusher:
                 return lanes
             await self._directory.create_partitions(missing)
 
-    async def _flush(self, requests: Sequence[_Request]) -> list[list[PushResult] | _Gone]:
+    async def _flush(self, requests: Sequence[_Request]) -> list[bytes | _Gone]:
         ordered = self._fill_lanes(requests)
         places: dict[PartitionId, log.Place] = {}
         while True:
@@ -337,11 +373,9 @@ class Pusher:
                 break
 
         for lane in ordered:
-            lane.report(places[lane.partition.id].base_offset if lane.drafts else 0)
+            lane.report(places[lane.partition.id].base_offset if lane.drafts else 0, as_text=True)
         self._note_stored(ordered)
-        return [
-            [result for result in request.results if result is not None] for request in requests
-        ]
+        return [request.text or _encoder.encode(request.results) for request in requests]
 
     async def push_in(
         self,

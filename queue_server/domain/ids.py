@@ -47,32 +47,42 @@ def id_keys(transaction_ids: Sequence[str]) -> bytes:
 
     Shape: 16 bytes each, in the given order.
     """
-    # Nearly always every id is a canonical UUID: then a handful of operations on the joined text
-    # converts and checks them all.
     joined = "".join(transaction_ids)
     count = len(transaction_ids)
-    if len(joined) == count * _UUID_CHARS and set(map(len, transaction_ids)) == {_UUID_CHARS}:
-        dashes = "-" * count
-        digits = joined.replace("-", "")
-        if (
-            len(digits) == count * 32
-            and joined[8::_UUID_CHARS] == dashes
-            and joined[13::_UUID_CHARS] == dashes
-            and joined[18::_UUID_CHARS] == dashes
-            and joined[23::_UUID_CHARS] == dashes
-            and "8" not in joined[14::_UUID_CHARS]
-        ):
-            try:
-                keys = bytes.fromhex(digits)
-            except ValueError:
-                pass
-            else:
-                # fromhex also takes upper case and white space, which are other texts.
-                if keys.hex() == digits:
-                    return keys
+    if set(map(len, transaction_ids)) == {_UUID_CHARS}:
+        keys = uuid_keys(joined, count)
+        if keys is not None:
+            return keys
     if count == 1:
         return _hashed_key(joined)
     return b"".join([id_keys((transaction_id,)) for transaction_id in transaction_ids])
+
+
+def uuid_keys(joined: str, count: int) -> bytes | None:
+    """The keys of *count* ids, given one after another, if each is its own key.
+
+    That is, if all are canonical UUIDs and none has version 8; else None. Nearly always it is so,
+    and a handful of operations on the joined text converts and checks them all.
+    """
+    if len(joined) != count * _UUID_CHARS:
+        return None
+    dashes = "-" * count
+    digits = joined.replace("-", "")
+    if (
+        len(digits) != count * 32
+        or joined[8::_UUID_CHARS] != dashes
+        or joined[13::_UUID_CHARS] != dashes
+        or joined[18::_UUID_CHARS] != dashes
+        or joined[23::_UUID_CHARS] != dashes
+        or "8" in joined[14::_UUID_CHARS]
+    ):
+        return None
+    try:
+        keys = bytes.fromhex(digits)
+    except ValueError:
+        return None
+    # fromhex also takes upper case and white space, which are other texts.
+    return keys if keys.hex() == digits else None
 
 
 def _hashed_key(transaction_id: str) -> bytes:

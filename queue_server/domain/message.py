@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import secrets
 import time
 import uuid
-from array import array
 
 import msgspec
 
-# The last group of a UUID has 48 bits. A run starts in the lower half, so that no run of messages
-# carries into the group before it.
-_RUN_START_MAX = 1 << 47
+RUN_LENGTH_MAX = 4096
+_ENDINGS = [b"%03x" % number for number in range(RUN_LENGTH_MAX)]
 
 
 class NewMessage(msgspec.Struct, gc=False, rename="camel"):
@@ -33,31 +30,25 @@ class NewMessage(msgspec.Struct, gc=False, rename="camel"):
 class MessageIdRun:
     """Message ids for the messages of one segment: a UUIDv7 and those that follow it.
 
-    The first is stored with the segment, so the others need not be.
+    The first is stored with the segment, so the others need not be. It ends in three zero digits:
+    then the ids of a run differ in these alone. 62 random bits and the time remain.
     """
 
-    __slots__ = ("_prefix", "_start", "first")
+    __slots__ = ("_prefix", "first")
 
     def __init__(self) -> None:
         millis = time.time_ns() // 1_000_000
-        random = int.from_bytes(os.urandom(10))
         value = (millis & (1 << 48) - 1) << 80
-        value |= 0x7 << 76 | (random >> 64 & 0xFFF) << 64  # version, rand_a
-        value |= 0b10 << 62 | (random >> 48 & 0x3FFF) << 48 | random % _RUN_START_MAX
+        value |= 0x7 << 76 | 0b10 << 62  # version, variant
+        value |= secrets.randbits(12) << 64 | secrets.randbits(50) << 12
         self.first = uuid.UUID(int=value)
-        text = str(self.first)
-        self._prefix = text[:24]
-        self._start = value & (1 << 48) - 1
+        self._prefix = str(self.first)[:-3].encode()
 
-    def texts(self, count: int) -> list[str]:
-        """The first *count* ids of the run as canonical text."""
-        # All numbers as hexadecimal text at once: 16 digits each, of which the last 12 count.
-        numbers = array("Q", range(self._start, self._start + count))
-        if sys.byteorder == "little":
-            numbers.byteswap()
-        digits = numbers.tobytes().hex()
+    def texts(self, count: int) -> list[bytes]:
+        """The first *count* ids of the run as canonical text. At most `RUN_LENGTH_MAX`."""
         prefix = self._prefix
-        return [prefix + digits[i : i + 12] for i in range(4, 16 * count, 16)]
+        assert count <= RUN_LENGTH_MAX
+        return [prefix + ending for ending in _ENDINGS[:count]]
 
 
 def message_id(first: uuid.UUID, index: int) -> str:

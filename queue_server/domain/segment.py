@@ -9,16 +9,16 @@ batch is then one decompress, one split and one join, whatever the messages hold
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import repeat
 
 import msgspec
 import zstandard
 
 from queue_server.domain.encryption import Keyring
-from queue_server.domain.message import NewMessage
+from queue_server.domain.message import RUN_LENGTH_MAX, NewMessage
+from queue_server.domain.numerals import numerals
+from queue_server.domain.weave import separated, weave
 
 # A codec is a sum: how a rendered body was treated, in this order.
 CODEC_RENDERED = 0
@@ -27,14 +27,15 @@ CODEC_ENCRYPTED = 2
 
 # A pop may be much smaller than the segment it reads, so a segment is bounded: it is opened in
 # about a millisecond, and a slow reader holds no more than one.
-SEGMENT_MESSAGES_MAX = 4096
+SEGMENT_MESSAGES_MAX = RUN_LENGTH_MAX
 SEGMENT_RAW_BYTES_MAX = 1024 * 1024
 
 # Below this a body costs the database about the same either way.
 _COMPRESS_BYTES_MIN = 512
 
 _HOLE = msgspec.Raw(b"\x01")
-_NEXT_HEAD = b',{"offset":'
+_HEAD = b'{"offset":'
+_NEXT_HEAD = b"," + _HEAD
 
 
 class StoredMessage(msgspec.Struct, gc=False):
@@ -48,17 +49,6 @@ class StoredMessage(msgspec.Struct, gc=False):
     offset: msgspec.Raw = _HOLE
 
 
-class _Rendered(msgspec.Struct, gc=False):
-    """StoredMessage with the hole in front."""
-
-    offset: msgspec.Raw
-    id: str
-    transactionId: str  # noqa: N815
-    traceId: uuid.UUID | None  # noqa: N815
-    data: msgspec.Raw
-    producerSub: str | None  # noqa: N815
-
-
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(StoredMessage)
 # Level 1: higher ones cost several times as much for a few per cent (docs/performance.md).
@@ -68,20 +58,31 @@ _decompressor = zstandard.ZstdDecompressor()
 
 def render(
     messages: Sequence[NewMessage],
-    message_ids: Sequence[str],
-    producer_subs: Iterable[str | None] = repeat(None),
+    message_ids: Sequence[bytes],
+    transaction_ids: Sequence[bytes],
+    producer_subs: Sequence[str | None] = (),
 ) -> bytes:
-    """The body of a segment, not yet compressed."""
-    text = _encoder.encode(
-        [
-            _Rendered(
-                _HOLE, message_id, m.transaction_id or message_id, m.trace_id, m.payload, sub,
-            )
-            # Nobody's name is an endless series of None, so the lengths are not compared.
-            for m, message_id, sub in zip(messages, message_ids, producer_subs, strict=False)
-        ]
+    """The body of a segment, not yet compressed: a `StoredMessage` a message, the hole in front.
+
+    Shape: *transaction_ids* are JSON texts; *producer_subs* empty = nobody is known.
+    """
+    count = len(messages)
+    traces: bytes | list[bytes] = b"null"
+    trace_ids = [m.trace_id for m in messages]
+    if any(trace_ids):
+        traces = [_encoder.encode(trace_id) for trace_id in trace_ids]
+    subs: bytes | list[bytes] = b"null"
+    if any(producer_subs):
+        subs = [_encoder.encode(sub) for sub in producer_subs]
+    return weave(
+        count,
+        b'{"offset":\x01,"id":"', message_ids,
+        b'","transactionId":"', transaction_ids,
+        b'","traceId":', traces,
+        b',"data":', [m.payload for m in messages],
+        b',"producerSub":', subs,
+        separated(b"}", count),
     )  # fmt: skip
-    return text[1:-1]
 
 
 def pack(rendered: bytes, keyring: Keyring | None = None) -> tuple[int, bytes]:
@@ -119,30 +120,26 @@ class OpenSegment:
             body = _decompressor.decompress(body)
         elif codec != CODEC_RENDERED:
             raise AssertionError(f"segment at offset {base_offset} has unknown codec {codec}")
+        # Part k + 1 is the rest of message k and the head of the one behind it.
         parts = body.split(b"\x01")
         assert len(parts) == next_offset - base_offset + 1, "a segment's count and body differ"
         self.base_offset = base_offset
         self.next_offset = next_offset
         self.raw_bytes = len(body)
-        # Part k is the rest of message k - 1 and the head of message k. Filling the offsets in here
-        # keeps the hand-out free of work for each message.
-        offsets = str(list(range(base_offset, next_offset))).encode()[1:-1].split(b", ")
-        self._parts = [a + b for a, b in zip(parts, offsets, strict=False)]
-        self._parts.append(parts[-1])
+        self._parts = parts
 
     def run(self, start: int, end: int, claim: bytes) -> bytes:
         """The messages [start, end) as comma-separated JSON objects.
 
         Shape: *claim* is the text for all of them that follows the offset: `,"leaseId":...`.
         """
-        first = start - self.base_offset
-        last = end - self.base_offset
-        parts = self._parts[first : last + 1]
-        parts[0] = b'{"offset":%d' % start
+        first, last = start - self.base_offset, end - self.base_offset
+        parts = self._parts[first + 1 : last + 1]
         if end < self.next_offset:
-            tail = parts[-1]
-            parts[-1] = tail[: tail.rindex(_NEXT_HEAD)]
-        return claim.join(parts)
+            parts[-1] = parts[-1].removesuffix(_NEXT_HEAD)
+        offsets = numerals(start, end)
+        offsets[0] = _HEAD + offsets[0]
+        return weave(end - start, offsets, claim, parts)
 
     def message(self, offset: int) -> StoredMessage:
         """One message, decoded; its payload stays JSON text."""

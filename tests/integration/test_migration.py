@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from psycopg import sql
@@ -21,7 +22,7 @@ from queue_server.broker.ack import Ack, Acker
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper, PopRequest
-from queue_server.broker.push import Pusher
+from queue_server.broker.push import Pusher, PushResult
 from queue_server.broker.wakeup import Rooms
 from queue_server.cluster.database import EmbeddedPostgres
 from queue_server.domain.encryption import Keyring
@@ -235,9 +236,10 @@ async def test_a_database_of_the_first_version_is_migrated_and_served(old: str) 
             assert all(acked), group
 
         # Old ids are known, offsets go on.
-        results = await broker.pusher.push(
+        answer = await broker.pusher.push(
             [NewMessage("q", partition="p", transaction_id=id_) for id_ in [*ids, "fresh"]], 100
         )
+        results = msgspec.json.decode(answer, type=list[PushResult])
         assert [r.status for r in results] == ["duplicate"] * len(ids) + ["queued"]
         assert [r.offset for r in results] == list(range(len(ids) + 1))
         assert [m["transactionId"] for m in await broker.pop()] == ["fresh"]

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from queue_server.broker.directory import Directory
-from queue_server.broker.push import Pusher
+from queue_server.broker.push import Pusher, PushResult
 from queue_server.broker.stored_messages import StoredMessages
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import Keyring
@@ -41,7 +41,7 @@ async def ids(transactions: Transactions) -> dict[int, str]:
                 NewMessage("q", msgspec.Raw(b"1"), f"p{n}", uuid7() if n % 2 else f"{round_}-{n}")
                 for n in range(start, start + 2000)
             ]
-            results = await pusher.push(items, 1000)
+            results = msgspec.json.decode(await pusher.push(items, 1000), type=list[PushResult])
             ids.update({int(r.partition_id): r.transaction_id for r in results})
     return ids
 

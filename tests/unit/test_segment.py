@@ -15,6 +15,7 @@ from queue_server.domain.segment import (
     pack,
     render,
 )
+from queue_server.domain.weave import json_texts, weave
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.just('\x01,{"offset":'),
@@ -34,9 +35,11 @@ def build(payloads: list[Any], base_offset: int, **options: Any) -> tuple[OpenSe
         for i, payload in enumerate(payloads)
     ]
     run = MessageIdRun()
-    ids = run.texts(len(messages))
+    texts = run.texts(len(messages))
+    ids = [text.decode() for text in texts]
     assert ids == [message_id(run.first, i) for i in range(len(messages))]
-    codec, body = pack(render(messages, ids))
+    given = [m.transaction_id or id_ for m, id_ in zip(messages, ids, strict=True)]
+    codec, body = pack(render(messages, texts, json_texts(given)))
     return OpenSegment(base_offset, base_offset + len(messages), codec, body), ids
 
 
@@ -64,11 +67,11 @@ def test_any_run_of_a_segment_is_what_was_pushed(
 def test_a_body_is_compressed_where_that_pays() -> None:
     ids = MessageIdRun().texts(100)
     many = [NewMessage(queue="q", payload=msgspec.Raw(b'{"id":1}'))] * 100
-    text = render(many, ids)
+    text = render(many, ids, ids)
     codec, body = pack(text)
     assert codec == CODEC_ZSTD
     assert len(body) < len(text) / 2
-    assert pack(render(many[:1], ids[:1]))[0] == CODEC_RENDERED
+    assert pack(render(many[:1], ids[:1], ids[:1]))[0] == CODEC_RENDERED
 
 
 def test_ids_of_a_run_rise_and_do_not_repeat() -> None:
@@ -76,3 +79,19 @@ def test_ids_of_a_run_rise_and_do_not_repeat() -> None:
     assert len(set(texts)) == len(texts)
     one = MessageIdRun().texts(4096)
     assert one == sorted(one)
+
+
+@given(st.lists(st.text(), max_size=6))
+def test_texts_are_escaped_as_in_json(texts: list[str]) -> None:
+    for text, escaped in zip(texts, json_texts(texts), strict=True):
+        assert json.loads(b'"' + escaped + b'"') == text
+
+
+@given(st.lists(st.text(alphabet='a",\\ \n', max_size=4), max_size=6))
+def test_texts_that_look_like_separators_stay_apart(texts: list[str]) -> None:
+    assert [json.loads(b'"' + text + b'"') for text in json_texts(texts)] == texts
+
+
+def test_weave_puts_columns_side_by_side() -> None:
+    assert weave(3, b"<", [b"1", b"2", b"3"], b">") == b"<1><2><3>"
+    assert weave(0, b"<", [], b">") == b""

@@ -23,6 +23,7 @@ from queue_server.domain.subscription import start_of
 from queue_server.http import wire
 from queue_server.http.request import producer_sub, query_bool, query_int, read_body
 from queue_server.http.state import STATE, State
+from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
 from queue_server.observability.counters import Counter
 from queue_server.storage.leases import Claim, Run
 
@@ -42,8 +43,8 @@ async def push(request: web.Request) -> web.StreamResponse:
     state.row.add(Counter.PUSH_REQUESTS)
     state.row.add(Counter.BYTES_RECEIVED, len(body))
     items = wire.push_reader.read(body).items
-    results = await state.pusher.push(items, len(body), producer_sub(request))
-    return _json(state, wire.encoder.encode(results), status=201)
+    answer = await state.pusher.push(items, len(body), producer_sub(request))
+    return _json(state, answer, status=201)
 
 
 async def pop(request: web.Request) -> web.StreamResponse:
@@ -242,9 +243,25 @@ async def ack(request: web.Request) -> web.StreamResponse:
 async def ack_batch(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
-    body = wire.ack_batch_reader.read(await read_body(request))
+    raw = await read_body(request)
+    uniform = read_uniform_acks(raw)
+    if uniform is not None:
+        answer = await _ack_uniform(state, uniform)
+        if answer is not None:
+            return answer
+    body = wire.ack_batch_reader.read(raw)
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
     return await _ack(state, body.acknowledgments, group)
+
+
+async def _ack_uniform(state: State, acks: UniformAcks) -> web.Response | None:
+    """None when it is not that simple, and nothing was done."""
+    group = acks.group or QUEUE_MODE
+    check_text(acks.like.consumer_group or group, "consumerGroup")
+    outcome = await state.acker.ack_uniform(acks.like, acks.keys, ConsumerGroup(group))
+    if outcome is None:
+        return None
+    return _json(state, uniform_answer(acks.ids, _ack_entry(0, acks.like, outcome)))
 
 
 async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.StreamResponse:
