@@ -8,7 +8,10 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,7 +28,6 @@ from tests.fault.system import System, Topology, Unavailable, more_files
 from tests.fix_proxy import Weather
 
 IDLE_CONNECTIONS = 10_000
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 CLOCK_SKEW_S = 300
 
 
@@ -250,8 +252,17 @@ async def read_only(stage: Stage) -> AsyncIterator[None]:
 @asynccontextmanager
 async def disk_full(stage: Stage) -> AsyncIterator[None]:
     filler = await asyncio.to_thread(stage.system.fill_disk)
+
+    async def use_up_wal() -> None:
+        # The segments that are there would last for longer than the fault. The next one cannot be
+        # made, on which PostgreSQL ends; what it leaves is not always enough to start with.
+        with contextlib.suppress(psycopg.OperationalError):
+            async with await stage.system.connect() as admin:
+                await admin.execute("SELECT pg_switch_wal()")
+
     try:
-        yield
+        async with repeatedly(use_up_wal, lambda: 0.5):
+            yield
     finally:
         filler.unlink()
 
@@ -447,35 +458,33 @@ async def clients_idle(stage: Stage) -> AsyncIterator[None]:
 # -- clocks --
 
 
-def _faketime(folder: Path) -> dict[str, str]:
-    if not FAKETIME.exists():
-        raise Unavailable(f"{FAKETIME} is not installed (Debian package faketime)")
-    file = folder / "clock"
-    file.write_text("+0")
-    return {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_CACHE_DURATION": "1",
-        # A real clock that is set leaves the monotonic one alone.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "QUEUE_FAULT_CLOCK": str(file),
-    }
+def _settable_clock(folder: Path) -> dict[str, str]:
+    """The environment of a server whose wall clock can be set; PostgreSQL does not inherit it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise Unavailable("there is no C compiler for the clock that can be set")
+    library, file = folder / "clock.so", folder / "clock"
+    source = Path(__file__).with_name("clock.c")
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"the clock that can be set does not compile: {done.stderr.strip()}")
+    file.write_bytes(bytes(8))
+    return {"LD_PRELOAD": str(library), "FAULT_CLOCK": str(file)}
 
 
-@fault("the server's clock jumps by five minutes, to and fro", env=_faketime)
+@fault("the server's clock jumps by five minutes, to and fro", env=_settable_clock)
 @asynccontextmanager
 async def clock_jumps(stage: Stage) -> AsyncIterator[None]:
-    file = Path(stage.system.cluster.env["QUEUE_FAULT_CLOCK"])
-    skews = itertools.cycle((f"+{CLOCK_SKEW_S}", f"-{CLOCK_SKEW_S}", "+0"))
+    file = Path(stage.system.cluster.env["FAULT_CLOCK"])
+    skews_s = itertools.cycle((CLOCK_SKEW_S, -CLOCK_SKEW_S, 0))
 
     async def jump() -> None:
-        file.write_text(next(skews))
+        with file.open("r+b") as clock:  # in place: it is mapped
+            clock.write(next(skews_s).to_bytes(8, sys.byteorder, signed=True))
 
-    try:
-        async with repeatedly(jump, lambda: stage.chance.uniform(1, 3)):
-            yield
-    finally:
-        file.write_text("+0")
+    async with repeatedly(jump, lambda: stage.chance.uniform(0.3, 1.5)):
+        yield
 
 
 # -- several --

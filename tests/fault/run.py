@@ -99,6 +99,7 @@ async def _go_through(fault: Fault, stage: Stage, phases: Phases, recovery_share
     load.recorder.mark("fault_begin", fault.name)
     async with fault.strike(stage):
         await asyncio.sleep(phases.during)
+    await stage.system.revive_database()
     ended_at = load.recorder.mark("fault_end")
     await asyncio.sleep(phases.after)
     while not _is_recovered(load.recorder.records, recovery_share):

@@ -328,6 +328,11 @@ class System:
             "PostgreSQL was not started again",
         )
 
+    async def revive_database(self) -> None:
+        """Start a PostgreSQL of ours that the fault has ended; the server looks after its own."""
+        if self.primary is not None:
+            await asyncio.to_thread(self.primary.wait_ready)
+
     async def restart_server(self) -> None:
         """SIGKILL the supervisor, see its children gone, and start another on the same port."""
         old = self.cluster
@@ -350,8 +355,8 @@ class System:
         """Take what is left of the small disk; the file that holds it."""
         filler = self.data_dir / "filler"
         with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-            while True:
-                file.write(b"\0" * 65536)
+            while file.write(bytes(65536)):
+                pass
         return filler
 
 
