@@ -20,6 +20,7 @@ import uvloop
 from aiohttp import web
 
 from bench.core_seconds import Meter
+from bench.lifetime import end_with_parent
 from bench.server import ROOT, ServerFailed
 
 _BODY = (
@@ -35,7 +36,10 @@ _ENDING = {signal.SIGTERM, signal.SIGINT}
 def running(workers: int) -> Iterator[tuple[str, Meter]]:
     """Start it in *workers* processes; its URL, and a meter of what it takes."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.baseline", str(workers)], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-m", "bench.baseline", str(workers)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 -- no threads here
     )
     try:
         assert process.stdout is not None

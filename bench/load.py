@@ -29,6 +29,7 @@ from rich.progress import (
 
 from bench.check import Delivery
 from bench.client import RequestFailed
+from bench.lifetime import end_with_parent
 
 Reading = TypeVar("Reading")
 
@@ -207,6 +208,7 @@ def _receive(pipe: Pipe) -> tuple[Share, float]:
 
 
 def _child(work: Work, number: int, board: Board, pipe: Pipe) -> None:
+    end_with_parent()
     gate = Gate(pipe)
 
     async def run() -> tuple[Share, float]:

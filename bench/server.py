@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bench.client import RequestFailed
 from bench.core_seconds import Meter, find_postmaster
+from bench.lifetime import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,6 +76,7 @@ def running(workers: int, parent_dir: Path | None, database_url: str | None) -> 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 -- no threads here
         )
     try:
         url = _wait_ready(process, log)

@@ -5,7 +5,9 @@ disk), each holding two messages, so that every one of them has something to rea
 1000 partitions a request. Then one client, in turn, pushes two messages into a partition picked by
 chance, pops two from whichever the server picks, and acknowledges them: the backlog stays, and
 nothing else goes on, so latencies are those of the work itself. 500 rounds give a median to trust.
-Each number of partitions is a queue of its own on the same server, the smallest first.
+Each number of partitions is a queue of its own on the same server, the smallest first. The client
+is served by another worker than the one that seeded: what a worker remembers of the partitions it
+has seen must not be what makes the figures flat.
 
 Flat means that the largest median is at most twice the smallest, over all numbers of partitions;
 for the memory, the peak of the largest worker.
@@ -24,6 +26,7 @@ from bench.driver import Driver, Lot, Subscription
 from bench.load import Board, Gate, Load, Share, Work
 from bench.loads import endless_lanes, new_share, pop_once
 from bench.measure import Measured
+from bench.queen import Queen
 from bench.scenarios import Context, Run, Scenario, Target
 from bench.server import Server
 
@@ -76,10 +79,11 @@ def _measure(
 ) -> tuple[Measured, Measured]:
     name = f"{count:,} partitions"
     queue = context.queue(server, f"partitions-{count}")
-    driver = context.driver(server)
+    pids = server.meter.worker_pids()
+    seeder, driver = Queen(server.url, pids[0]), Queen(server.url, pids[-1])
     lanes = endless_lanes(count)
     seeded = {partition: ids[:_EACH] for partition, ids in lanes.items()}
-    load = Load(f"seed {name}", [_seeding(driver, queue, seeded)], count * _EACH)
+    load = Load(f"seed {name}", [_seeding(seeder, queue, seeded)], count * _EACH)
     seed = context.measure(server, f"seed {name}", load)
     pushed = dict(seeded)
     # Picked by chance but the same in every run.

@@ -32,16 +32,20 @@ SIZE = ["--messages", str(MESSAGES), "--batch", "1000"]
 
 
 def command(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        # Wide enough that no cell is cut.
-        env=os.environ | {"COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            # Wide enough that no cell is cut.
+            env=os.environ | {"COLUMNS": "160"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        said = (exc.stdout or b"").decode(errors="replace")[-3000:]
+        raise AssertionError(f"not done after {timeout} s; it said:\n{said}") from exc
 
 
 def assert_moved_all(done: subprocess.CompletedProcess[str]) -> None:
