@@ -303,7 +303,12 @@ async def network_cut(stage: Stage) -> AsyncIterator[None]:
         yield
 
 
-@fault("network: half-open, connections fall silent for good", topology="proxied")
+# Nothing tells a silent connection from one whose statement takes its time, until that is over.
+@fault(
+    "network: half-open, connections fall silent for good",
+    topology="proxied",
+    env=lambda _: {"DB_STATEMENT_TIMEOUT": "3000"},
+)
 @asynccontextmanager
 async def network_half_open(stage: Stage) -> AsyncIterator[None]:
     async with _weather(stage, Weather.SILENT):
