@@ -25,6 +25,7 @@ from bench.load import Board, ConsumerShare, Gate, Share, Work
 from bench.ticks import Ticks
 
 _WATCH_S = 0.02  # how soon a process notices that all is done; no part of the measured time
+_PARKED_PER_SECOND = 250  # by each process: a fleet does not connect within a millisecond
 _ENDLESS = 10**9  # ids that a partition has in a load that ends by time
 
 
@@ -160,19 +161,16 @@ def consuming(
                     end_ns[0] = time.monotonic_ns()
                     board.add_consumed(process, popped.message_count)
 
-        def begin() -> list[asyncio.Task[None]]:
-            return [
-                asyncio.create_task(consume(*each))
-                for each in zip(shares, subscriptions, consumers, strict=True)
-            ]
-
-        tasks = []
+        each = zip(shares, subscriptions, consumers, strict=True)
+        tasks: list[asyncio.Task[None]] = []
         if parked is not None:
-            tasks = begin()
+            for one in each:
+                tasks.append(asyncio.create_task(consume(*one)))
+                await asyncio.sleep(1 / _PARKED_PER_SECOND)
             await parked()
         gate.pass_together()
         begin_ns = end_ns[0] = time.monotonic_ns()
-        tasks = tasks or begin()
+        tasks += [asyncio.create_task(consume(*one)) for one in each]
         watch = asyncio.create_task(_watch(board, idle_limit_s))
         try:
             # Consumers never end by themselves: the first task to end is the watch or a failure.

@@ -8,11 +8,11 @@ that of a fifth of the backlog's size, pushed after it.
 **Pinned xmin.** Somebody opens a REPEATABLE READ transaction, takes a snapshot and stays (a
 pg_dump, a forgotten session): from then on PostgreSQL may remove no dead row version. Meanwhile
 messages are pushed, popped, acknowledged and removed by retention (one second after they were
-completed), 100 a request so that rows change often. The first phase is without the pin; the second,
-as long, with it. Dead versions are counted at the end of each. While the pin lasts they can only
-grow, so what is bounded is how many each request leaves: an update for each push, pop and ack, and
-the deletion of a segment and of its range of ids later are about two a request. After the pin is
-gone a vacuum has to get rid of them.
+completed), 100 a request so that rows change often. It is compared with the same on another fresh
+server without the pin; the order turns round. Dead versions are counted at the end of each. While
+the pin lasts they can only grow, so what is bounded is how many each request leaves: an update for
+each push, pop and ack, and the deletion of a segment and of its range of ids later are about two a
+request. After the pin is gone a vacuum has to get rid of them.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def run(context: Context) -> Run:
     found = Run()
     with context.server() as server:
         _backlog(context, server, found)
-    with context.server() as server:
-        _pinned(context, server, found)
+    _pinned(context, found)
     return found
 
 
@@ -112,21 +111,35 @@ def _drain(
     return pop
 
 
-def _pinned(context: Context, server: Server, found: Run) -> None:
-    free = _traffic(context, server, found, "without a pin")
-    dead_free = _dead_rows(server)
-    with _pin(server):
-        pinned = _traffic(context, server, found, "pinned xmin")
-        dead = _dead_rows(server)
-    with psycopg.connect(server.conninfo, autocommit=True) as connection:
-        connection.execute("VACUUM")
+def _pinned(context: Context, found: Run) -> None:
+    if context.number % 2 == 0:
+        free, dead_free = _free(context, found)
+        pinned, dead, dead_after = _under_pin(context, found)
+    else:
+        pinned, dead, dead_after = _under_pin(context, found)
+        free, dead_free = _free(context, found)
     requests = sum(pinned.counters.get(f"{verb}_requests", 0) for verb in ("push", "pop", "ack"))
     found.add(free, pinned)
     found.figures["pinned xmin / without"] = pinned.rate / free.rate
     found.figures["dead rows without a pin"] = dead_free
     found.figures["dead rows under the pin"] = dead
     found.figures["dead rows a request under the pin"] = dead / max(1, requests)
-    found.figures["dead rows after the pin and a vacuum"] = _dead_rows(server)
+    found.figures["dead rows after the pin and a vacuum"] = dead_after
+
+
+def _free(context: Context, found: Run) -> tuple[Measured, int]:
+    with context.server() as server:
+        return _traffic(context, server, found, "without a pin"), _dead_rows(server)
+
+
+def _under_pin(context: Context, found: Run) -> tuple[Measured, int, int]:
+    with context.server() as server:
+        with _pin(server):
+            pinned = _traffic(context, server, found, "pinned xmin")
+            dead = _dead_rows(server)
+        with psycopg.connect(server.conninfo, autocommit=True) as connection:
+            connection.execute("VACUUM")
+        return pinned, dead, _dead_rows(server)
 
 
 def _traffic(context: Context, server: Server, found: Run, name: str) -> Measured:
