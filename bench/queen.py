@@ -59,15 +59,25 @@ class Queen:
                 return url, await SlowConnection.open_slow(url, self.bytes_per_second)
             if self.worker is None:
                 return url, await Connection.open(url, self.source)
+            return url, await self._open_at_worker(url)
+        except OSError as exc:
+            raise RequestFailed(f"no server at {self.url}: {exc}") from exc
+
+    async def _open_at_worker(self, url: SplitResult) -> Connection:
+        # The others are kept until one is right: who balances connections gives the next one to
+        # the worker that has fewer.
+        others: list[Connection] = []
+        try:
             for _ in range(_PLACING_TRIES):
                 connection = await Connection.open(url, self.source)
                 # Once it has answered, it belongs to a process.
                 await connection.request(head_of(url, "GET", "/health"))
                 if owner_of_connection(url.port or 80, connection.local_port) == self.worker:
-                    return url, connection
-                connection.close()
-        except OSError as exc:
-            raise RequestFailed(f"no server at {self.url}: {exc}") from exc
+                    return connection
+                others.append(connection)
+        finally:
+            for other in others:
+                other.close()
         raise RequestFailed(f"no connection came to worker {self.worker}")
 
 
