@@ -168,40 +168,42 @@ async def terminate_backends(stage: Stage) -> AsyncIterator[None]:
 @fault("all connections taken by somebody else")
 @asynccontextmanager
 async def connections_taken(stage: Stage) -> AsyncIterator[None]:
-    async with contextlib.AsyncExitStack() as taken:
-        admin = await taken.enter_async_context(await stage.system.connect())
-        # The server is as quick as we are: what it got in between is taken in the next turn.
-        while await _end_connections(admin, 1.0):
-            await _take_connections(stage, taken)
+    async with _connections_taken(stage, leave=0):
         yield
 
 
-@fault("max_connections reached: most of the server's connections are not to be had")
+@fault("max_connections reached: the server has two connections and gets no more")
 @asynccontextmanager
 async def connections_scarce(stage: Stage) -> AsyncIterator[None]:
-    async with contextlib.AsyncExitStack() as taken:
-        admin = await taken.enter_async_context(await stage.system.connect())
-        await _take_connections(stage, taken)
-        for _ in range(3):
-            await _end_connections(admin, 0.5)
-            await _take_connections(stage, taken)
+    async with _connections_taken(stage, leave=2):
         yield
 
 
-async def _end_connections(admin: psycopg.AsyncConnection, share: float) -> int:
-    """Terminate a share of the server's connections; how many that were."""
-    cursor = await admin.execute(
-        f"SELECT pg_terminate_backend(pid, 1000) {_OTHERS}"
-        " AND application_name = 'queue-server' AND random() < %s",
-        (share,),
-    )
-    return cursor.rowcount
+@asynccontextmanager
+async def _connections_taken(stage: Stage, leave: int) -> AsyncIterator[None]:
+    """Take connections until the server has only *leave* of its own."""
 
+    async def take() -> None:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                await taken.enter_async_context(await stage.system.connect())
 
-async def _take_connections(stage: Stage, taken: contextlib.AsyncExitStack) -> None:
-    with contextlib.suppress(psycopg.OperationalError):
-        while True:
-            await taken.enter_async_context(await stage.system.connect())
+    async with contextlib.AsyncExitStack() as taken:
+        admin = await taken.enter_async_context(await stage.system.connect())
+        # The server is as quick as we are: of those it loses, each turn wins a few.
+        for _ in range(100):
+            takers = [asyncio.create_task(take()) for _ in range(8)]
+            cursor = await admin.execute(
+                f"SELECT pg_terminate_backend(pid) FROM (SELECT pid {_OTHERS}"
+                " AND application_name = 'queue-server' ORDER BY backend_start OFFSET %s) x",
+                (leave,),
+            )
+            await asyncio.gather(*takers)
+            if cursor.rowcount == 0:
+                break
+        else:
+            raise AssertionError("the server's connections cannot be taken")
+        yield
 
 
 @fault("a lock held on a row that every push, or every pop and ack, needs")
