@@ -69,7 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     names = list(SCENARIOS) if given.scenario == ["all"] else given.scenario
     begun = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{machine.commit()}"
     facts = machine.describe(given.data_parent, given.database_url)
-    facts |= {"workers": str(given.workers), "size": given.size, "runs": str(given.runs)}
+    facts |= {
+        "workers": f"{given.workers}, all other settings of the server are defaults",
+        "size": given.size,
+        "runs": str(given.runs),
+    }
     servers = _Servers(given)
     found: list[Outcome] = []
     failed = False
