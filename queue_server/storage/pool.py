@@ -82,6 +82,11 @@ def open_pool(
     async def configure(connection: Connection) -> None:
         assert isinstance(connection, PatientConnection)
         connection.patience_s = statement_timeout_ms / 1000 + SILENCE_MARGIN_S
+        # Behind a pooler the backend is not the one that said hello, and in transaction mode it is
+        # another one each time: what one has prepared the next does not know.
+        cursor = await connection.execute("SELECT pg_backend_pid()", prepare=False)
+        if await cursor.fetchone() != (connection.info.backend_pid,):
+            connection.prepare_threshold = None
 
     given = conninfo_to_dict(conninfo)
     options = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
@@ -97,7 +102,7 @@ def open_pool(
         connection_class=PatientConnection,
         configure=configure,
         # Autocommit: a single statement is a transaction without BEGIN and COMMIT around it.
-        # Every statement is prepared the first time; there are a few dozen.
+        # Every statement is prepared the first time; there are a few dozen. (Not behind a pooler.)
         kwargs={"autocommit": True, "prepare_threshold": 0},
         min_size=min(2, size),
         max_size=size,

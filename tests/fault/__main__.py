@@ -1,8 +1,9 @@
 """The long form of the fault tests: `make fault`, or `python -m tests.fault`.
 
-Each fault gets runs of its own, in rounds, until enough operations are done. Prints a line a run
-and a table at the end; exits 1 when a promise was broken. A run that failed is replayed by its
-seed: `make fault ARGS="--faults kill-workers --seed 4711"`. Its history and its server's log stay.
+Each fault gets runs of its own, in rounds, until enough operations are done or a round has failed.
+Prints a line a run and a table at the end; exits 1 when a promise was broken. A run that failed
+leaves its history and its server's log, and is replayed by its seed:
+`make fault ARGS="--faults kill-workers --seed 4711"`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_run(done)
             runs.append(done)
             seed += 1
-        if sum(done.report.operations for done in runs) >= given.operations or not runs:
+        operations = sum(done.report.operations for done in runs)
+        failed = any(done.report.violations for done in runs)
+        if operations >= given.operations or failed or not runs:
             break
     print()
     print(table(runs, skipped))

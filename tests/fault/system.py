@@ -23,7 +23,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from queue_server.cluster.database import find_binaries
 from queue_server.cluster.system_user import find_user
@@ -134,19 +134,27 @@ class Postgres:
 
 
 class PgBouncer:
-    """PgBouncer in transaction mode before *target*."""
+    """PgBouncer in transaction mode before *target*, a connection string.
 
-    def __init__(self, target: int, folder: Path) -> None:
+    Errors: `Unavailable` when it is not installed.
+    """
+
+    def __init__(self, target: str, folder: Path, pool_size: int = 20) -> None:
+        if not Path(PGBOUNCER).exists():
+            raise Unavailable(f"{PGBOUNCER} is not installed (Debian package pgbouncer)")
         self.port = free_port()
+        # It knows fewer words than libpq.
+        known = {"host", "port", "user", "dbname"}
+        given = {k: v for k, v in conninfo_to_dict(target).items() if k in known}
         folder.mkdir(parents=True)
         user = find_user(folder / "data")
         settings = folder / "pgbouncer.ini"
         settings.write_text(
             "[databases]\n"
-            f"postgres = host=127.0.0.1 port={target} user=postgres dbname=postgres\n"
+            f"postgres = {' '.join(f'{name}={value}' for name, value in given.items())}\n"
             "[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
-            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 20\n"
+            f"auth_type = any\npool_mode = transaction\ndefault_pool_size = {pool_size}\n"
             "max_client_conn = 500\nserver_login_retry = 1\n"
             # libpq's `options` carries the timeouts; PgBouncer cannot pass it on.
             "ignore_startup_parameters = extra_float_digits,options\n"
@@ -157,6 +165,11 @@ class PgBouncer:
             [PGBOUNCER, "-q", str(settings)], cwd="/", start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user.popen_arguments,
         )  # fmt: skip
+
+    @property
+    def conninfo(self) -> str:
+        return make_conninfo("", host="127.0.0.1", port=self.port, user="postgres",
+                             dbname="postgres")  # fmt: skip
 
     def stop(self) -> None:
         self._process.terminate()
@@ -238,9 +251,7 @@ class System:
         if self._kind == "pgbouncer":
             if self.standby is not None:
                 raise Unavailable("failover behind PgBouncer is PgBouncer's to configure")
-            if not Path(PGBOUNCER).exists():
-                raise Unavailable(f"{PGBOUNCER} is not installed (Debian package pgbouncer)")
-            self._bouncer = PgBouncer(ports[0], self._folder / "bouncer")
+            self._bouncer = PgBouncer(self.primary.conninfo, self._folder / "bouncer")
             ports = [self._bouncer.port]
         if self._topology == "proxied":
             self.proxy = NetworkProxy(ports[0], self._chance)
