@@ -268,6 +268,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(1024, 2**31 - 1),
         ),
     ] = 100 * 1024 * 1024
+    max_connections: Annotated[
+        int,
+        Option(
+            ("MAX_CONNECTIONS",),
+            "Open client connections of one worker; one more is answered 503. Each needs a file"
+            " descriptor (ulimit -n).",
+            "1000",
+            _integer(1, 1_000_000),
+        ),
+    ] = 20_000
     encryption_key: Annotated[
         str,
         Option(

@@ -5,10 +5,11 @@ kernel spreads new connections over them. Because the supervisor holds each list
 connections that wait in the queue of a worker that died or is being replaced are served by its
 successor; closed with the worker, they would be reset.
 
-Each slot also has a pair of Unix datagram sockets for wake-ups: the slot's worker reads one end,
-and every worker may write to the other. Both ends never block. A full queue drops the wake-up, as
-readers must cope with lost ones anyway; datagrams for a dead worker wait for its successor, to whom
-a needless wake-up does no harm.
+Each slot also has two pairs of Unix datagram sockets, one for wake-ups and one for connections that
+a worker hands over to another (cluster/acceptor.py): the slot's worker reads one end, and every
+worker may write to the other. Neither end blocks. A full queue drops the wake-up, as readers must
+cope with lost ones anyway, and leaves a connection where it is; datagrams for a dead worker wait
+for its successor, to whom a needless wake-up does no harm.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class ListenError(Exception):
 
 
 @dataclass
-class WakeupSockets:
+class SlotSockets:
     """The receiving end of each slot, and the end that sends to it, in slot order."""
 
     receivers: list[socket.socket]
@@ -62,8 +63,8 @@ def open_listeners(
             time.sleep(0.05)
 
 
-def open_wakeup_sockets(count: int) -> WakeupSockets:
-    sockets = WakeupSockets([], [])
+def open_slot_sockets(count: int) -> SlotSockets:
+    sockets = SlotSockets([], [])
     for _ in range(count):
         receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         receiver.setblocking(False)

@@ -39,9 +39,9 @@ from queue_server.cluster import systemd
 from queue_server.cluster.database import DatabaseError, EmbeddedPostgres
 from queue_server.cluster.sockets import (
     ListenError,
-    WakeupSockets,
+    SlotSockets,
     open_listeners,
-    open_wakeup_sockets,
+    open_slot_sockets,
     url_of,
 )
 from queue_server.cluster.worker import (
@@ -130,7 +130,8 @@ class Supervisor:
         self.counters = Counters(settings.workers)
         self.slots: list[Slot] = []
         self.database: EmbeddedPostgres | None = None
-        self.wakeups = WakeupSockets([], [])
+        self.wakeups = SlotSockets([], [])
+        self.handovers = SlotSockets([], [])
         self.exit_code = 0
         self.should_exit = False
         self.announced = False  # all workers were ready once
@@ -180,7 +181,8 @@ class Supervisor:
             predecessor_ended_badly=ended_badly,
         )
         self.slots = [Slot(index, listener) for index, listener in enumerate(listeners)]
-        self.wakeups = open_wakeup_sockets(self.settings.workers)
+        self.wakeups = open_slot_sockets(self.settings.workers)
+        self.handovers = open_slot_sockets(self.settings.workers)
         self._lifeline_read, self._lifeline_write = os.pipe()
         if self.database:
             self.database.start(give_up=self._stop_was_asked)
@@ -249,9 +251,10 @@ class Supervisor:
             for other in self.slots:
                 if other is not slot:
                     other.listener.close()
-            for index, receiver in enumerate(self.wakeups.receivers):
-                if index != slot.index:
-                    receiver.close()
+            for sockets in (self.wakeups, self.handovers):
+                for index, receiver in enumerate(sockets.receivers):
+                    if index != slot.index:
+                        receiver.close()
             context = WorkerContext(
                 index=slot.index,
                 settings=self.settings,
@@ -259,6 +262,8 @@ class Supervisor:
                 listener=slot.listener,
                 wakeup_receiver=self.wakeups.receivers[slot.index],
                 wakeup_senders=self.wakeups.senders,
+                handover_receiver=self.handovers.receivers[slot.index],
+                handover_senders=self.handovers.senders,
                 counters=self.counters,
             )
             code = Worker(context, Pipes(report, self._lifeline_read), self.target).run()
@@ -489,6 +494,7 @@ class Supervisor:
         for slot in self.slots:
             slot.listener.close()
         self.wakeups.close()
+        self.handovers.close()
 
         # PostgreSQL comes last: workers need it until their end.
         if self.database:

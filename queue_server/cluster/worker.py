@@ -31,7 +31,7 @@ from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
 from queue_server.broker.transaction import Transactor
 from queue_server.broker.wakeup import Rooms
-from queue_server.cluster.sockets import LISTEN_BACKLOG
+from queue_server.cluster.acceptor import Acceptor
 from queue_server.domain.encryption import Keyring
 from queue_server.http.app import HttpServer, build_app
 from queue_server.http.state import State
@@ -59,7 +59,7 @@ _MAPPED_BYTES_MIN = 8 * 1024 * 1024
 
 
 def keep_heap() -> None:
-    """Let the C library keep what it frees for the next body. Does nothing where it is not glibc."""
+    """Let the C library keep what it frees for the next body; elsewhere than on glibc, nothing."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, _HEAP_KEPT_BYTES)
@@ -76,6 +76,8 @@ class WorkerContext:
     listener: socket.socket
     wakeup_receiver: socket.socket
     wakeup_senders: list[socket.socket]  # to each slot, its own among them
+    handover_receiver: socket.socket
+    handover_senders: list[socket.socket]  # likewise
     counters: Counters
 
 
@@ -241,10 +243,19 @@ class QueueServer:
                     administration=administration,
                 )
             ),
-            context.listener,
-            backlog=LISTEN_BACKLOG,
             # A second of the drain's deadline is kept for the steps that follow.
             finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 1),
+        )
+
+        self._acceptor = Acceptor(
+            context.index,
+            context.listener,
+            context.handover_receiver,
+            context.handover_senders,
+            context.counters,
+            connections_max=settings.max_connections,
+            count_open=self._http.open_count,
+            serve=self._http.serve,
         )
 
     async def start(self) -> None:
@@ -253,11 +264,12 @@ class QueueServer:
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
         await self._http.start()
+        self._acceptor.start()
         self._background.start()
 
     async def drain(self) -> None:
         # No new connections, then no new waits: parked pops are answered empty.
-        await self._http.stop_accepting()
+        await self._acceptor.stop()
         self._rooms.dismiss()
         # Another worker takes the services over while the last requests finish.
         await asyncio.gather(self._background.stop(), self._http.finish())

@@ -1,4 +1,4 @@
-"""Builds the application and serves it on an inherited listener."""
+"""Builds the application and serves it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from queue_server.http.authentication import TokenVerifier
 from queue_server.http.request import MAX_BODY_BYTES
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
-
-_JUST_ACCEPTED_S = 0.05
 
 
 def build_app(state: State) -> web.Application:
@@ -51,18 +49,9 @@ def build_app(state: State) -> web.Application:
 
 
 class HttpServer:
-    """Accepts connections on a listening socket until it is told to drain."""
+    """Serves the application on connections that it is given."""
 
-    def __init__(
-        self,
-        app: web.Application,
-        listener: socket.socket,
-        *,
-        backlog: int,
-        finish_timeout_s: float,
-    ) -> None:
-        self._listener = listener
-        self._backlog = backlog
+    def __init__(self, app: web.Application, *, finish_timeout_s: float) -> None:
         self._runner = web.AppRunner(
             app,
             # A client that leaves cancels its handler: a parked pop leaves its room at once.
@@ -76,20 +65,21 @@ class HttpServer:
             max_line_size=16 * 1024,
             max_field_size=16 * 1024,
         )
-        self._site: web.SockSite | None = None
 
     async def start(self) -> None:
         await self._runner.setup()
-        self._site = web.SockSite(self._runner, self._listener, backlog=self._backlog)
-        await self._site.start()
 
-    async def stop_accepting(self) -> None:
-        """Leave new connections to a successor: they wait in the slot's socket."""
-        if self._site is not None:
-            await self._site.stop()
-            self._site = None
-            # Connections accepted a moment ago are about to send their request.
-            await asyncio.sleep(_JUST_ACCEPTED_S)
+    async def serve(self, connection: socket.socket) -> None:
+        """Begin to serve a connection that was accepted; it ends by itself."""
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(server, connection)
+
+    def open_count(self) -> int:
+        """How many connections are open."""
+        server = self._runner.server
+        return 0 if server is None else len(server.connections)
 
     async def finish(self) -> None:
         """Let running requests finish within the timeout, then close all connections."""

@@ -64,6 +64,7 @@ class State(enum.IntEnum):
     READY = enum.auto()  # 1 once it accepts requests
     STARTED_AT_MS = enum.auto()  # Unix time
     HEARTBEAT_NS = enum.auto()  # CLOCK_MONOTONIC, which all processes of a machine share
+    CONNECTIONS = enum.auto()  # open ones of clients, as of a moment ago
 
 
 RETRY_COUNTERS = {
@@ -101,6 +102,7 @@ class Row:
     def begin(self, pid: int = 0) -> None:
         """A life begins: called before the fork, when nobody has the pid yet, then by the child."""
         self.words[State.READY] = 0
+        self.words[State.CONNECTIONS] = 0
         self.words[State.PID] = pid
         self.words[State.STARTED_AT_MS] = time.time_ns() // 1_000_000
         self.beat()
@@ -108,12 +110,13 @@ class Row:
     def beat(self) -> None:
         self.words[State.HEARTBEAT_NS] = time.monotonic_ns()
 
-    def set_ready(self) -> None:
-        self.words[State.READY] = 1
+    def set_ready(self, ready: bool = True) -> None:
+        self.words[State.READY] = int(ready)
 
     def end(self) -> None:
         """The process is gone; its counts stay."""
         self.words[State.READY] = 0
+        self.words[State.CONNECTIONS] = 0
         self.words[State.PID] = 0
 
     def is_ready(self) -> bool:
@@ -160,6 +163,10 @@ class Counters:
 
     def workers_ready(self) -> int:
         return sum(self.worker(slot).is_ready() for slot in range(self.worker_count))
+
+    def connections(self) -> list[int]:
+        """Open connections of clients, by worker slot."""
+        return [self.worker(slot).get(State.CONNECTIONS) for slot in range(self.worker_count)]
 
     def uptime_seconds(self) -> float:
         """How long ago the server, not one worker, started."""

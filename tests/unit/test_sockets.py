@@ -9,7 +9,7 @@ import pytest
 from queue_server.cluster.sockets import (
     ListenError,
     open_listeners,
-    open_wakeup_sockets,
+    open_slot_sockets,
     url_of,
 )
 from queue_server.cluster.supervisor import restart_delay
@@ -59,7 +59,7 @@ def test_an_address_that_is_not_ours_is_named(host: str) -> None:
 
 
 def test_a_wakeup_reaches_its_slot_and_a_full_queue_does_not_block() -> None:
-    sockets = open_wakeup_sockets(2)
+    sockets = open_slot_sockets(2)
     sockets.senders[1].send(b"wake up")
     assert sockets.receivers[1].recv(64) == b"wake up"
     with pytest.raises(BlockingIOError):

@@ -53,7 +53,7 @@ async def health(request: web.Request) -> web.Response:
             "server": "queen",
             "version": VERSION,
             "uptime": f"{int(uptime)}s",
-            "connections": 0,
+            "connections": 0,  # of WebSockets
             "stats": {
                 "requests": requests,
                 "messages": messages,
@@ -77,12 +77,14 @@ async def metrics(request: web.Request) -> web.Response:
     uptime = max(counters.uptime_seconds(), 0.001)
     requests = counters.total(Counter.REQUESTS)
     messages = _messages(counters)
+    open_ = counters.connections()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return web.json_response(
         {
             "uptime": round(uptime, 1),
             "requests": {"total": requests, "rate": round(requests / uptime, 2)},
             "messages": {"total": messages, "rate": round(messages / uptime, 2)},
+            "connections": {"open": sum(open_), "byWorker": open_},
             "database": _pool(state),
             "memory": {
                 "rss": _rss_bytes(),

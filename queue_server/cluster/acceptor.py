@@ -1,0 +1,193 @@
+"""Accepts a worker's connections, and evens them out over the workers.
+
+The kernel gives a connection to a worker by a hash of its addresses, and clients hold theirs for
+long: of four, all fall to the same one of two workers in one case of eight, which then is full
+while the other one idles. So a worker that accepts a connection while another one has at least two
+fewer hands it over: the descriptor goes through the other's Unix socket, as the wake-ups do.
+
+How many each has is in the shared counters. It is a hint: what is under way between workers is
+counted by its sender only, for a moment, and connections that end are noticed with the next that
+comes, or a moment later. Being wrong costs evenness, never a connection.
+
+What a crash leaves: a descriptor in the socket of a worker that died is served by its successor,
+like the connections in its listener's queue. When the whole server stops, what is under way in that
+instant is closed unanswered, like those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from queue_server.observability.counters import Counters, State
+
+logger = logging.getLogger(__name__)
+
+# Connections taken from the listener at once; others have their turn in between.
+_ACCEPTS_MAX = 64
+# For so long a sender knows better than the receiver's count; by then it has what was sent.
+_UNDER_WAY_S = 0.05
+# Connections that ended are told of at the latest now.
+_NOTE_INTERVAL_S = 0.2
+# Without free descriptors accepting is of no use for a while.
+_PAUSE_S = 1.0
+# Connections that were accepted a moment ago are about to send their request.
+_JUST_ACCEPTED_S = 0.05
+
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FULL_BODY = b'{"error":"too many connections; try again later","code":"overloaded"}'
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_FULL_BODY)
+) + _FULL_BODY
+
+Serve = Callable[[socket.socket], Coroutine[Any, Any, object]]
+
+
+class Acceptor:
+    """The connections of the worker in slot *index*; *serve* begins to serve one."""
+
+    def __init__(
+        self,
+        index: int,
+        listener: socket.socket,
+        receiver: socket.socket,
+        senders: Sequence[socket.socket],
+        counters: Counters,
+        *,
+        connections_max: int,
+        count_open: Callable[[], int],
+        serve: Serve,
+    ) -> None:
+        self._index = index
+        self._listener = listener
+        self._receiver = receiver
+        self._senders = senders
+        self._rows = [counters.worker(slot) for slot in range(counters.worker_count)]
+        self._connections_max = connections_max
+        self._count_open = count_open
+        self._serve = serve
+        # How many each slot will have once it got what was handed over to it, and when that was.
+        self._expected = [(0, 0.0)] * len(self._rows)
+        self._beginning: set[asyncio.Task[object]] = set()
+        self._resuming: asyncio.TimerHandle | None = None
+        self._noting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._listener, self._accept)
+        loop.add_reader(self._receiver, self._receive)
+        self._noting = asyncio.create_task(self._note_now_and_then(), name="connections")
+
+    async def stop(self) -> None:
+        """Leave new connections to a successor: they wait in the slot's sockets."""
+        if self._noting is None:
+            return
+        self._noting.cancel()
+        self._noting = None
+        # From here on nobody hands anything over; what is under way arrives while we wait.
+        self._rows[self._index].set_ready(False)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        if self._resuming is not None:
+            self._resuming.cancel()
+        await asyncio.sleep(_JUST_ACCEPTED_S)
+        loop.remove_reader(self._receiver)
+        self._receive()
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
+    async def _note_now_and_then(self) -> None:
+        while True:
+            self._note_open()
+            await asyncio.sleep(_NOTE_INTERVAL_S)
+
+    def _note_open(self) -> int:
+        """Tell the other workers how many connections are open here; the number."""
+        count = self._count_open() + len(self._beginning)
+        self._rows[self._index].words[State.CONNECTIONS] = count
+        return count
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_MAX):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                if exc.errno not in _OUT_OF_DESCRIPTORS:
+                    raise
+                logger.warning(
+                    "cannot accept connections for a moment", extra={"reason": exc.strerror}
+                )
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                self._resuming = loop.call_later(
+                    _PAUSE_S, loop.add_reader, self._listener, self._accept
+                )
+                return
+            connection.setblocking(False)
+            if not self._hand_over(connection):
+                self._begin(connection)
+
+    def _hand_over(self, connection: socket.socket) -> bool:
+        """Give a connection to the worker with the fewest, if this one has two more; whether so."""
+        own_count = self._note_open()
+        slot, count = min(
+            ((slot, self._estimate(slot)) for slot in self._others()),
+            key=lambda entry: entry[1],
+            default=(self._index, own_count),
+        )
+        if own_count < count + 1:
+            return False
+        try:
+            socket.send_fds(self._senders[slot], [b"c"], [connection.fileno()])
+        except OSError:
+            return False  # its socket is full: it is busier than it seems
+        connection.close()
+        self._expected[slot] = (count + 1, time.monotonic())
+        return True
+
+    def _others(self) -> list[int]:
+        return [
+            slot for slot, row in enumerate(self._rows) if slot != self._index and row.is_ready()
+        ]
+
+    def _estimate(self, slot: int) -> int:
+        count = self._rows[slot].get(State.CONNECTIONS)
+        expected, sent_at = self._expected[slot]
+        return max(count, expected) if time.monotonic() - sent_at < _UNDER_WAY_S else count
+
+    def _receive(self) -> None:
+        for _ in range(_ACCEPTS_MAX):
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self._receiver, 1, 1)
+            except (BlockingIOError, InterruptedError):
+                return
+            for descriptor in descriptors:
+                connection = socket.socket(fileno=descriptor)
+                connection.setblocking(False)
+                self._begin(connection)
+
+    def _begin(self, connection: socket.socket) -> None:
+        if self._note_open() >= self._connections_max:
+            with contextlib.suppress(OSError):  # it may have left already
+                connection.send(_FULL)
+            connection.close()
+            return
+        task = asyncio.create_task(self._serve(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._begun)
+        self._note_open()
+
+    def _begun(self, task: asyncio.Task[object]) -> None:
+        self._beginning.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            # A client that left at once, or a handshake that failed.
+            logger.debug("a connection could not be served", extra={"reason": str(exc)})
