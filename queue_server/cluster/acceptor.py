@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Connections taken from the listener at once; others have their turn in between.
 _ACCEPTS_MAX = 64
 # For so long a sender knows better than the receiver's count; by then it has what was sent.
-_UNDER_WAY_S = 0.05
+_UNDER_WAY_S = 1.0
 # Connections that ended are told of at the latest now.
 _NOTE_INTERVAL_S = 0.2
 # Without free descriptors accepting is of no use for a while.
