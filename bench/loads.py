@@ -24,6 +24,7 @@ from bench.driver import Consumer, Driver, Popped, Producer, Subscription
 from bench.load import Board, ConsumerShare, Gate, Share, Work
 from bench.ticks import Ticks
 
+SEED_PARTITIONS = 1000  # a request
 _WATCH_S = 0.02  # how soon a process notices that all is done; no part of the measured time
 _PARKED_PER_SECOND = 250  # by each process: a fleet does not connect within a millisecond
 _ENDLESS = 10**9  # ids that a partition has in a load that ends by time
@@ -170,6 +171,7 @@ def consuming(
             await parked()
         gate.pass_together()
         begin_ns = end_ns[0] = time.monotonic_ns()
+        # Whoever is parked was taken from `each` already; else all begin now.
         tasks += [asyncio.create_task(consume(*one)) for one in each]
         watch = asyncio.create_task(_watch(board, idle_limit_s))
         try:
@@ -343,6 +345,29 @@ def pacing(
             latencies_ms=latencies,
             begun_ns=intended_ns,
         )
+
+    return work
+
+
+def seeding(driver: Driver, queue: str, lanes: Lanes) -> Work:
+    """Push all of *lanes* on one connection, many partitions a request: what makes partitions."""
+
+    async def work(process: int, board: Board, gate: Gate) -> Share:
+        producer = await driver.producer()
+        lots = list(lanes.items())
+        push_ms = []
+        gate.pass_together()
+        begin_ns = time.monotonic_ns()
+        for start in range(0, len(lots), SEED_PARTITIONS):
+            some = lots[start : start + SEED_PARTITIONS]
+            body, count = driver.encode(queue, some), sum(len(ids) for _, ids in some)
+            sent_ns = time.monotonic_ns()
+            await producer.push(body, count)
+            push_ms.append((time.monotonic_ns() - sent_ns) / 1e6)
+            board.add_pushed(process, count)
+        end_ns = time.monotonic_ns()
+        producer.close()
+        return Share(begin_ns, end_ns, pushed=dict(lanes), latencies_ms={"push": push_ms})
 
     return work
 

@@ -13,6 +13,7 @@ with the same server at rest just before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.check import Shares
@@ -60,7 +61,10 @@ def run(context: Context) -> Run:
                 works["queue"].rate / works["partition"].rate
             )
         found.figures["queue / partition mode, lowest"] = min(found.figures.values())
-        found.figures["% of a core for each 100 idle consumers"] = _idle(context, server, size)
+        wanted = Subscription(context.queue(server, "empty"), 1, wait_ms=60_000)
+        found.figures["% of a core for each 100 idle consumers"] = idle_cost(
+            context, server, [wanted] * size.idle_consumers, size.idle_seconds
+        )
     found.scaling["messages a second with more consumers of 10 partitions"] = (
         "consumers",
         {f"{mode} mode": points for mode, points in lines.items()},
@@ -84,22 +88,23 @@ def _pass(context: Context, server: Server, found: Run, mode: str, times: int) -
     return pop
 
 
-def _idle(context: Context, server: Server, size: _Size) -> float:
+def idle_cost(
+    context: Context, server: Server, subscriptions: Sequence[Subscription], seconds: float
+) -> float:
     """Per cent of a core that each 100 parked consumers take, above a server at rest."""
-    rest = Load("at rest", [resting(size.idle_seconds)], seconds=size.idle_seconds)
+    rest = Load("at rest", [resting(seconds)], seconds=seconds)
     alone = context.measure(server, "at rest", rest)
-    wanted = Subscription(context.queue(server, "empty"), 1, wait_ms=60_000)
     parked = consuming(
         context.driver(server),
-        [wanted] * size.idle_consumers,
-        parked=context.all_popped(server, size.idle_consumers),
+        subscriptions,
+        parked=context.all_popped(server, len(subscriptions)),
     )
-    idle = Load("idle", [resting(size.idle_seconds), parked], seconds=size.idle_seconds)
+    idle = Load("idle", [resting(seconds), parked], seconds=seconds)
     waiting = context.measure(server, "idle", idle)
     assert alone.server is not None
     assert waiting.server is not None
-    cores = (waiting.server.server - alone.server.server) / size.idle_seconds
-    return 100 * cores / (size.idle_consumers / 100)
+    cores = (waiting.server.server - alone.server.server) / seconds
+    return 100 * cores / (len(subscriptions) / 100)
 
 
 SCENARIO = Scenario(

@@ -6,6 +6,9 @@ once), and a push to one partition wakes the one who waits there, in millisecond
 a second in an open loop, go to partitions in turn (a hundredth of them), while the others go on
 waiting; nobody's wait may end without a message within the run, as each waits a minute.
 
+The partitions exist: each had a message that was consumed before. What it takes to wait for one
+that does not exist yet is measured apart, with 500 consumers and a server at rest to compare with.
+
 The waiting consumers are four processes, each with an address of its own on the loopback net: one
 address has 28,000 ports, and one process would need a tenth of a second to look at all its
 connections. The clock starts, and with it the pushes, when the server has been asked for as many
@@ -19,10 +22,11 @@ from dataclasses import dataclass
 from bench import report
 from bench.driver import Subscription
 from bench.load import Load
-from bench.loads import consuming, endless_lanes, pacing
+from bench.loads import consuming, endless_lanes, pacing, seeding
 from bench.queen import Queen
 from bench.scenarios import Context, Run, Scenario, Target
 from bench.scenarios.latency import DELIVERY, with_delivery
+from bench.scenarios.modes import idle_cost
 
 _PROCESSES = 4
 _WAIT_MS = 60_000
@@ -34,9 +38,15 @@ class _Size:
     pushes: int = 200
     rate: float = 10.0
     lanes: int = 100
+    absent: int = 500
+    absent_seconds: float = 8.0
 
 
-_SIZES = {"small": _Size(200, 20, 20.0, 10), "quick": _Size(10_000, 50), "full": _Size(10_000)}
+_SIZES = {
+    "small": _Size(200, 20, 20.0, 10, 50, 0.5),
+    "quick": _Size(10_000, 50),
+    "full": _Size(10_000),
+}
 
 
 def run(context: Context) -> Run:
@@ -47,7 +57,12 @@ def run(context: Context) -> Run:
         # Partitions that are pushed to are spread over all; the others stay empty.
         lanes = endless_lanes(size.consumers)
         names = list(lanes)
-        pushed = {name: lanes[name] for name in names[:: size.consumers // size.lanes]}
+        first = {name: ids[:1] for name, ids in lanes.items()}
+        driver = context.driver(server)
+        seed = Load("make the partitions", [seeding(driver, queue, first)], size.consumers)
+        context.measure(server, "make the partitions", seed)
+        context.drain(server, found, "the first messages", queue, first)
+        pushed = {name: lanes[name][1:] for name in names[:: size.consumers // size.lanes]}
         each = [
             [Subscription(queue, 1, name, wait_ms=_WAIT_MS) for name in names[part::_PROCESSES]]
             for part in range(_PROCESSES)
@@ -65,6 +80,15 @@ def run(context: Context) -> Run:
         pusher = pacing(Queen(server.url), queue, pushed, size.rate, seconds)
         load = Load("parked", [pusher, *parked], seconds=seconds)
         work = context.measure(server, f"{size.consumers:,} parked", load)
+        found.figures["absent partitions: % of a core for each 100 consumers"] = idle_cost(
+            context,
+            server,
+            [
+                Subscription(queue, 1, f"absent-{number}", wait_ms=_WAIT_MS)
+                for number in range(size.absent)
+            ],
+            size.absent_seconds,
+        )
     found.check(
         f"nobody's wait ended without a message, run {context.number + 1}",
         work.empty_count == 0,

@@ -24,14 +24,13 @@ from statistics import median
 from bench.client import RequestFailed
 from bench.driver import Driver, Lot, Subscription
 from bench.load import Board, Gate, Load, Share, Work
-from bench.loads import endless_lanes, new_share, pop_once
+from bench.loads import SEED_PARTITIONS, endless_lanes, new_share, pop_once, seeding
 from bench.measure import Measured
 from bench.queen import Queen
 from bench.scenarios import Context, Run, Scenario, Target
 from bench.server import Server
 
 _EACH = 2
-_SEED_BATCH = 1000  # partitions a request
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def _measure(
     seeder, driver = Queen(server.url, pids[0]), Queen(server.url, pids[-1])
     lanes = endless_lanes(count)
     seeded = {partition: ids[:_EACH] for partition, ids in lanes.items()}
-    load = Load(f"seed {name}", [_seeding(seeder, queue, seeded)], count * _EACH)
+    load = Load(f"seed {name}", [seeding(seeder, queue, seeded)], count * _EACH)
     seed = context.measure(server, f"seed {name}", load)
     pushed = dict(seeded)
     # Picked by chance but the same in every run.
@@ -101,28 +100,6 @@ def _measure(
     rest = context.consume(server, f"check of {name}", [wanted] * 4, left)
     context.verify(found, name, pushed, work, rest)
     return seed, work
-
-
-def _seeding(driver: Driver, queue: str, lanes: dict[str, range]) -> Work:
-    """Push all of *lanes*, many partitions a request."""
-
-    async def work(process: int, board: Board, gate: Gate) -> Share:
-        producer = await driver.producer()
-        lots: Sequence[Lot] = list(lanes.items())
-        gate.pass_together()
-        begin_ns = time.monotonic_ns()
-        push_ms = []
-        for start in range(0, len(lots), _SEED_BATCH):
-            some = lots[start : start + _SEED_BATCH]
-            body = driver.encode(queue, some)
-            sent_ns = time.monotonic_ns()
-            await producer.push(body, len(some) * _EACH)
-            push_ms.append((time.monotonic_ns() - sent_ns) / 1e6)
-            board.add_pushed(process, len(some) * _EACH)
-        producer.close()
-        return Share(begin_ns, time.monotonic_ns(), pushed=lanes, latencies_ms={"push": push_ms})
-
-    return work
 
 
 def _walking(driver: Driver, queue: str, plan: Sequence[Lot]) -> Work:
@@ -165,5 +142,5 @@ SCENARIO = Scenario(
         Target("push: largest / smallest", at_most=2),
         Target("memory: largest / smallest", at_most=2),
     ),
-    {"messages in each partition": _EACH, "partitions seeded a request": _SEED_BATCH},
+    {"messages in each partition": _EACH, "partitions seeded a request": SEED_PARTITIONS},
 )
