@@ -19,7 +19,7 @@ run: $(VENV)/run.stamp  ## start the server in the foreground (ARGS="--workers 4
 test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe")
 	$(PY) -m pytest $(ARGS)
 
-fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour; ARGS="--faults mixed --seed 1")
+fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour or two; ARGS="--faults mixed --seed 1")
 	$(PY) -m tests.fault $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, strict mypy, and which package may import which

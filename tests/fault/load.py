@@ -51,7 +51,7 @@ LEASE_S = 2
 RETENTION_S = 2
 PARTITIONS = 6
 WAIT_MS = 1000
-PARK_WAIT_MS = 5000
+PARK_WAIT_MS = 4000
 # Longer than a lease whose holder has gone.
 QUIET = LEASE_S + 1.5  # seconds
 

@@ -12,7 +12,7 @@ from tests.fault.faults import FAULTS
 from tests.fault.run import Phases, run
 
 SEED = 1
-PHASES = Phases(before=2.5, during=2.5, after=3.0)
+PHASES = Phases(before=2.0, during=2.5, after=3.0)
 RECOVERY_SHARE = 0.4
 
 
