@@ -7,6 +7,7 @@ import contextlib
 import random
 import tempfile
 import time
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.fault.checker import RECOVERY_LIMIT, RECOVERY_SHARE, Report, Violatio
 from tests.fault.faults import Fault, Stage
 from tests.fault.history import Mark, Push, Record, Recorder
 from tests.fault.load import Load
-from tests.fault.system import DatabaseKind, System
+from tests.fault.system import DatabaseKind, System, Unavailable
 
 # Whatever happens, a run ends: none of these is reached by a server that is well.
 STOP_TIMEOUT = 60.0  # seconds for the last pushes to be answered
@@ -75,10 +76,14 @@ async def run(
             load = Load(lambda: system.url, recorder, seed)
             try:
                 await _go_through(fault, Stage(system, load, chance), phases, recovery_share)
-            except (AssertionError, TimeoutError, OSError) as exc:
-                violations.append(Violation("stuck", f"{type(exc).__name__}: {exc}"[:3000]))
             finally:
                 await load.close()
+        except Unavailable:
+            path.unlink()
+            raise
+        except Exception as exc:  # whatever it is, the run failed, and the next one has its turn
+            text = "".join(traceback.format_exception(exc))
+            violations.append(Violation("stuck", f"{exc}"[:1000] + "\n" + text[-2000:]))
         finally:
             recorder.close()
             complaint = await system.stop()
