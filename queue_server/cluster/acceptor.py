@@ -6,8 +6,8 @@ while the other one idles. So a worker that accepts a connection while another o
 fewer hands it over: the descriptor goes through the other's Unix socket, as the wake-ups do.
 
 How many each has is in the shared counters. It is a hint: what is under way between workers is
-counted by its sender only, for a moment, and connections that end are noticed with the next that
-comes, or a moment later. Being wrong costs evenness, never a connection.
+known to its sender only, and connections that end are noticed with the next that comes, or a moment
+later. Being wrong costs evenness, never a connection.
 
 What a crash leaves: a descriptor in the socket of a worker that died is served by its successor,
 like the connections in its listener's queue. When the whole server stops, what is under way in that
@@ -21,7 +21,6 @@ import contextlib
 import errno
 import logging
 import socket
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -31,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Connections taken from the listener at once; others have their turn in between.
 _ACCEPTS_MAX = 64
-# For so long a sender knows better than the receiver's count; by then it has what was sent.
-_UNDER_WAY_S = 1.0
 # Connections that ended are told of at the latest now.
 _NOTE_INTERVAL_S = 0.2
 # Without free descriptors accepting is of no use for a while.
@@ -73,8 +70,9 @@ class Acceptor:
         self._connections_max = connections_max
         self._count_open = count_open
         self._serve = serve
-        # How many each slot will have once it got what was handed over to it, and when that was.
-        self._expected = [(0, 0.0)] * len(self._rows)
+        # What was handed over to each slot and may be under way: how many, and how many it had got
+        # from all before the first of them.
+        self._under_way = [(0, 0)] * len(self._rows)
         self._beginning: set[asyncio.Task[object]] = set()
         self._resuming: asyncio.TimerHandle | None = None
         self._noting: asyncio.Task[None] | None = None
@@ -146,12 +144,14 @@ class Acceptor:
         )
         if own_count < count + 1:
             return False
+        before = self._under_way[slot]
+        self._note_sent(slot)  # first, as the other may be quick
         try:
             socket.send_fds(self._senders[slot], [b"c"], [connection.fileno()])
         except OSError:
+            self._under_way[slot] = before
             return False  # its socket is full: it is busier than it seems
         connection.close()
-        self._expected[slot] = (count + 1, time.monotonic())
         return True
 
     def _others(self) -> list[int]:
@@ -160,9 +160,20 @@ class Acceptor:
         ]
 
     def _estimate(self, slot: int) -> int:
-        count = self._rows[slot].get(State.CONNECTIONS)
-        expected, sent_at = self._expected[slot]
-        return max(count, expected) if time.monotonic() - sent_at < _UNDER_WAY_S else count
+        return self._rows[slot].get(State.CONNECTIONS) + self._pending(slot)
+
+    def _pending(self, slot: int) -> int:
+        """How many of those handed over to a slot it has not taken yet."""
+        sent, base = self._under_way[slot]
+        # What it got from others counts as ours: with more than two workers this may be too low.
+        return max(0, sent - (self._got(slot) - base))
+
+    def _note_sent(self, slot: int) -> None:
+        sent, base = self._under_way[slot] if self._pending(slot) else (0, self._got(slot))
+        self._under_way[slot] = (sent + 1, base)
+
+    def _got(self, slot: int) -> int:
+        return self._rows[slot].get(State.HANDED_IN)
 
     def _receive(self) -> None:
         for _ in range(_ACCEPTS_MAX):
@@ -174,6 +185,7 @@ class Acceptor:
                 connection = socket.socket(fileno=descriptor)
                 connection.setblocking(False)
                 self._begin(connection)
+                self._rows[self._index].words[State.HANDED_IN] += 1
 
     def _begin(self, connection: socket.socket) -> None:
         if self._note_open() >= self._connections_max:
@@ -188,6 +200,7 @@ class Acceptor:
 
     def _begun(self, task: asyncio.Task[object]) -> None:
         self._beginning.discard(task)
+        self._note_open()  # it was counted twice for a moment
         if not task.cancelled() and (exc := task.exception()) is not None:
             # A client that left at once, or a handshake that failed.
             logger.debug("a connection could not be served", extra={"reason": str(exc)})

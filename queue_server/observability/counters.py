@@ -65,6 +65,7 @@ class State(enum.IntEnum):
     STARTED_AT_MS = enum.auto()  # Unix time
     HEARTBEAT_NS = enum.auto()  # CLOCK_MONOTONIC, which all processes of a machine share
     CONNECTIONS = enum.auto()  # open ones of clients, as of a moment ago
+    HANDED_IN = enum.auto()  # connections that other workers handed over; rises over all lives
 
 
 RETRY_COUNTERS = {
