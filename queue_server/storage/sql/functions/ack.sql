@@ -9,7 +9,10 @@
 --             o_more = the partition has messages behind it.
 -- Writes:     cursors; pending of partitions that are read to the end and idle.
 -- Locks:      cursors, ascending (partition, subscription); then, without waiting, an allocator.
--- Isolation:  READ COMMITTED. Everything is judged under the cursor's lock.
+-- Isolation:  READ COMMITTED. Everything is judged under the cursor's lock: where the lock had to be
+--             waited for, PostgreSQL judges the new version of the row.
+-- Plan:       set by set, because a statement costs more than the rows of an element. The inner
+--             SELECT locks its row as the outer one comes to it, hence in the order of the sort.
 CREATE OR REPLACE FUNCTION queen.ack(
     p_shard smallint,
     p_calls integer[],
@@ -24,139 +27,156 @@ SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r record;
-    c record;
     v_now timestamptz;
-    v_end bigint;
-    v_ids bytea;
-    v_refused integer[] := '{}';
+    v_ends bigint[];
+    v_finished boolean[];
+    v_applies boolean[];
+    v_refused integer[];
+    v_more boolean[];
 BEGIN
-    FOR r IN
+    SELECT
+        array_agg(c.v_end ORDER BY e.element),
+        array_agg(c.v_end = c.lease_end ORDER BY e.element),
+        array_agg(e.call) FILTER (WHERE c.applies IS NOT TRUE)
+    INTO v_ends, v_finished, v_refused
+    FROM (
         SELECT u.*
-        FROM unnest(p_partition_ids, p_subscription_ids) AS u (partition_id, subscription_id)
+        FROM unnest(p_calls, p_partition_ids, p_subscription_ids, p_lease_ids, p_ids)
+            WITH ORDINALITY AS u (call, partition_id, subscription_id, lease_id, ids, element)
         ORDER BY u.partition_id, u.subscription_id
-    LOOP
-        PERFORM 1
-        FROM queen.cursors u
+        OFFSET 0
+    ) e
+    LEFT JOIN LATERAL (
+        SELECT
+            k.lease_end, k.committed_offset + length(e.ids) / 16 AS v_end,
+            CASE
+                WHEN
+                    k.lease_id = coalesce(e.lease_id, k.lease_id)
+                    AND k.lease_expires_at > clock_timestamp()
+                    AND k.committed_offset + length(e.ids) / 16 <= k.lease_end
+                THEN e.ids = coalesce(
+                    -- Nearly always all of them are in one segment.
+                    (
+                        SELECT
+                            CASE
+                                WHEN k.committed_offset + length(e.ids) / 16 <= f.next_offset
+                                THEN substring(
+                                    f.ids
+                                    FROM ((k.committed_offset - f.base_offset) * 16 + 1)::integer
+                                    FOR length(e.ids)
+                                )
+                            END
+                        FROM queen.segments f
+                        WHERE
+                            f.shard = p_shard
+                            AND f.partition_id = e.partition_id
+                            AND f.base_offset <= k.committed_offset
+                        ORDER BY f.base_offset DESC
+                        LIMIT 1
+                    ),
+                    (
+                        SELECT
+                            string_agg(
+                                substring(
+                                    s.ids
+                                    FROM (
+                                        greatest(k.committed_offset - s.base_offset, 0) * 16 + 1
+                                    )::integer
+                                    FOR (
+                                        (
+                                            least(
+                                                k.committed_offset + length(e.ids) / 16,
+                                                s.next_offset
+                                            )
+                                            - greatest(k.committed_offset, s.base_offset)
+                                        ) * 16
+                                    )::integer
+                                ), '' ORDER BY s.base_offset
+                            )
+                        FROM queen.segments s
+                        WHERE
+                            s.shard = p_shard
+                            AND s.partition_id = e.partition_id
+                            AND s.base_offset < k.committed_offset + length(e.ids) / 16
+                            AND s.base_offset >= (
+                                SELECT f.base_offset
+                                FROM queen.segments f
+                                WHERE
+                                    f.shard = p_shard
+                                    AND f.partition_id = e.partition_id
+                                    AND f.base_offset <= k.committed_offset
+                                ORDER BY f.base_offset DESC
+                                LIMIT 1
+                            )
+                    )
+                )
+            END AS applies
+        FROM queen.cursors k
         WHERE
-            u.shard = p_shard
-            AND u.partition_id = r.partition_id
-            AND u.subscription_id = r.subscription_id
-        FOR NO KEY UPDATE;
-    END LOOP;
+            k.shard = p_shard
+            AND k.partition_id = e.partition_id
+            AND k.subscription_id = e.subscription_id
+        FOR NO KEY UPDATE
+    ) c ON true;
 
     v_now := clock_timestamp();
 
-    FOR r IN
-        SELECT u.*
-        FROM unnest(p_calls, p_partition_ids, p_subscription_ids, p_lease_ids, p_ids)
-            AS u (call, partition_id, subscription_id, lease_id, ids)
-    LOOP
-        CONTINUE WHEN r.call = ANY (v_refused);
+    SELECT array_agg(u.call <> ALL (coalesce(v_refused, '{}')) ORDER BY u.element) INTO v_applies
+    FROM unnest(p_calls) WITH ORDINALITY AS u (call, element);
 
-        SELECT u.* INTO c
-        FROM queen.cursors u
-        WHERE
-            u.shard = p_shard
-            AND u.partition_id = r.partition_id
-            AND u.subscription_id = r.subscription_id;
-
-        v_end := c.committed_offset + length(r.ids) / 16;
-        IF
-            c.lease_id IS NULL
-            OR c.lease_expires_at <= v_now
-            OR c.lease_id <> coalesce(r.lease_id, c.lease_id)
-            OR v_end > c.lease_end
-        THEN
-            v_refused := v_refused || r.call;
-            CONTINUE;
-        END IF;
-
-        SELECT
-            string_agg(
-                substring(
-                    s.ids
-                    FROM (greatest(c.committed_offset - s.base_offset, 0) * 16 + 1)::integer
-                    FOR (
-                        (least(v_end, s.next_offset) - greatest(c.committed_offset, s.base_offset))
-                        * 16
-                    )::integer
-                ), '' ORDER BY s.base_offset
-            )
-        INTO v_ids
-        FROM queen.segments s
-        WHERE
-            s.shard = p_shard
-            AND s.partition_id = r.partition_id
-            AND s.base_offset < v_end
-            AND s.base_offset >= (
-                SELECT f.base_offset
-                FROM queen.segments f
-                WHERE
-                    f.shard = p_shard
-                    AND f.partition_id = r.partition_id
-                    AND f.base_offset <= c.committed_offset
-                ORDER BY f.base_offset DESC
-                LIMIT 1
-            );
-
-        IF v_ids IS DISTINCT FROM r.ids THEN
-            v_refused := v_refused || r.call;
-        END IF;
-    END LOOP;
-
-    FOR r IN
-        SELECT u.*
-        FROM unnest(p_calls, p_partition_ids, p_subscription_ids, p_ids)
-            WITH ORDINALITY AS u (call, partition_id, subscription_id, ids, element)
-    LOOP
-        o_element := r.element;
-        IF r.call = ANY (v_refused) THEN
-            o_applied := false;
-            o_released := false;
-            o_more := false;
-            RETURN NEXT;
-            CONTINUE;
-        END IF;
-
-        o_applied := true;
-        UPDATE queen.cursors u
-        SET
-            committed_offset = f.v_end,
-            -- The rest of a batch keeps its count; a finished one starts again.
-            attempt = CASE WHEN f.finished THEN 0 ELSE u.attempt END,
-            attempt_offset = CASE WHEN f.finished THEN -1 ELSE f.v_end END,
-            retry_count = CASE WHEN f.finished OR u.retry_offset < f.v_end THEN 0 ELSE u.retry_count END,
-            retry_offset = CASE WHEN f.finished OR u.retry_offset < f.v_end THEN -1 ELSE u.retry_offset END,
-            settled_lease_id = CASE WHEN f.finished THEN u.lease_id ELSE u.settled_lease_id END,
-            settled_from = CASE WHEN f.finished THEN f.committed_offset ELSE u.settled_from END,
-            settled_end = CASE WHEN f.finished THEN f.v_end ELSE u.settled_end END,
-            lease_id = CASE WHEN f.finished THEN NULL ELSE u.lease_id END,
-            lease_end = CASE WHEN f.finished THEN NULL ELSE u.lease_end END,
-            lease_expires_at = CASE WHEN f.finished THEN NULL ELSE u.lease_expires_at END,
-            consumed_at = v_now
-        FROM (
-            SELECT
-                i.committed_offset, i.committed_offset + length(r.ids) / 16 AS v_end,
-                i.committed_offset + length(r.ids) / 16 = i.lease_end AS finished
-            FROM queen.cursors i
+    -- The rows are locked, so where they are does not change under this statement.
+    UPDATE queen.cursors u
+    SET
+        committed_offset = f.v_end,
+        -- The rest of a batch keeps its count; a finished one starts again.
+        attempt = CASE WHEN f.finished THEN 0 ELSE u.attempt END,
+        attempt_offset = CASE WHEN f.finished THEN -1 ELSE f.v_end END,
+        retry_count = CASE WHEN f.finished OR u.retry_offset < f.v_end THEN 0 ELSE u.retry_count END,
+        retry_offset = CASE WHEN f.finished OR u.retry_offset < f.v_end THEN -1 ELSE u.retry_offset END,
+        settled_lease_id = CASE WHEN f.finished THEN u.lease_id ELSE u.settled_lease_id END,
+        settled_from = CASE WHEN f.finished THEN u.committed_offset ELSE u.settled_from END,
+        settled_end = CASE WHEN f.finished THEN f.v_end ELSE u.settled_end END,
+        lease_id = CASE WHEN f.finished THEN NULL ELSE u.lease_id END,
+        lease_end = CASE WHEN f.finished THEN NULL ELSE u.lease_end END,
+        lease_expires_at = CASE WHEN f.finished THEN NULL ELSE u.lease_expires_at END,
+        consumed_at = v_now
+    FROM (
+        SELECT l.ctid, n.v_end, n.finished
+        FROM unnest(p_partition_ids, p_subscription_ids, v_ends, v_finished, v_applies)
+            AS n (partition_id, subscription_id, v_end, finished, applies)
+        CROSS JOIN LATERAL (
+            SELECT k.ctid FROM queen.cursors k
             WHERE
-                i.shard = p_shard
-                AND i.partition_id = r.partition_id
-                AND i.subscription_id = r.subscription_id
-        ) f
-        WHERE
-            u.shard = p_shard
-            AND u.partition_id = r.partition_id
-            AND u.subscription_id = r.subscription_id
-        RETURNING u.committed_offset, f.finished INTO v_end, o_released;
+                k.shard = p_shard
+                AND k.partition_id = n.partition_id
+                AND k.subscription_id = n.subscription_id
+            OFFSET 0
+        ) l
+        WHERE n.applies
+    ) f
+    WHERE u.shard = p_shard AND u.ctid = f.ctid;
 
-        SELECT a.next_offset > v_end INTO o_more
-        FROM queen.allocators a
-        WHERE a.shard = p_shard AND a.partition_id = r.partition_id;
-        IF o_released AND NOT o_more THEN
-            PERFORM queen.retire_pending(p_shard, r.subscription_id, ARRAY[r.partition_id]);
-        END IF;
-        RETURN NEXT;
+    SELECT array_agg(coalesce(a.next_offset > n.v_end, false) ORDER BY n.element) INTO v_more
+    FROM unnest(p_partition_ids, v_ends) WITH ORDINALITY AS n (partition_id, v_end, element)
+    LEFT JOIN LATERAL (
+        SELECT k.next_offset FROM queen.allocators k
+        WHERE k.shard = p_shard AND k.partition_id = n.partition_id
+        OFFSET 0
+    ) a ON true;
+
+    FOR r IN
+        SELECT n.subscription_id, array_agg(n.partition_id) AS partition_ids
+        FROM unnest(p_partition_ids, p_subscription_ids, v_finished, v_applies, v_more)
+            AS n (partition_id, subscription_id, finished, applies, more)
+        WHERE n.applies AND n.finished AND NOT n.more
+        GROUP BY n.subscription_id
+    LOOP
+        PERFORM queen.retire_pending(p_shard, r.subscription_id, r.partition_ids);
     END LOOP;
+
+    RETURN QUERY
+    SELECT
+        n.element::integer, n.applies, n.applies AND n.finished, n.applies AND n.more
+    FROM unnest(v_finished, v_applies, v_more) WITH ORDINALITY AS n (finished, applies, more, element);
 END
 $$;

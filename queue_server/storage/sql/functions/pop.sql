@@ -154,7 +154,6 @@ SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r record;
-    rules record;
     c record;
     s record;
     v_now timestamptz;
@@ -169,6 +168,7 @@ DECLARE
     v_messages_left bigint;
     v_raw_bytes_left bigint;
     v_inline_bytes_left bigint;
+    v_candidates bigint[];
     v_partition_id bigint;
     v_place bigint;
     v_start bigint;
@@ -180,7 +180,7 @@ DECLARE
 BEGIN
     v_inline_bytes_left := p_inline_bytes_max;
     FOR r IN
-        SELECT u.*
+        SELECT u.*, k.*
         FROM unnest(
             p_subscription_ids, p_partition_ids, p_start_after, p_message_limits,
             p_partition_limits, p_lease_seconds, p_lease_ids, p_auto_acks
@@ -188,26 +188,28 @@ BEGIN
             subscription_id, partition_id, start_after, message_limit,
             partition_limit, lease_seconds, lease_id, auto_ack, request
         )
+        LEFT JOIN LATERAL (
+            SELECT
+                CASE
+                    WHEN u.lease_seconds > 0 THEN u.lease_seconds
+                    WHEN q.lease_time > 0 THEN q.lease_time
+                    ELSE 60
+                END AS lease_length,
+                CASE WHEN w.mode = 'timestamp' THEN w.starts_at END AS starts_at,
+                q.priority, q.delivery_limit, w.conflation, q.delayed_processing, q.window_buffer,
+                least(nullif(q.max_wait_time_seconds, 0), nullif(q.ttl, 0)) AS stale_seconds
+            FROM queen.subscriptions w
+            JOIN queen.queues q ON q.id = w.queue_id
+            WHERE w.id = u.subscription_id
+            OFFSET 0
+        ) k ON true
+        ORDER BY u.request
     LOOP
         v_now := clock_timestamp();
         o_request := r.request;
         o_status := 'segment';
 
-        SELECT
-            CASE
-                WHEN r.lease_seconds > 0 THEN r.lease_seconds
-                WHEN q.lease_time > 0 THEN q.lease_time
-                ELSE 60
-            END AS lease_seconds,
-            CASE WHEN u.mode = 'timestamp' THEN u.starts_at END AS starts_at,
-            q.priority, q.delivery_limit, u.conflation, q.delayed_processing, q.window_buffer,
-            least(nullif(q.max_wait_time_seconds, 0), nullif(q.ttl, 0)) AS stale_seconds
-        INTO rules
-        FROM queen.subscriptions u
-        JOIN queen.queues q ON q.id = u.queue_id
-        WHERE u.id = r.subscription_id;
-
-        IF NOT FOUND THEN
+        IF r.lease_length IS NULL THEN
             o_status := 'unknown';
             RETURN NEXT;
             CONTINUE;
@@ -218,31 +220,17 @@ BEGIN
         v_window := NULL;
         v_stale_before := NULL;
         v_visible_before := 'infinity';
-        IF rules.delayed_processing > 0 THEN
-            v_delay := make_interval(secs => rules.delayed_processing);
+        IF r.delayed_processing > 0 THEN
+            v_delay := make_interval(secs => r.delayed_processing);
             v_visible_before := v_now - v_delay;
         END IF;
-        IF rules.window_buffer > 0 THEN
-            v_window := make_interval(secs => rules.window_buffer);
+        IF r.window_buffer > 0 THEN
+            v_window := make_interval(secs => r.window_buffer);
         END IF;
-        IF rules.stale_seconds > 0 THEN
-            v_stale_before := v_now - make_interval(secs => rules.stale_seconds);
+        IF r.stale_seconds > 0 THEN
+            v_stale_before := v_now - make_interval(secs => r.stale_seconds);
         END IF;
-        o_priority := rules.priority;
-
-        IF r.partition_id <> 0 THEN
-            PERFORM 1
-            FROM queen.cursors u
-            WHERE
-                u.shard = p_shard
-                AND u.partition_id = r.partition_id
-                AND u.subscription_id = r.subscription_id;
-            IF NOT FOUND THEN
-                o_status := 'no_cursor';
-                RETURN NEXT;
-                CONTINUE;
-            END IF;
-        END IF;
+        o_priority := r.priority;
 
         IF r.lease_id IS DISTINCT FROM v_lease_id THEN
             v_lease_id := r.lease_id;
@@ -273,22 +261,42 @@ BEGIN
             v_first := CASE v_arc WHEN 1 THEN r.start_after ELSE 0 END;
             v_last := CASE v_arc WHEN 1 THEN 9223372036854775807 ELSE r.start_after END;
 
-            FOR v_partition_id IN
-                SELECT k.o_partition_id
-                FROM queen.candidates(
-                    p_shard, r.subscription_id, r.partition_id, v_first, v_last,
-                    v_delay, v_window, v_stale_before, false
-                ) k
-                WHERE k.o_readable_at <= v_now
-                -- A few more, for those that somebody else takes in between.
-                LIMIT v_partitions_left + 4
-            LOOP
+            IF
+                r.partition_id <> 0
+                AND v_delay IS NULL AND v_window IS NULL AND v_stale_before IS NULL
+            THEN
+                -- Nothing to choose from: whether it is readable is seen when it is locked.
+                v_candidates := ARRAY[r.partition_id];
+            ELSE
+                SELECT array_agg(n.o_partition_id) INTO v_candidates
+                FROM (
+                    SELECT k.o_partition_id
+                    FROM queen.candidates(
+                        p_shard, r.subscription_id, r.partition_id, v_first, v_last,
+                        v_delay, v_window, v_stale_before, false
+                    ) k
+                    WHERE k.o_readable_at <= v_now
+                    -- A few more, for those that somebody else takes in between.
+                    LIMIT v_partitions_left + 4
+                ) n;
+            END IF;
+
+            FOREACH v_partition_id IN ARRAY coalesce(v_candidates, '{}') LOOP
                 EXIT WHEN
                     v_partitions_left = 0 OR v_messages_left = 0 OR v_raw_bytes_left <= 0;
 
                 SELECT
                     u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
-                    u.retry_count, u.consumed_at, a.next_offset, a.low_watermark
+                    u.retry_count, u.consumed_at, a.next_offset, a.low_watermark,
+                    (
+                        SELECT array_agg(h.message_offset ORDER BY h.message_offset)
+                        FROM queen.holes h
+                        WHERE
+                            h.shard = p_shard
+                            AND h.partition_id = v_partition_id
+                            AND h.message_offset >= u.committed_offset
+                            AND h.message_offset < a.next_offset
+                    ) AS holes
                 INTO c
                 FROM queen.cursors u
                 JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = v_partition_id
@@ -304,10 +312,10 @@ BEGIN
                 CONTINUE WHEN NOT FOUND;
                 o_partition_id := c.partition_id;
                 v_start := greatest(c.committed_offset, c.low_watermark);
-                IF c.consumed_at IS NULL AND rules.starts_at IS NOT NULL THEN
+                IF c.consumed_at IS NULL AND r.starts_at IS NOT NULL THEN
                     -- The cursor may have been made before that time, for one that was to come.
                     v_start := greatest(
-                        v_start, queen.offset_at(p_shard, c.partition_id, rules.starts_at)
+                        v_start, queen.offset_at(p_shard, c.partition_id, r.starts_at)
                     );
                 END IF;
                 IF v_stale_before IS NOT NULL THEN
@@ -315,17 +323,11 @@ BEGIN
                         v_start, queen.offset_at(p_shard, c.partition_id, v_stale_before)
                     );
                 END IF;
-                SELECT array_agg(h.message_offset ORDER BY h.message_offset) INTO v_holes
-                FROM queen.holes h
-                WHERE
-                    h.shard = p_shard
-                    AND h.partition_id = c.partition_id
-                    AND h.message_offset >= v_start
-                    AND h.message_offset < c.next_offset;
+                v_holes := c.holes;
                 WHILE v_start = ANY (v_holes) LOOP
                     v_start := v_start + 1;
                 END LOOP;
-                IF rules.conflation THEN
+                IF r.conflation THEN
                     -- The newest visible message stands for all before it.
                     v_end := CASE
                         WHEN v_delay IS NULL THEN c.next_offset
@@ -340,14 +342,14 @@ BEGIN
                 -- A conflating group keeps its place: what the newest message stands for is
                 -- committed with it.
                 v_place := CASE
-                    WHEN rules.conflation THEN greatest(c.committed_offset, c.low_watermark)
+                    WHEN r.conflation THEN greatest(c.committed_offset, c.low_watermark)
                     ELSE v_start
                 END;
                 o_attempt := CASE
                     WHEN r.auto_ack OR c.attempt_offset <> v_place THEN 1
                     ELSE c.attempt + 1
                 END;
-                IF rules.delivery_limit > 0 AND o_attempt > rules.delivery_limit THEN
+                IF r.delivery_limit > 0 AND o_attempt > r.delivery_limit THEN
                     o_status := 'exhausted';
                     o_from := v_start;
                     o_attempt := c.attempt;
@@ -356,7 +358,7 @@ BEGIN
                     CONTINUE;
                 END IF;
                 o_retry_count := c.retry_count;
-                o_lease_expires_at := v_now + make_interval(secs => rules.lease_seconds);
+                o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
 
                 v_end := v_start;
                 FOR s IN
@@ -413,7 +415,7 @@ BEGIN
                         o_from := o_to;
                         o_body := NULL;
                     END LOOP;
-                    EXIT WHEN rules.conflation AND v_end > v_start;
+                    EXIT WHEN r.conflation AND v_end > v_start;
                 END LOOP;
 
                 IF v_end = v_start THEN
@@ -457,6 +459,18 @@ BEGIN
                 END IF;
             END LOOP;
         END LOOP;
+        IF r.partition_id <> 0 AND v_partitions_left > 0 THEN
+            PERFORM 1
+            FROM queen.cursors u
+            WHERE
+                u.shard = p_shard
+                AND u.partition_id = r.partition_id
+                AND u.subscription_id = r.subscription_id;
+            IF NOT FOUND THEN
+                o_status := 'no_cursor';
+                RETURN NEXT;
+            END IF;
+        END IF;
         IF v_read_out IS NOT NULL AND r.partition_id = 0 THEN
             PERFORM queen.retire_pending(p_shard, r.subscription_id, v_read_out);
         END IF;
