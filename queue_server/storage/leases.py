@@ -10,6 +10,7 @@ import msgspec
 
 from queue_server.domain.errors import StorageUnavailable
 from queue_server.domain.names import PartitionId, SubscriptionId
+from queue_server.storage.arrays import Bigints, Booleans, Byteas, Integers, Uuids
 from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Transactions
@@ -125,14 +126,14 @@ async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) ->
         STATEMENTS["pop"],
         {
             "shard": SHARD,
-            "subscription_ids": [r.subscription_id for r in requests],
-            "partition_ids": [r.partition_id for r in requests],
-            "start_after": [r.start_after for r in requests],
-            "message_limits": [r.message_limit for r in requests],
-            "partition_limits": [r.partition_limit for r in requests],
-            "lease_seconds": [r.lease_seconds for r in requests],
-            "lease_ids": [r.lease_id for r in requests],
-            "auto_acks": [r.auto_ack for r in requests],
+            "subscription_ids": Integers([r.subscription_id for r in requests]),
+            "partition_ids": Bigints([r.partition_id for r in requests]),
+            "start_after": Bigints([r.start_after for r in requests]),
+            "message_limits": Integers([r.message_limit for r in requests]),
+            "partition_limits": Integers([r.partition_limit for r in requests]),
+            "lease_seconds": Integers([r.lease_seconds for r in requests]),
+            "lease_ids": Uuids([r.lease_id for r in requests]),
+            "auto_acks": Booleans([r.auto_ack for r in requests]),
             "raw_bytes_max": POP_RAW_BYTES_MAX,
             "inline_bytes_max": POP_INLINE_BYTES_MAX,
         },
@@ -170,11 +171,11 @@ async def commit(transactions: Transactions, requests: Sequence[CommitRequest]) 
         STATEMENTS["ack"],
         {
             "shard": SHARD,
-            "calls": [r.call for r in requests],
-            "partition_ids": [r.partition_id for r in requests],
-            "subscription_ids": [r.subscription_id for r in requests],
-            "lease_ids": [r.lease_id for r in requests],
-            "ids": [r.ids for r in requests],
+            "calls": Integers([r.call for r in requests]),
+            "partition_ids": Bigints([r.partition_id for r in requests]),
+            "subscription_ids": Integers([r.subscription_id for r in requests]),
+            "lease_ids": Uuids([r.lease_id for r in requests]),
+            "ids": Byteas([r.ids for r in requests]),
         },
     )
     committed = [Committed(*row[1:]) for row in rows]

@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from queue_server.domain.ids import id_ranges
 from queue_server.domain.names import PartitionId
 from queue_server.domain.segment import CODEC_ENCRYPTED
+from queue_server.storage.arrays import Bigints, Booleans, Byteas, Integers, Smallints, Uuids
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
@@ -117,24 +118,24 @@ def _push_parameters(drafts: Sequence[SegmentDraft], can_encrypt: bool) -> dict[
     flat = [r for own in ranges for r in own]
     return {
         "shard": SHARD,
-        "partition_ids": [d.partition_id for d in drafts],
-        "befores": befores,
-        "afters": [
-            totals[d.partition_id] - before for d, before in zip(drafts, befores, strict=True)
-        ],
-        "counts": [d.message_count for d in drafts],
-        "first_message_ids": [d.first_message_id for d in drafts],
-        "raw_bytes": [d.raw_bytes for d in drafts],
-        "codecs": [d.codec for d in drafts],
-        "ids": [d.ids for d in drafts],
-        "bodies": [d.body for d in drafts],
-        "encrypted": [bool(d.codec & CODEC_ENCRYPTED) for d in drafts],
+        "partition_ids": Bigints([d.partition_id for d in drafts]),
+        "befores": Integers(befores),
+        "afters": Integers(
+            [totals[d.partition_id] - before for d, before in zip(drafts, befores, strict=True)]
+        ),
+        "counts": Integers([d.message_count for d in drafts]),
+        "first_message_ids": Uuids([d.first_message_id for d in drafts]),
+        "raw_bytes": Integers([d.raw_bytes for d in drafts]),
+        "codecs": Smallints([d.codec for d in drafts]),
+        "ids": Byteas([d.ids for d in drafts]),
+        "bodies": Byteas([d.body for d in drafts]),
+        "encrypted": Booleans([bool(d.codec & CODEC_ENCRYPTED) for d in drafts]),
         "can_encrypt": can_encrypt,
-        "range_segments": [i + 1 for i in owners],
-        "range_partition_ids": [drafts[i].partition_id for i in owners],
-        "range_min_ids": [r.min for r in flat],
-        "range_max_ids": [r.max for r in flat],
-        "range_scan_ids": [r.scan_max for r in flat],
+        "range_segments": Integers([i + 1 for i in owners]),
+        "range_partition_ids": Bigints([drafts[i].partition_id for i in owners]),
+        "range_min_ids": Byteas([r.min for r in flat]),
+        "range_max_ids": Byteas([r.max for r in flat]),
+        "range_scan_ids": Byteas([r.scan_max for r in flat]),
     }
 
 
@@ -169,13 +170,13 @@ async def find_ids(
         STATEMENTS["find_ids"],
         {
             "shard": SHARD,
-            "list_partition_ids": [partition_id for partition_id, _ in lists],
-            "list_ids": [keys for _, keys in lists],
-            "range_lists": [i + 1 for i in owners],
-            "range_partition_ids": [lists[i][0] for i in owners],
-            "range_min_ids": [r.min for r in flat],
-            "range_max_ids": [r.max for r in flat],
-            "range_scan_ids": [r.scan_max for r in flat],
+            "list_partition_ids": Bigints([partition_id for partition_id, _ in lists]),
+            "list_ids": Byteas([keys for _, keys in lists]),
+            "range_lists": Integers([i + 1 for i in owners]),
+            "range_partition_ids": Bigints([lists[i][0] for i in owners]),
+            "range_min_ids": Byteas([r.min for r in flat]),
+            "range_max_ids": Byteas([r.max for r in flat]),
+            "range_scan_ids": Byteas([r.scan_max for r in flat]),
         },
     )
     return [StoredId(row[0] - 1, *row[1:]) for row in await cursor.fetchall()]
