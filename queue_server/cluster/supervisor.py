@@ -64,6 +64,7 @@ BOOT_LIMIT = 60.0  # seconds until a worker must be ready
 BOOT_ATTEMPTS_MAX = 3  # deaths without a reason before the first start is given up
 STABLE_AFTER = 60.0  # seconds of life after which a death counts as the first again
 RESTART_DELAY_MAX = 30.0  # seconds
+RESTART_DELAY_ALONE = 0.5  # seconds; a start every half second is no storm
 DATABASE_PATIENCE = 30.0  # seconds to wait for a given server that does not answer yet
 REPORT_INTERVAL = 60.0  # seconds between two status lines
 
@@ -351,7 +352,8 @@ class Supervisor:
                 raise StartError(f"worker {slot.index} cannot boot: {how}")
             if slot.deaths_in_a_row >= BOOT_ATTEMPTS_MAX:
                 raise StartError(f"worker {slot.index} keeps dying before it is ready: {how}")
-        delay = restart_delay(slot.deaths_in_a_row)
+        alone = not any(other.process and other.process.ready for other in self.slots)
+        delay = restart_delay(slot.deaths_in_a_row, alone=alone)
         slot.start_at = time.monotonic() + delay
         self.counters.supervisor.add(Counter.WORKER_RESTARTS)
         logger.error(
@@ -509,11 +511,15 @@ class Supervisor:
         return any(slot.process for slot in self.slots)
 
 
-def restart_delay(deaths_in_a_row: int) -> float:
-    """Seconds until the next start: none at first, then 0.5, 1, 2 … with some randomness."""
+def restart_delay(deaths_in_a_row: int, *, alone: bool = False) -> float:
+    """Seconds until the next start: none at first, then 0.5, 1, 2 … with some randomness.
+
+    *alone*: nobody serves meanwhile, so it comes soon, however often it died.
+    """
     if deaths_in_a_row <= 1:
         return 0.0
-    delay = min(0.5 * 2.0 ** min(deaths_in_a_row - 2, 10), RESTART_DELAY_MAX)
+    limit = RESTART_DELAY_ALONE if alone else RESTART_DELAY_MAX
+    delay = min(0.5 * 2.0 ** min(deaths_in_a_row - 2, 10), limit)
     # Workers that died of one cause should not all come back at one moment.
     return delay * random.uniform(0.75, 1.0)
 

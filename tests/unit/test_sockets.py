@@ -75,3 +75,6 @@ def test_restarts_are_immediate_at_first_and_then_ever_rarer() -> None:
     assert 0.3 < restart_delay(2) <= 0.5
     assert 0.7 < restart_delay(3) <= 1
     assert 20 < restart_delay(1000) <= 30
+    # Unless nobody else serves meanwhile.
+    assert restart_delay(1, alone=True) == 0
+    assert 0.3 < restart_delay(1000, alone=True) <= 0.5

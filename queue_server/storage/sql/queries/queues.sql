@@ -15,6 +15,20 @@ FROM queen.queues q
 JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id AND p.name = %(partition)s
 WHERE q.name = %(queue)s
 
+-- name: find_partitions
+-- Partitions of a queue by name, one look-up each: OFFSET 0 keeps a table without statistics, which
+-- is taken for tiny, from being read by the queue alone.
+SELECT p.name, p.id, q.id AS queue_id
+FROM queen.queues q
+CROSS JOIN unnest(%(names)s::text[]) AS n (name)
+CROSS JOIN LATERAL (
+    SELECT k.name, k.id
+    FROM queen.partitions k
+    WHERE k.shard = %(shard)s AND k.queue_id = q.id AND k.name = n.name
+    OFFSET 0
+) p
+WHERE q.name = %(queue)s
+
 -- name: name_partitions
 -- Partitions by id, for acknowledgements and answers.
 SELECT p.id, p.name, q.name AS queue, q.id AS queue_id
