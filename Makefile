@@ -8,7 +8,7 @@ ARGS   ?=
 SCENARIO ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fault lint format bench lock clean
+.PHONY: help run test fault lint format bench peers lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -35,12 +35,18 @@ format: $(VENV)/dev.stamp  ## let ruff format the code
 bench: $(VENV)/dev.stamp  ## measure servers of its own (SCENARIO=canonical ARGS="--size quick --runs 1")
 	$(PY) -m bench --scenario $(SCENARIO) $(ARGS)
 
-lock: $(VENV)/dev.stamp  ## resolve the versions anew and write both lock files
+peers: $(VENV)/dev.stamp requirements-peers.lock  ## install what other brokers need to be measured (see bench/README.md)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	if command -v npm; then npm ci --no-audit --no-fund --prefix bench/peers/pgboss; fi
+
+lock: $(VENV)/dev.stamp  ## resolve the versions anew and write the lock files
 	$(PY) -m pip install --quiet uv
 	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header pyproject.toml -o requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --extra peers -c requirements-dev.lock pyproject.toml -o requirements-peers.lock
 
 clean:  ## remove the virtual environment and caches (never ./data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

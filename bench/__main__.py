@@ -110,7 +110,10 @@ def _run(
     settings: dict[str, Any] = {}
     for number in range(given.runs):
         console.print(f"run {number + 1} of {given.runs}", highlight=False)
-        context = Context(console, given.size, number, given.workers, servers.open, servers.close)
+        context = Context(
+            console, given.size, number, given.workers, given.data_parent,
+            servers.open, servers.close,
+        )  # fmt: skip
         if not settings:
             settings = {**scenario.settings, **asdict(context.pick(scenario.sizes))}
         runs.append(scenario.run(context))

@@ -38,6 +38,11 @@ def endless_lanes(partition_count: int) -> Lanes:
     }
 
 
+def lane_of(id_: int) -> str:
+    """The one of `endless_lanes` that an id is of."""
+    return str(id_ // _ENDLESS)
+
+
 def part_of(lanes: Lanes, part: int, part_count: int) -> Lanes:
     """Every n-th lane: what one of several processes pushes."""
     return {name: lanes[name] for name in list(lanes)[part::part_count]}

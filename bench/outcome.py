@@ -85,7 +85,9 @@ class Outcome:
         }
 
     def tables(self) -> list[Table]:
-        tables = [self._work_table(), self._rate_table(), self._latency_table()]
+        own = self.scenario.table
+        works = self._work_table() if own is None else own(self.runs)
+        tables = [works, self._rate_table(), self._latency_table()]
         tables += [self._figure_table(), self._phase_table(), self._target_table()]
         return [table for table in tables if table.rows]
 

@@ -101,6 +101,7 @@ class PopAnswerOfSeveral(msgspec.Struct, gc=False):
 
 
 encoder = msgspec.json.Encoder()
+payload_decoder = msgspec.json.Decoder(_Payload)
 pop_decoder = msgspec.json.Decoder(PopAnswer)
 pop_several_decoder = msgspec.json.Decoder(PopAnswerOfSeveral)
 
@@ -117,24 +118,26 @@ def push_items(
 
     Shape: payloads are `{"id": n}`; with *payload_bytes* they are filled up to that size.
     """
-    head = f'{{"queue":{_text(queue)},"partition":{_text(partition)},"payload":{{"id":'
-    if not payload_bytes:
-        return ",".join(
-            [
-                f'{head}{number}}},"transactionId":"{id_}"}}'
-                for number, id_ in zip(numbers, ids, strict=True)
-            ]
-        )
-    room = payload_bytes - len('{"id":,"fill":""}')
-    starts = len(_FILLER) - payload_bytes
+    head = f'{{"queue":{_text(queue)},"partition":{_text(partition)},"payload":'
     return ",".join(
         [
-            f'{head}{number},"fill":"{_FILLER[start : start + room - len(str(number))]}"}},'
-            f'"transactionId":"{id_}"}}'
-            for number, id_ in zip(numbers, ids, strict=True)
-            for start in (number * payload_bytes % starts,)
+            f'{head}{payload},"transactionId":"{id_}"}}'
+            for payload, id_ in zip(payloads(numbers, payload_bytes), ids, strict=True)
         ]
     )
+
+
+def payloads(numbers: Iterable[int], payload_bytes: int = 0) -> list[str]:
+    """The payloads alone, in the shape that `push_items` gives them."""
+    if not payload_bytes:
+        return [f'{{"id":{number}}}' for number in numbers]
+    room = payload_bytes - len('{"id":,"fill":""}')
+    starts = len(_FILLER) - payload_bytes
+    return [
+        f'{{"id":{number},"fill":"{_FILLER[start : start + room - len(str(number))]}"}}'
+        for number in numbers
+        for start in (number * payload_bytes % starts,)
+    ]
 
 
 def push_body(items: Iterable[str]) -> bytes:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,7 +31,7 @@ from bench.load import Load
 from bench.loads import Pushes
 from bench.measure import Measured, Metrics
 from bench.queen import Queen
-from bench.report import Check
+from bench.report import Check, Table
 from bench.server import Server
 
 Size = TypeVar("Size")
@@ -101,6 +102,7 @@ class Context:
     size: str
     number: int  # of the run, from 0; -1 for a warm-up
     workers: int
+    data_parent: Path | None  # where servers put their data; None: where temporary files go
     open_server: Callable[[int], Server]
     close_server: Callable[[Server], None]
 
@@ -237,3 +239,5 @@ class Scenario:
     sizes: Mapping[str, Any]  # dataclasses
     targets: Sequence[Target] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+    # In place of the usual table of what was measured.
+    table: Callable[[Sequence[Run]], Table] | None = None

@@ -9,6 +9,7 @@ from bench.scenarios import (
     modes,
     parked,
     partitions,
+    peers,
     push_100,
     push_1000,
     root_cause,
@@ -20,6 +21,6 @@ SCENARIOS: dict[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
     for module in (
         root_cause, push_1000, push_100, canonical, single, latency, modes, partitions, backlog,
-        parked, slow_readers, fan_out,
+        parked, slow_readers, fan_out, peers,
     )
 }  # fmt: skip
