@@ -64,8 +64,10 @@ _SWEEP_PARTITIONS_MAX = 1000
 _SWEEP_TIME_S = 0.25
 
 _RESOLVE_ATTEMPTS_MAX = 5
-# A pop of a partition that does not exist yet, or during an outage, looks again this often.
+# A pop of a partition that does not exist yet, or during an outage, looks again this often; with
+# many of them each looks less often, so that all together ask no more than this a second.
 _UNRESOLVED_NAP_S = 2.0
+_UNRESOLVED_RATE_MAX = 50.0
 
 
 # A label pop leases from so many queues at most.
@@ -162,6 +164,7 @@ class Popper:
         # so that workers spread.
         self._rounds: dict[SubscriptionId, PartitionId] = {}
         self._in_use: set[SubscriptionId] = set()
+        self._unresolved = 0  # pops that wait for something to come into being
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- a pop --
@@ -191,7 +194,8 @@ class Popper:
                         conflation = all(t.subscription.conflation for t in targets)
                     delivery = await self._claim(request, room, targets)
                     if not targets or request.queue is None:
-                        # Nobody tells when a queue or partition comes into being.
+                        # The first push to a partition tells of it, but a queue with these labels
+                        # may come into being unnoticed.
                         nap_s = _UNRESOLVED_NAP_S
                 except Unavailable:
                     # The database is away for a moment: who asked to wait waits for its return.
@@ -203,9 +207,14 @@ class Popper:
                     return PopAnswer(delivery, conflation)
                 left_s = deadline - time.monotonic()
                 if nap_s is not None:
+                    nap_s = max(nap_s, self._unresolved / _UNRESOLVED_RATE_MAX)
                     left_s = min(left_s, nap_s * random.uniform(0.5, 1))
                 begin = time.perf_counter_ns()
-                await room.sleep(news_count, left_s)
+                self._unresolved += nap_s is not None
+                try:
+                    await room.sleep(news_count, left_s)
+                finally:
+                    self._unresolved -= nap_s is not None
                 self._spend(Counter.POP_WAIT_US, begin)
                 if not self._may_wait(deadline):
                     return PopAnswer(None, conflation)

@@ -87,6 +87,26 @@ async def test_the_partition_route_waits_for_its_partition_only(
     assert time.monotonic() - started < 1
 
 
+async def test_many_who_wait_for_partitions_to_come_are_told_of_theirs(
+    client: Client, consumer: Client, queue: str
+) -> None:
+    """They are so many that each looks by itself only every few seconds."""
+    await client.push(queue, ["other"], partition="other")
+    waiting = [
+        asyncio.create_task(consumer.pop(queue, partition=f"p{n}", wait_ms=20_000))
+        for n in range(200)
+    ]
+    await asyncio.sleep(3)  # until all are parked, and each has looked once
+    started = time.monotonic()
+    for n in (0, 77, 199):
+        await client.push(queue, [n], partition=f"p{n}")
+        assert (await waiting[n]).data == [n]
+    assert time.monotonic() - started < 2
+    for pop in waiting:
+        pop.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_waiting_pops_of_all_groups_get_their_copy(
     client: Client, consumer: Client, queue: str
 ) -> None:
