@@ -19,7 +19,7 @@ from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest, QueueFull, Unavailable
-from queue_server.domain.ids import id_keys
+from queue_server.domain.ids import id_keys, uuid_keys
 from queue_server.domain.message import MessageIdRun, NewMessage, message_id
 from queue_server.domain.names import (
     DEFAULT_PARTITION,
@@ -37,7 +37,7 @@ from queue_server.domain.segment import (
     pack,
     render,
 )
-from queue_server.domain.weave import json_texts, separated, weave
+from queue_server.domain.weave import json_texts, plain_texts, separated, weave
 from queue_server.observability.counters import Counter, Row
 from queue_server.storage import messages as log
 from queue_server.storage.messages import SegmentDraft
@@ -179,7 +179,11 @@ class _Lane:
             transaction_id or message_id.decode()
             for transaction_id, message_id in zip(given, message_ids, strict=True)
         ]
-        transaction_ids = json_texts(ids)
+        keys = uuid_keys(ids)
+        if keys is not None:
+            transaction_ids = plain_texts(ids)
+        else:
+            keys, transaction_ids = id_keys(ids), json_texts(ids)
         rendered = render(messages, message_ids, transaction_ids, subs)
         if len(rendered) > SEGMENT_RAW_BYTES_MAX and len(messages) > 1:
             pieces = min(len(rendered) // SEGMENT_RAW_BYTES_MAX + 1, len(messages))
@@ -197,7 +201,7 @@ class _Lane:
                 message_count=len(messages),
                 raw_bytes=len(rendered),
                 codec=codec,
-                ids=id_keys(ids),
+                ids=keys,
                 body=body,
             )
         )

@@ -47,22 +47,28 @@ def id_keys(transaction_ids: Sequence[str]) -> bytes:
 
     Shape: 16 bytes each, in the given order.
     """
-    joined = "".join(transaction_ids)
-    count = len(transaction_ids)
-    if set(map(len, transaction_ids)) == {_UUID_CHARS}:
-        keys = uuid_keys(joined, count)
-        if keys is not None:
-            return keys
-    if count == 1:
-        return _hashed_key(joined)
+    keys = uuid_keys(transaction_ids)
+    if keys is not None:
+        return keys
+    if len(transaction_ids) == 1:
+        return _hashed_key(transaction_ids[0])
     return b"".join([id_keys((transaction_id,)) for transaction_id in transaction_ids])
 
 
-def uuid_keys(joined: str, count: int) -> bytes | None:
-    """The keys of *count* ids, given one after another, if each is its own key.
+def uuid_keys(transaction_ids: Sequence[str]) -> bytes | None:
+    """The keys of *transaction_ids* if each is its own key, else None.
 
-    That is, if all are canonical UUIDs and none has version 8; else None. Nearly always it is so,
-    and a handful of operations on the joined text converts and checks them all.
+    That is, if all are canonical UUIDs and none has version 8; nearly always it is so.
+    """
+    if set(map(len, transaction_ids)) != {_UUID_CHARS}:
+        return None
+    return joined_uuid_keys("".join(transaction_ids), len(transaction_ids))
+
+
+def joined_uuid_keys(joined: str, count: int) -> bytes | None:
+    """`uuid_keys` of *count* texts of a UUID's length, given in one.
+
+    A handful of operations on the whole converts and checks them all.
     """
     if len(joined) != count * _UUID_CHARS:
         return None

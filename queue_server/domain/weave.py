@@ -30,10 +30,14 @@ def separated(piece: bytes, count: int) -> list[bytes]:
     return [piece + b","] * (count - 1) + [piece] * (count > 0)
 
 
+def plain_texts(texts: Sequence[str]) -> list[bytes]:
+    """*texts* as bytes; they hold no line break and nothing that JSON would escape."""
+    return "\n".join(texts).encode().split(b"\n") if texts else []
+
+
 def json_texts(texts: Sequence[str]) -> list[bytes]:
     """What stands between the quotes when *texts* are written as JSON strings."""
     joined = "".join(texts)
     if joined.isascii() and joined.isprintable() and '"' not in joined and "\\" not in joined:
-        # Nothing to escape, and no line break, so it can part them.
-        return "\n".join(texts).encode().split(b"\n") if texts else []
+        return plain_texts(texts)
     return [_encoder.encode(text)[1:-1] for text in texts]

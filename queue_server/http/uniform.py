@@ -20,7 +20,7 @@ import msgspec
 
 from queue_server.broker.ack import Ack
 from queue_server.domain.errors import BadRequest
-from queue_server.domain.ids import uuid_keys
+from queue_server.domain.ids import joined_uuid_keys
 from queue_server.domain.numerals import numerals
 from queue_server.domain.weave import separated, weave
 from queue_server.http import wire
@@ -55,10 +55,7 @@ def read_uniform_acks(body: bytes) -> UniformAcks | None:
     ids = [body[i : i + _ID_CHARS] for i in range(start, end, _ID_CHARS + len(between))]
     if len(ids) < _ITEMS_MIN or not body.startswith(between.join(ids), start):
         return None
-    try:
-        keys = uuid_keys(b"".join(ids).decode("ascii"), len(ids))
-    except UnicodeDecodeError:
-        return None
+    keys = joined_uuid_keys(b"".join(ids).decode("latin-1"), len(ids))
     if keys is None:
         return None
     try:
