@@ -72,7 +72,7 @@ def _start(home: Path) -> Iterator[Running]:
 
 
 async def _prepare(port: int) -> None:
-    connection = await _Connection.open(port)
+    connection = await Connection.open(port)
     await connection.ask(
         f"STREAM.CREATE.{_STREAM}",
         {
@@ -99,7 +99,7 @@ async def _prepare(port: int) -> None:
 
 
 async def _unfinished(port: int) -> int:
-    connection = await _Connection.open(port)
+    connection = await Connection.open(port)
     count = 0
     for share in range(SHARES):
         found = await connection.ask(f"CONSUMER.INFO.{_STREAM}.share-{share}", {})
@@ -108,21 +108,21 @@ async def _unfinished(port: int) -> int:
     return count
 
 
-class _Message(NamedTuple):
+class Message(NamedTuple):
     reply: bytes
     headers: bytes
     payload: bytes
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """The client protocol: lines, and payloads whose length a line tells."""
 
     def __init__(self) -> None:
         self.inbox = ""  # the subject under which answers come
-        self.on_message: Callable[[_Message], None] | None = None  # to the subject `inbox`.m
+        self.on_message: Callable[[Message], None] | None = None  # to the subject `inbox`.m
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._answer: asyncio.Future[_Message] | None = None
+        self._answer: asyncio.Future[Message] | None = None
         self._failure: RequestFailed | None = None
         self.on_failure: Callable[[RequestFailed], None] = lambda _: None
 
@@ -147,7 +147,7 @@ class _Connection(asyncio.Protocol):
         answer = await self.request(_pub(f"$JS.API.{request}", f"{self.inbox}.a", payload))
         return check(answer)
 
-    async def request(self, data: bytes) -> _Message:
+    async def request(self, data: bytes) -> Message:
         """Send *data*, which ends with a message that is answered to `inbox`.a."""
         self._answer = asyncio.get_running_loop().create_future()
         self.write(data)
@@ -197,7 +197,7 @@ class _Connection(asyncio.Protocol):
         has_headers = words[0] == b"HMSG"
         headers_size = int(words[-2]) if has_headers else 0
         reply = words[3] if len(words) == (6 if has_headers else 5) else b""
-        message = _Message(reply, content[:headers_size], content[headers_size:])
+        message = Message(reply, content[:headers_size], content[headers_size:])
         if words[2] == _MESSAGES.encode():
             assert self.on_message is not None
             self.on_message(message)
@@ -211,7 +211,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(self._failure)
 
 
-def check(answer: _Message) -> dict[str, Any]:
+def check(answer: Message) -> dict[str, Any]:
     """What the answer says. Errors: `RequestFailed` when it says that the request failed."""
     said = msgspec.json.decode(answer.payload or b"{}", type=dict[str, Any])
     if "error" in said or b" 503" in answer.headers[:16]:
@@ -232,15 +232,15 @@ class Nats:
         return messages.encode(lots, payload_bytes)
 
     async def producer(self) -> _Producer:
-        return _Producer(await _Connection.open(self.port))
+        return _Producer(await Connection.open(self.port))
 
     async def consumer(self, wanted: Subscription) -> _Consumer:
         assert wanted.partition is not None
-        return _Consumer(await _Connection.open(self.port), wanted.partition, wanted.batch)
+        return _Consumer(await Connection.open(self.port), wanted.partition, wanted.batch)
 
 
 class _Producer:
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._prefix = os.urandom(8).hex()
         self._batches = 0
@@ -271,10 +271,10 @@ class _Producer:
 class _Consumer:
     """Pulls ahead, as the official clients do: half a batch before the last pull is used up."""
 
-    def __init__(self, connection: _Connection, share: str, batch: int) -> None:
+    def __init__(self, connection: Connection, share: str, batch: int) -> None:
         self._connection = connection
         self._batch = batch
-        self._inbox: Inbox[_Message] = Inbox()
+        self._inbox: Inbox[Message] = Inbox()
         self._wanted = 0  # of the messages that were pulled, those that did not come yet
         pull = {"batch": batch, "expires": _PULL_NS}
         next_ = f"$JS.API.CONSUMER.MSG.NEXT.{_STREAM}.share-{share}"
@@ -282,7 +282,7 @@ class _Consumer:
         connection.on_message = self._on_message
         connection.on_failure = self._inbox.fail
 
-    def _on_message(self, message: _Message) -> None:
+    def _on_message(self, message: Message) -> None:
         if message.payload:
             self._wanted -= 1
             self._inbox.add(message)

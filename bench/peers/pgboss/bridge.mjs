@@ -23,7 +23,7 @@ async function answer(request) {
     return request.push.length;
   }
   if (request.pop) {
-    const jobs = (await boss.fetch(QUEUE, { batchSize: request.pop })) ?? [];
+    const jobs = (await boss.fetch(QUEUE, { batchSize: request.pop, priority: false })) ?? [];
     return { jobs: jobs.map((job) => job.id), ids: jobs.map((job) => job.data.id) };
   }
   const { affected } = await boss.complete(QUEUE, request.ack);
