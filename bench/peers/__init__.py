@@ -1,6 +1,6 @@
 """Other brokers, put under the load that ours is measured with.
 
-Each module here is a peer: how it is started, with durable settings, on loopback in a folder that
+Most modules here are a peer: how it is started, with durable settings, on loopback in a folder that
 goes away with it, and the driver that speaks its protocol in its own best form of a batch. The load
 is the canonical one (`scenarios/peers.py`): 200 lanes of 256-byte messages, 100 a push.
 

@@ -1,8 +1,11 @@
 """NATS JetStream with file storage and `sync_interval: always`: synced before it is acknowledged.
 
-By default JetStream syncs every two minutes, which loses acknowledged messages when the machine
-does; that would be no comparison. Since 2.12 a publisher may send an atomic batch, which is stored
-and answered as one; here it is the push.
+Since 2.12 a publisher may send an atomic batch, which is stored, synced and answered as one; here
+it is the push. Single messages are synced one by one, and are many times slower.
+
+By default JetStream syncs every two minutes: who loses the machine loses up to two minutes of
+acknowledged messages. That is no equal of the others, but it is how JetStream is mostly run and
+what it is known for, so it is a second peer. Without syncs single messages are its best form.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -28,7 +31,7 @@ from bench.peers import SHARES, Peer, Running, messages
 from bench.peers.inbox import Inbox
 from bench.peers.process import LOOPBACK, free_port, started, takes_connections
 
-_OLDEST = (2, 12)  # the first with atomic batches
+_OLDEST_SYNCED = (2, 12)  # the first with atomic batches
 _STREAM = "BENCH"
 _PULL_NS = 30 * 10**9  # how long a pull waits at the server
 _ANSWERS, _MESSAGES = "1", "2"  # ids of subscriptions
@@ -47,32 +50,45 @@ def _version(binary: str) -> str:
 
 
 def _missing() -> str | None:
+    return "make peers, or apt-get install nats-server" if _binary() is None else None
+
+
+def _missing_synced() -> str | None:
     binary = _binary()
     if binary is None:
         return "make peers"
     version = _version(binary)
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:
-        return f"{version} neither syncs before it answers nor knows batches: make peers"
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST_SYNCED:
+        return f"nats-server {version} does not know atomic batches; make peers"
     return None
 
 
+def _start_synced(home: Path) -> AbstractContextManager[Running]:
+    return _start(home, synced=True)
+
+
+def _start_unsynced(home: Path) -> AbstractContextManager[Running]:
+    return _start(home, synced=False)
+
+
 @contextmanager
-def _start(home: Path) -> Iterator[Running]:
+def _start(home: Path, synced: bool) -> Iterator[Running]:
     binary, port = _binary(), free_port()
     assert binary is not None
     settings = home / "nats.conf"
+    sync = ", sync_interval: always" if synced else ""
     settings.write_text(
-        f"listen: {LOOPBACK}:{port}\n"
-        f'jetstream {{ store_dir: "{home / "data"}", sync_interval: always }}\n'
+        f'listen: {LOOPBACK}:{port}\njetstream {{ store_dir: "{home / "data"}"{sync} }}\n'
     )
     with started([binary, "-c", str(settings)], home, takes_connections(port)) as process:
-        asyncio.run(_prepare(port))
-        meter = Meter(process.pid)
-        yield Running(_version(binary), Nats(port), meter, lambda: asyncio.run(_unfinished(port)))
+        asyncio.run(_prepare(port, synced))
+        driver, meter = Nats(port, batches=synced), Meter(process.pid)
+        yield Running(_version(binary), driver, meter, lambda: asyncio.run(_unfinished(port)))
 
 
-async def _prepare(port: int) -> None:
+async def _prepare(port: int, batches: bool) -> None:
     connection = await Connection.open(port)
+    more = {"allow_atomic": True} if batches else {}
     await connection.ask(
         f"STREAM.CREATE.{_STREAM}",
         {
@@ -81,7 +97,7 @@ async def _prepare(port: int) -> None:
             "storage": "file",
             "retention": "limits",
             "num_replicas": 1,
-            "allow_atomic": True,
+            **more,
         },
     )
     for share in range(SHARES):
@@ -226,20 +242,57 @@ def _pub(subject: str, reply: str, payload: bytes) -> bytes:
 @dataclass(frozen=True)
 class Nats:
     port: int
+    batches: bool  # whether a push is an atomic batch
     name: str = "NATS JetStream"
 
     def encode(self, queue: str, lots: Sequence[Lot], payload_bytes: int = 0) -> bytes:
         return messages.encode(lots, payload_bytes)
 
-    async def producer(self) -> _Producer:
-        return _Producer(await Connection.open(self.port))
+    async def producer(self) -> _BatchProducer | _SingleProducer:
+        connection = await Connection.open(self.port)
+        return _BatchProducer(connection) if self.batches else _SingleProducer(connection)
 
     async def consumer(self, wanted: Subscription) -> _Consumer:
         assert wanted.partition is not None
         return _Consumer(await Connection.open(self.port), wanted.partition, wanted.batch)
 
 
-class _Producer:
+class _SingleProducer:
+    """Publishes all messages of a push in one write, and waits for the answer to each."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._unanswered = 0
+        self._answered: asyncio.Future[None] | None = None
+        connection.on_message = self._on_answer
+        connection.on_failure = self._fail
+
+    async def push(self, body: bytes, message_count: int) -> None:
+        lane, payloads = messages.split(body)
+        subject, reply = f"bench.{lane % SHARES}.{lane}", f"{self._connection.inbox}.m"
+        self._unanswered = message_count
+        self._answered = asyncio.get_running_loop().create_future()
+        self._connection.write(b"".join([_pub(subject, reply, one) for one in payloads]))
+        await self._answered
+
+    def _on_answer(self, answer: Message) -> None:
+        try:
+            check(answer)
+        except RequestFailed as exc:
+            self._fail(exc)
+        self._unanswered -= 1
+        if not self._unanswered and self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+
+    def _fail(self, failure: RequestFailed) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(failure)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _BatchProducer:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._prefix = os.urandom(8).hex()
@@ -312,13 +365,25 @@ class _Consumer:
         self._connection.close()
 
 
-PEER = Peer(
+_CONSUMED = (
+    f"{SHARES} durable pull consumers, each with a filter for its lanes, pulls of 1000 ahead, ack "
+    "policy all, one acknowledgement with an answer for what has arrived, at most 1000"
+)
+
+SYNCED = Peer(
     "NATS JetStream",
     "one stream with file storage, sync_interval: always, retention by limits; a push is an atomic "
-    f"batch of 100, answered as one; {SHARES} durable pull consumers, each with a filter for its "
-    "lanes, pulls of 1000 ahead, ack policy all, one acknowledgement with an answer for what has "
-    "arrived, at most 1000",
+    f"batch of 100, answered as one; {_CONSUMED}",
+    True,
+    _missing_synced,
+    _start_synced,
+)
+
+UNSYNCED = Peer(
+    "NATS JetStream, unsynced",
+    "the same with its default sync_interval of 2 minutes: it answers before messages are on the "
+    f"disk; a push is 100 messages in one write, each answered; {_CONSUMED}",
     True,
     _missing,
-    _start,
+    _start_unsynced,
 )

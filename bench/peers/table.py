@@ -2,4 +2,6 @@
 
 from bench.peers import Peer, nats, pgboss, pgqueuer, rabbitmq
 
-PEERS: tuple[Peer, ...] = (rabbitmq.PEER, nats.PEER, pgboss.PEER, pgqueuer.PEER)
+PEERS: tuple[Peer, ...] = (
+    rabbitmq.PEER, nats.SYNCED, nats.UNSYNCED, pgboss.PEER, pgqueuer.PEER,
+)  # fmt: skip
