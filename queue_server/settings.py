@@ -420,9 +420,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " below it.",
             "/health,/assets/",
             _paths,
-            default_text="/health,/metrics,/metrics/prometheus,/",
+            default_text="/health,/livez,/readyz,/metrics,/metrics/prometheus,/",
         ),
-    ] = ("/health", "/metrics", "/metrics/prometheus", "/")
+    ] = ("/health", "/livez", "/readyz", "/metrics", "/metrics/prometheus", "/")
     jwt_roles_claim: Annotated[
         str, Option(("JWT_ROLES_CLAIM",), "The claim that names one role.", "role")
     ] = "role"

@@ -15,8 +15,10 @@ import ctypes
 import gc
 import logging
 import os
+import random
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,12 +35,15 @@ from queue_server.broker.transaction import Transactor
 from queue_server.broker.wakeup import Rooms
 from queue_server.cluster.acceptor import Acceptor
 from queue_server.domain.encryption import Keyring
+from queue_server.domain.errors import StorageUnavailable
 from queue_server.http.app import HttpServer, build_app
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
 from queue_server.services.background import Background
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
+from queue_server.storage import queues
 from queue_server.storage.pool import open_pool
+from queue_server.storage.readiness import Readiness
 from queue_server.storage.transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -228,21 +233,21 @@ class QueueServer:
         acker = Acker(transactions, directory, self._rooms, row, keyring, pace)
         administration = Administration(transactions, directory, self._rooms, pusher, keyring)
         self._background = Background(transactions, settings, administration.groups)
+        self._state = State(
+            settings=settings,
+            transactions=transactions,
+            directory=directory,
+            pusher=pusher,
+            popper=self._popper,
+            acker=acker,
+            transactor=Transactor(transactions, pusher, acker),
+            counters=context.counters,
+            row=row,
+            administration=administration,
+            readiness=Readiness(transactions, context.index),
+        )
         self._http = HttpServer(
-            build_app(
-                State(
-                    settings=settings,
-                    transactions=transactions,
-                    directory=directory,
-                    pusher=pusher,
-                    popper=self._popper,
-                    acker=acker,
-                    transactor=Transactor(transactions, pusher, acker),
-                    counters=context.counters,
-                    row=row,
-                    administration=administration,
-                )
-            ),
+            build_app(self._state),
             # A second of the drain's deadline is kept for the steps that follow.
             finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 1),
         )
@@ -259,7 +264,8 @@ class QueueServer:
         )
 
     async def start(self) -> None:
-        await self._pool.open(wait=True, timeout=BOOT_CONNECT_TIMEOUT)
+        await self._pool.open()
+        await self._wait_for_database()
         receiver = self._context.wakeup_receiver
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
@@ -267,7 +273,20 @@ class QueueServer:
         self._acceptor.start()
         self._background.start()
 
+    async def _wait_for_database(self) -> None:
+        """Errors: `StorageUnavailable` when it does not answer within the time for a boot."""
+        give_up_at = time.monotonic() + BOOT_CONNECT_TIMEOUT
+        while True:
+            try:
+                await queues.ping(self._state.transactions)
+                return
+            except StorageUnavailable:
+                if time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(random.uniform(0.05, 0.15))
+
     async def drain(self) -> None:
+        self._state.draining = True
         # No new connections, then no new waits: parked pops are answered empty.
         await self._acceptor.stop()
         self._rooms.dismiss()

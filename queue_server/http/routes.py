@@ -19,6 +19,8 @@ def routes() -> list[web.RouteDef]:
 def _messaging_routes() -> list[web.RouteDef]:
     return [
         web.get("/health", health.health),
+        web.get("/livez", health.livez),
+        web.get("/readyz", health.readyz),
         web.get("/metrics", health.metrics),
         web.post("/api/v1/configure", queues.configure),
         web.post("/api/v1/push", messages.push),

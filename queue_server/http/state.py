@@ -12,6 +12,7 @@ from queue_server.broker.push import Pusher
 from queue_server.broker.transaction import Transactor
 from queue_server.observability.counters import Counters, Row
 from queue_server.settings import Settings
+from queue_server.storage.readiness import Readiness
 from queue_server.storage.transactions import Transactions
 
 
@@ -31,6 +32,7 @@ class State:
         counters: Counters,
         row: Row,
         administration: Administration,
+        readiness: Readiness,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -42,6 +44,8 @@ class State:
         self.counters = counters
         self.row = row
         self.administration = administration
+        self.readiness = readiness
+        self.draining = False
 
 
 STATE: web.AppKey[State] = web.AppKey("state", State)

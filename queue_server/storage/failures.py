@@ -62,7 +62,12 @@ def translate(exc: Exception) -> Exception:
         return StorageUnavailable(
             "the database did not complete the request; it may or may not have been carried out"
         )
-    if isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith("53"):
-        # Out of disk, memory or connections.
+    if is_out_of_resources(exc):
+        assert isinstance(exc, psycopg.Error)
         return StorageUnavailable(f"the database is out of resources: {exc.sqlstate}")
     return exc
+
+
+def is_out_of_resources(exc: BaseException) -> bool:
+    """Whether the database ran out of disk, memory or connections."""
+    return isinstance(exc, psycopg.Error) and (exc.sqlstate or "").startswith("53")

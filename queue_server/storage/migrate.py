@@ -10,8 +10,10 @@ advisory lock, so several supervisors may start at once, and a crash leaves the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
+from collections.abc import Collection
 from importlib import resources
 
 import psycopg
@@ -57,6 +59,15 @@ def migrate(conninfo: str) -> int:
             return count + _apply_functions(connection, applied)
 
 
+def is_right(applied: Collection[str]) -> bool:
+    """Whether this version can work with a database to which these migrations were applied.
+
+    Those of a newer version that only add (`pre`) do no harm: it is being rolled out beside us.
+    """
+    known = _files("migrations").keys()
+    return known <= set(applied) and not any("_post_" in name for name in set(applied) - known)
+
+
 def _apply_migrations(connection: psycopg.Connection, applied: dict[str, str]) -> int:
     files = _files("migrations")
     unknown = {name for name in applied if name.startswith("migrations/")} - files.keys()
@@ -96,6 +107,7 @@ def _apply(connection: psycopg.Connection, name: str, text: str, checksum: str) 
     )
 
 
+@functools.cache
 def _files(folder: str) -> dict[str, str]:
     root = resources.files("queue_server.storage").joinpath("sql", folder)
     names = sorted(file.name for file in root.iterdir() if file.name.endswith(".sql"))

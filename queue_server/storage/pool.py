@@ -3,15 +3,19 @@
 A network can lose a connection without a word: a cable, a firewall that forgets, a pooler that
 hangs. Nothing would ever come back, and a flush that waits for it holds up all that come after. So
 a connection is given up when the database says nothing for longer than a statement may run.
+
+When no connection is left and none can be made, nobody waits for one (storage/circuit.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
-from typing import Any, TypeVar
+import weakref
+from typing import Any, Self, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -19,6 +23,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
+from queue_server.storage.circuit import Circuit
 from queue_server.storage.failures import Silence
 from queue_server.storage.transactions import Connection
 
@@ -66,6 +71,67 @@ class PatientConnection(psycopg.AsyncConnection[TupleRow]):
             timer.cancel()
 
 
+class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
+    """psycopg's pool with a circuit; open it with `await pool.open()` in the worker's loop."""
+
+    def __init__(self, conninfo: str, *, patience_s: float, **arguments: Any) -> None:
+        alive: weakref.WeakSet[PatientConnection] = weakref.WeakSet()
+
+        class OwnConnection(PatientConnection):
+            """A connection of this pool."""
+
+            @classmethod
+            async def connect(cls, conninfo: str = "", **given: Any) -> Self:
+                if not circuit.may_try():
+                    check()
+                    raise psycopg.OperationalError("not tried again yet")
+                try:
+                    connection = await super().connect(conninfo, **given)
+                    connection.patience_s = patience_s
+                    try:
+                        await _settle(connection)
+                    except BaseException:
+                        await connection.close()
+                        raise
+                except Exception:
+                    circuit.failed()
+                    check()
+                    raise
+                alive.add(connection)
+                circuit.connected()
+                return connection
+
+        def check() -> None:
+            # Without one more the others go on: the database may just have none to spare.
+            if all(connection.closed for connection in alive):
+                circuit.open()
+
+        async def try_to_connect() -> None:
+            with contextlib.suppress(psycopg.Error):
+                connection = await OwnConnection.connect(conninfo, **arguments["kwargs"])
+                await connection.close()
+
+        circuit = self._circuit = Circuit(try_to_connect)
+        super().__init__(conninfo, connection_class=OwnConnection, **arguments)
+
+    async def getconn(self, timeout: float | None = None) -> Connection:
+        """Errors: as the pool's, and `StorageUnavailable` at once when there is no database."""
+        async with self._circuit.wait_for_connection():
+            return await super().getconn(timeout)
+
+    async def close(self, timeout: float = 5.0) -> None:
+        await self._circuit.stop()
+        await super().close(timeout)
+
+
+async def _settle(connection: PatientConnection) -> None:
+    # Behind a pooler the backend is not the one that said hello, and in transaction mode it is
+    # another one each time: what one has prepared the next does not know.
+    cursor = await connection.execute("SELECT pg_backend_pid()", prepare=False)
+    if await cursor.fetchone() != (connection.info.backend_pid,):
+        connection.prepare_threshold = None
+
+
 def open_pool(
     conninfo: str,
     *,
@@ -73,34 +139,23 @@ def open_pool(
     connection_timeout_ms: int,
     statement_timeout_ms: int,
     lock_timeout_ms: int,
-) -> psycopg_pool.AsyncConnectionPool[Connection]:
+) -> Pool:
     """A pool that is not open yet: `await pool.open()` in the worker's event loop.
 
     Units: *connection_timeout_ms* bounds the wait for a free connection, the others each statement.
     """
-
-    async def configure(connection: Connection) -> None:
-        assert isinstance(connection, PatientConnection)
-        connection.patience_s = statement_timeout_ms / 1000 + SILENCE_MARGIN_S
-        # Behind a pooler the backend is not the one that said hello, and in transaction mode it is
-        # another one each time: what one has prepared the next does not know.
-        cursor = await connection.execute("SELECT pg_backend_pid()", prepare=False)
-        if await cursor.fetchone() != (connection.info.backend_pid,):
-            connection.prepare_threshold = None
-
     given = conninfo_to_dict(conninfo)
     options = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
     if given.get("options"):
         options = f"{given['options']} {options}"
-    return psycopg_pool.AsyncConnectionPool(
+    return Pool(
         make_conninfo(
             conninfo,
             options=options,
             application_name="queue-server",
             **{name: value for name, value in _KEEPALIVES.items() if given.get(name) is None},
         ),
-        connection_class=PatientConnection,
-        configure=configure,
+        patience_s=statement_timeout_ms / 1000 + SILENCE_MARGIN_S,
         # Autocommit: a single statement is a transaction without BEGIN and COMMIT around it.
         # Every statement is prepared the first time; there are a few dozen. (Not behind a pooler.)
         kwargs={"autocommit": True, "prepare_threshold": 0},
@@ -108,6 +163,7 @@ def open_pool(
         max_size=size,
         open=False,
         timeout=connection_timeout_ms / 1000,
-        # After an outage keep trying for a day rather than give up; the pool backs off by itself.
-        reconnect_timeout=86_400,
+        # The circuit says when to try again; the pool makes connections anew when they are asked
+        # for. Its own pauses would grow to hours.
+        reconnect_timeout=0,
     )

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ import psycopg
 import psycopg_pool
 from psycopg.rows import TupleRow
 
+from queue_server.domain.errors import StorageUnavailable
 from queue_server.storage import failures
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ ATTEMPTS_MAX = 8
 # eight attempts take about two seconds when every one fails at once.
 BACKOFF_BASE_S = 0.01
 BACKOFF_CAP_S = 1.0
+# How long `run` waits for a database that is gone when it has to ask what became of a COMMIT.
+OUTAGE_PATIENCE_S = 10.0
 
 _LAST_CRASH = "(SELECT stats_reset::text FROM pg_stat_wal)"
 
@@ -58,6 +62,7 @@ class Transactions:
     ) -> None:
         self._pool = pool
         self._on_retry = on_retry
+        self._out_of_resources_at = float("-inf")
 
     async def call(self, statement: str, parameters: Parameters) -> list[TupleRow]:
         """Run one statement as a transaction of its own: one round trip.
@@ -111,40 +116,64 @@ class Transactions:
                     unsure.append((row[0], row[1], result))
             return result
 
-        return await self._repeat(transaction)
+        return await self._repeat(transaction, OUTAGE_PATIENCE_S)
 
     def pool_stats(self) -> dict[str, int]:
         """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
         return self._pool.get_stats()
 
+    def out_of_resources_s_ago(self) -> float:
+        """How long ago the database last said that its disk, memory or connections ran out."""
+        return time.monotonic() - self._out_of_resources_at
+
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.close()
 
-    async def _repeat(self, attempt: Callable[[Connection], Awaitable[T]]) -> T:
-        for number in range(ATTEMPTS_MAX):
+    async def _repeat(
+        self, attempt: Callable[[Connection], Awaitable[T]], outage_patience_s: float = 0.0
+    ) -> T:
+        ended: Exception | None = None  # the attempt before
+        lost_at = float("-inf")
+        number = 0
+        while True:
             try:
                 async with self._pool.connection() as connection:
                     return await attempt(connection)
+            except StorageUnavailable:
+                # There is no database, which is told at once.
+                if ended is None:
+                    raise
+                if time.monotonic() - lost_at > outage_patience_s:
+                    raise failures.translate(ended) from ended
+                await asyncio.sleep(random.uniform(0.02, 0.1))
             except Exception as exc:
+                ended, lost_at = exc, time.monotonic()
                 reason = failures.retry_reason(exc)
                 if reason is None or number + 1 == ATTEMPTS_MAX:
+                    if failures.is_out_of_resources(exc):
+                        self._out_of_resources_at = time.monotonic()
                     translated = failures.translate(exc)
                     if translated is exc:
                         raise
                     raise translated from exc
                 self._on_retry(reason)
                 logger.info("transaction repeated", extra={"reason": reason, "error": str(exc)})
-                if isinstance(exc, failures.Silence):
-                    # Asking its neighbours would take as long again for each of them.
-                    await self._pool.drain()
-                elif reason == failures.CONNECTION_LOST:
-                    # Its neighbours in the pool are likely to be lost as well: replace them now
-                    # rather than spend an attempt on each.
-                    await self._pool.check()
-            ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**number)
-            await asyncio.sleep(random.uniform(0, ceiling))
-        raise AssertionError("unreachable")
+                await self._tend_pool(exc, reason)
+                ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**number)
+                await asyncio.sleep(random.uniform(0, ceiling))
+                number += 1
+
+    async def _tend_pool(self, exc: Exception, reason: str) -> None:
+        """After a failure, what the pool holds may be of no use."""
+        if isinstance(exc, failures.Silence | psycopg.errors.ReadOnlySqlTransaction):
+            # Asking its neighbours would take as long again for each of them, and on a server
+            # that is read-only now they would all say that they are well.
+            await self._pool.drain()
+        elif reason == failures.CONNECTION_LOST:
+            # Its neighbours in the pool are likely to be lost as well: replace them now rather
+            # than spend an attempt on each.
+            await self._pool.check()
 
 
 async def _was_committed(connection: Connection, xid: str, last_crash: str | None) -> bool:

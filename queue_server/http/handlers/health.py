@@ -1,4 +1,4 @@
-"""Is it alive, and what has it done: wire-api 3.1 and 3.2."""
+"""Is it alive, would it serve, and what has it done: wire-api 3.1 and 3.2."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from queue_server.domain.errors import QueueServerError
 from queue_server.http import wire
 from queue_server.http.state import STATE, State
 from queue_server.observability.counters import Counter, Counters
-from queue_server.storage import queues
 
 try:
     VERSION = version("queue-server")
@@ -29,18 +27,25 @@ _POP_PHASES = {
 }
 
 
+async def livez(request: web.Request) -> web.Response:
+    """The process answers; what it depends on is no reason to restart it."""
+    return web.json_response({"status": "alive"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Whether requests should be sent here: it is not stopping, and a push would succeed."""
+    state = request.app[STATE]
+    reason = "this worker is stopping" if state.draining else await state.readiness.reason()
+    if reason is None:
+        return web.json_response({"status": "ready"})
+    return _unavailable({"status": "not ready", "reason": reason})
+
+
 async def health(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    try:
-        await queues.ping(state.transactions)
-    except QueueServerError as exc:
-        answer = {"status": "unhealthy", "database": "disconnected", "error": exc.message}
-        return web.Response(
-            status=503,
-            body=wire.encoder.encode(answer),
-            content_type="application/json",
-            headers={"Retry-After": "1"},
-        )
+    reason = await state.readiness.reason()
+    if reason is not None:
+        return _unavailable({"status": "unhealthy", "database": "disconnected", "error": reason})
     counters = state.counters
     requests = counters.total(Counter.REQUESTS)
     messages = _messages(counters)
@@ -67,6 +72,15 @@ async def health(request: web.Request) -> web.Response:
             },
             "workers": counters.workers_ready(),
         }
+    )
+
+
+def _unavailable(answer: dict[str, str]) -> web.Response:
+    return web.Response(
+        status=503,
+        body=wire.encoder.encode(answer),
+        content_type="application/json",
+        headers={"Retry-After": "1"},
     )
 
 
