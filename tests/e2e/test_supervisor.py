@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -302,6 +303,10 @@ def test_systemd_is_told_when_it_is_ready_and_that_it_lives(tmp_path: Path) -> N
             told = [systemd.recv(4096).decode()]
             while not told[-1].startswith("READY=1"):
                 told.append(systemd.recv(4096).decode())
+            found = re.search(r"http://\S+", told[-1])
+            assert found is not None, told
+            with urllib.request.urlopen(f"{found[0]}/health", timeout=15) as answer:
+                assert json.load(answer)["workers"] == 2
             while told[-1] != "WATCHDOG=1":
                 told.append(systemd.recv(4096).decode())
             cluster.signal(signal.SIGTERM)
