@@ -134,7 +134,7 @@ def table(runs: Sequence[Run]) -> Table:
     """Everybody in one table; ratios are taken within a run."""
     made = Table(
         "medians; core-seconds per million messages by whom; ours / theirs within each run",
-        ["broker", "messages", "msg/s", "push msg/s", "broker", "database", "both", "client",
+        ["system", "messages", "msg/s", "push msg/s", "broker", "database", "both", "client",
          "others", "ours / theirs: msg/s", "core-s"],
     )  # fmt: skip
     for at, first in enumerate(runs[0].works):

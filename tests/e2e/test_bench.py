@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import psycopg
 import pytest
 
 from bench.check import Checker, Delivery, Shares, judge, runs_of
@@ -22,13 +21,11 @@ from bench.driver import Lot, Subscription
 from bench.load import Board, Gate
 from bench.loads import pacing
 from bench.outcome import Outcome
-from bench.peers import postgres
 from bench.report import quantiles
 from bench.scenarios import Run, Scenario, Target
 from bench.scenarios.table import SCENARIOS
 from bench.wire import IdMint, push_items
 from tests.cluster_process import ROOT, ClusterProcess
-from tests.server_directory import server_directory
 
 MESSAGES = 20_000
 SIZE = ["--messages", str(MESSAGES), "--batch", "1000"]
@@ -146,18 +143,6 @@ def test_a_missed_target_is_told_from_a_met_one() -> None:
     ]
     # At the small size nothing is judged.
     assert Outcome(scenario, "small", {}, runs).targets == []
-
-
-def test_a_peer_on_postgresql_has_a_durable_one_of_its_own() -> None:
-    query = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
-    durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-    with server_directory() as home, postgres.running(home) as database:
-        with psycopg.connect(database.conninfo) as connection:
-            assert dict(connection.execute(query, [list(durable)]).fetchall()) == durable
-        assert database.number("SELECT count(*) FROM pg_stat_user_tables") == 0
-        assert database.meter.read().postgres > 0
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(database.conninfo)
 
 
 # -- the open loop --
