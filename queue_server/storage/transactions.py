@@ -22,7 +22,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sized
 from typing import Any, TypeVar
 
 import psycopg
@@ -116,7 +116,7 @@ class Transactions:
                     unsure.append((row[0], row[1], result))
             return result
 
-        return await self._repeat(transaction, OUTAGE_PATIENCE_S)
+        return await self._repeat(transaction, unsure)
 
     def pool_stats(self) -> dict[str, int]:
         """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
@@ -130,9 +130,8 @@ class Transactions:
         """Close the connections."""
         await self._pool.close()
 
-    async def _repeat(
-        self, attempt: Callable[[Connection], Awaitable[T]], outage_patience_s: float = 0.0
-    ) -> T:
+    async def _repeat(self, attempt: Callable[[Connection], Awaitable[T]], unsure: Sized = ()) -> T:
+        """*unsure* holds something while it has to be asked what became of an attempt."""
         ended: Exception | None = None  # the attempt before
         lost_at = float("-inf")
         number = 0
@@ -144,7 +143,7 @@ class Transactions:
                 # There is no database, which is told at once.
                 if ended is None:
                     raise
-                if time.monotonic() - lost_at > outage_patience_s:
+                if not unsure or time.monotonic() - lost_at > OUTAGE_PATIENCE_S:
                     raise failures.translate(ended) from ended
                 await asyncio.sleep(random.uniform(0.02, 0.1))
             except Exception as exc:

@@ -359,6 +359,7 @@ async def test_an_outage_from_any_round_trip_on_leaves_all_or_nothing(
     """The caller is told that the outcome is unknown, not that it was refused."""
     # All attempts are in vain: there is no use in pausing between them.
     monkeypatch.setattr(transactions_module, "BACKOFF_BASE_S", 0.0001)
+    monkeypatch.setattr(transactions_module, "OUTAGE_PATIENCE_S", 0.1)
     struck: list[bytes] = []
     async with broker(conninfo) as direct:
         for number in numbers():
