@@ -187,12 +187,12 @@ class Popper:
                 news_count = room.news_count
                 nap_s: float | None = None
                 try:
-                    targets = await self._resolve(request, room)
+                    resolved = await self._resolve(request, room)
+                    delivery, targets = await self._claim(request, room, resolved)
                     # Where there is nothing yet, the wish is what will be stored.
                     conflation = request.conflation
                     if targets:
                         conflation = all(t.subscription.conflation for t in targets)
-                    delivery = await self._claim(request, room, targets)
                     if not targets or request.queue is None:
                         # The first push to a partition tells of it, but a queue with these labels
                         # may come into being unnoticed.
@@ -286,9 +286,10 @@ class Popper:
 
     async def _claim(
         self, request: PopRequest, room: Room, targets: Sequence[_Target]
-    ) -> Delivery | None:
+    ) -> tuple[Delivery | None, Sequence[_Target]]:
+        """What is there, and the targets as they are: what was remembered of them may be over."""
         if not targets:
-            return None
+            return None, targets
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             requests = self._claim_requests(request, room, targets)
             lease_id, answers = await self._coalescer.submit(requests)
@@ -326,16 +327,16 @@ class Popper:
                 )
                 named = await self._name_partitions(delivery)
                 if named is None or await self._open_first(named):
-                    return named
+                    return named, targets
                 # What there is now, if anything, is behind what was dropped.
                 if delivery.lease_id is not None:
                     await self._release_now(delivery.lease_id)
                 again = True
             if not again:
-                return None
+                return None, targets
             targets = await self._resolve(request, room)
             if not targets:
-                return None
+                return None, targets
         raise Unavailable("the queue is being deleted or emptied again and again; try later")
 
     def _claim_requests(

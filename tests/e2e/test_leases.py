@@ -138,7 +138,8 @@ async def test_after_expiry_the_same_messages_come_again_in_the_same_order(
     first = await client.pop(queue, group=group, leaseSeconds=1)
     assert (await client.pop(queue, group=group)).status == 204
     second = await client.pop(queue, group=group, wait_ms=10_000)
-    assert 0.9 < time.monotonic() - started < 4
+    # How soon it comes is the subject of test_long_poll.py; here, that it is not too soon.
+    assert time.monotonic() - started > 0.9
     assert second.lease_id != first.lease_id
     assert second.data == first.data == list(range(40))
     assert second.ids == first.ids
