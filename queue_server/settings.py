@@ -278,6 +278,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(1, 1_000_000),
         ),
     ] = 20_000
+    header_timeout_ms: Annotated[
+        int,
+        Option(
+            ("HEADER_TIMEOUT",),
+            "How long a new connection may take to send its first request's headers, in"
+            " milliseconds; then it is closed.",
+            "10000",
+            _milliseconds,
+        ),
+    ] = 30_000
     encryption_key: Annotated[
         str,
         Option(

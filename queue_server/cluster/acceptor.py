@@ -9,6 +9,11 @@ How many each has is in the shared counters. It is a hint: what is under way bet
 known to its sender only, and connections that end are noticed with the next that comes, or a moment
 later. Being wrong costs evenness, never a connection.
 
+A connection is held, and served once its first bytes are there. Held ones can still be given away:
+a worker that stops passes them on to the others, or leaves them to its successor, so a client that
+had connected and not sent its request yet does not notice. Who sends nothing for the time that a
+request's headers may take is closed.
+
 What a crash leaves: a descriptor in the socket of a worker that died is served by its successor,
 like the connections in its listener's queue. When the whole server stops, what is under way in that
 instant is closed unanswered, like those.
@@ -21,6 +26,7 @@ import contextlib
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -34,8 +40,10 @@ _ACCEPTS_MAX = 64
 _NOTE_INTERVAL_S = 0.2
 # Without free descriptors accepting is of no use for a while.
 _PAUSE_S = 1.0
-# Connections that were accepted a moment ago are about to send their request.
-_JUST_ACCEPTED_S = 0.05
+# What others handed over before they saw that this worker stops arrives within this time.
+_UNDER_WAY_S = 0.05
+# A worker that stops tries for so long to pass on what it holds: sockets between workers are short.
+_PASSING_ON_S = 1.0
 
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FULL_BODY = b'{"error":"too many connections; try again later","code":"overloaded"}'
@@ -59,6 +67,7 @@ class Acceptor:
         counters: Counters,
         *,
         connections_max: int,
+        silence_max_s: float,
         count_open: Callable[[], int],
         serve: Serve,
     ) -> None:
@@ -68,11 +77,14 @@ class Acceptor:
         self._senders = senders
         self._rows = [counters.worker(slot) for slot in range(counters.worker_count)]
         self._connections_max = connections_max
+        self._silence_max_s = silence_max_s
         self._count_open = count_open
         self._serve = serve
         # What was handed over to each slot and may be under way: how many, and how many it had got
         # from all before the first of them.
         self._under_way = [(0, 0)] * len(self._rows)
+        # Connections that have sent nothing yet, the oldest first, and when each came.
+        self._held: dict[socket.socket, float] = {}
         self._beginning: set[asyncio.Task[object]] = set()
         self._resuming: asyncio.TimerHandle | None = None
         self._noting: asyncio.Task[None] | None = None
@@ -95,20 +107,47 @@ class Acceptor:
         loop.remove_reader(self._listener)
         if self._resuming is not None:
             self._resuming.cancel()
-        await asyncio.sleep(_JUST_ACCEPTED_S)
+        await asyncio.sleep(_UNDER_WAY_S)
         loop.remove_reader(self._receiver)
-        self._receive()
+        while self._receive():
+            pass
+        await self._pass_on()
         if self._beginning:
             await asyncio.wait(self._beginning)
+
+    async def _pass_on(self) -> None:
+        """Give away what is held: to the others, else to the successor, by our own socket."""
+        give_up_at = time.monotonic() + _PASSING_ON_S
+        while True:
+            for connection in list(self._held):
+                if any(self._send(slot, connection) for slot in (*self._others(), self._index)):
+                    self._let_go(connection)
+                    connection.close()
+            if not self._held or time.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(0.01)  # those that send something meanwhile are served here
+        for connection in list(self._held):
+            self._let_go(connection)
+            connection.close()
 
     async def _note_now_and_then(self) -> None:
         while True:
             self._note_open()
+            self._close_silent()
             await asyncio.sleep(_NOTE_INTERVAL_S)
+
+    def _close_silent(self) -> None:
+        """Close the connections that have been held for too long."""
+        came_before = time.monotonic() - self._silence_max_s
+        for connection, came_at in list(self._held.items()):
+            if came_at > came_before:
+                return
+            self._let_go(connection)
+            connection.close()
 
     def _note_open(self) -> int:
         """Tell the other workers how many connections are open here; the number."""
-        count = self._count_open() + len(self._beginning)
+        count = self._count_open() + len(self._beginning) + len(self._held)
         self._rows[self._index].words[State.CONNECTIONS] = count
         return count
 
@@ -146,12 +185,17 @@ class Acceptor:
             return False
         before = self._under_way[slot]
         self._note_sent(slot)  # first, as the other may be quick
-        try:
-            socket.send_fds(self._senders[slot], [b"c"], [connection.fileno()])
-        except OSError:
+        if not self._send(slot, connection):
             self._under_way[slot] = before
             return False  # its socket is full: it is busier than it seems
         connection.close()
+        return True
+
+    def _send(self, slot: int, connection: socket.socket) -> bool:
+        try:
+            socket.send_fds(self._senders[slot], [b"c"], [connection.fileno()])
+        except OSError:
+            return False
         return True
 
     def _others(self) -> list[int]:
@@ -175,17 +219,19 @@ class Acceptor:
     def _got(self, slot: int) -> int:
         return self._rows[slot].get(State.HANDED_IN)
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Take what others handed over; whether there may be more."""
         for _ in range(_ACCEPTS_MAX):
             try:
                 _, descriptors, _, _ = socket.recv_fds(self._receiver, 1, 1)
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             for descriptor in descriptors:
                 connection = socket.socket(fileno=descriptor)
                 connection.setblocking(False)
                 self._begin(connection)
                 self._rows[self._index].words[State.HANDED_IN] += 1
+        return True
 
     def _begin(self, connection: socket.socket) -> None:
         if self._note_open() >= self._connections_max:
@@ -193,10 +239,20 @@ class Acceptor:
                 connection.send(_FULL)
             connection.close()
             return
+        self._held[connection] = time.monotonic()
+        asyncio.get_running_loop().add_reader(connection, self._on_first_bytes, connection)
+        self._note_open()
+
+    def _let_go(self, connection: socket.socket) -> None:
+        del self._held[connection]
+        asyncio.get_running_loop().remove_reader(connection)
+
+    def _on_first_bytes(self, connection: socket.socket) -> None:
+        """The client has begun its request, or has left."""
+        self._let_go(connection)
         task = asyncio.create_task(self._serve(connection))
         self._beginning.add(task)
         task.add_done_callback(self._begun)
-        self._note_open()
 
     def _begun(self, task: asyncio.Task[object]) -> None:
         self._beginning.discard(task)

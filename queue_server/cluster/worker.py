@@ -248,8 +248,9 @@ class QueueServer:
         )
         self._http = HttpServer(
             build_app(self._state),
-            # A second of the drain's deadline is kept for the steps that follow.
-            finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 1),
+            header_timeout_s=settings.header_timeout_ms / 1000,
+            # Of the drain's deadline some is kept for the steps before and after.
+            finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 3),
         )
 
         self._acceptor = Acceptor(
@@ -259,6 +260,7 @@ class QueueServer:
             context.handover_senders,
             context.counters,
             connections_max=settings.max_connections,
+            silence_max_s=settings.header_timeout_ms / 1000,
             count_open=self._http.open_count,
             serve=self._http.serve,
         )

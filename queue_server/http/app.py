@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -36,22 +38,40 @@ def build_app(state: State) -> web.Application:
             middleware.authenticate(verifier, route_accesses(app), settings.jwt_skip_paths)
         )
     app.on_response_prepare.append(
-        middleware.cors_headers(
+        middleware.answer_headers(
             {
                 "Access-Control-Allow-Origin": settings.cors_allowed_origins,
                 "Access-Control-Allow-Methods": settings.cors_allowed_methods,
                 "Access-Control-Allow-Headers": settings.cors_allowed_headers,
                 "Access-Control-Max-Age": str(settings.cors_max_age),
-            }
+            },
+            state,
         )
     )
     return app
 
 
-class HttpServer:
-    """Serves the application on connections that it is given."""
+# At the end, clients that keep their connection are told with the next answer to open another one.
+# Most send a request within this time; the connections of the others are closed.
+_FAREWELL_S = 0.25
+# How often connections are looked at whose first request is not complete.
+_LOOK_INTERVAL_S = 0.5
 
-    def __init__(self, app: web.Application, *, finish_timeout_s: float) -> None:
+
+class HttpServer:
+    """Serves the application on connections that it is given.
+
+    A connection whose first request has no complete headers after *header_timeout_s* is closed. For
+    those that follow the keep-alive timeout is the limit.
+    """
+
+    def __init__(
+        self, app: web.Application, *, header_timeout_s: float, finish_timeout_s: float
+    ) -> None:
+        self._header_timeout_s = header_timeout_s
+        # Connections before their first request, the oldest first, and when each came.
+        self._young: dict[web.RequestHandler, float] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._runner = web.AppRunner(
             app,
             # A client that leaves cancels its handler: a parked pop leaves its room at once.
@@ -74,7 +94,27 @@ class HttpServer:
         server = self._runner.server
         assert server is not None
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(server, connection)
+        _, handler = await loop.connect_accepted_socket(server, connection)
+        self._young[handler] = loop.time()
+        if self._looking is None:
+            self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
+
+    def _look_at_young(self) -> None:
+        """Forget those that have sent a request, close those that had the time to."""
+        loop = asyncio.get_running_loop()
+        self._looking = None
+        for handler in self._waiting_for_headers():
+            if loop.time() - self._young[handler] > self._header_timeout_s:
+                handler.force_close()
+                del self._young[handler]
+        if self._young:
+            self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
+
+    def _waiting_for_headers(self) -> list[web.RequestHandler]:
+        # aiohttp has no public word for it, and no deadline of its own.
+        for handler in [h for h in self._young if h._request_count or h.transport is None]:
+            del self._young[handler]
+        return list(self._young)
 
     def open_count(self) -> int:
         """How many connections are open."""
@@ -83,4 +123,18 @@ class HttpServer:
 
     async def finish(self) -> None:
         """Let running requests finish within the timeout, then close all connections."""
+        await _wait_while(lambda: self.open_count() > 0)
+        # A request whose first bytes are here is waited for a little longer.
+        await _wait_while(lambda: len(self._waiting_for_headers()) > 0)
+        if self._looking is not None:
+            self._looking.cancel()
         await self._runner.cleanup()
+
+
+async def _wait_while(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* no longer holds, for a farewell at most."""
+    stop_at = time.monotonic() + _FAREWELL_S
+    while True:
+        if not condition() or time.monotonic() > stop_at:
+            return
+        await asyncio.sleep(0.01)

@@ -16,6 +16,7 @@ from queue_server.domain.errors import Forbidden, QueueServerError, Unauthentica
 from queue_server.http import failures, wire
 from queue_server.http.authentication import TokenVerifier
 from queue_server.http.request import PRINCIPAL
+from queue_server.http.state import State
 from queue_server.observability.counters import Counter, Row
 from queue_server.observability.logging import request_id
 
@@ -142,14 +143,18 @@ def _json(status: int, message: str, code: str) -> web.Response:
     )
 
 
-def cors_headers(
-    headers: Mapping[str, str],
+def answer_headers(
+    headers: Mapping[str, str], state: State
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Put the CORS headers and the request id on every answer."""
+    """Put *headers* (CORS) and the request id on every answer; at the end, a word of farewell."""
 
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(headers)
         if REQUEST_ID in request:
             response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+        if state.draining:
+            # Sent now, the client's next request goes to another worker instead of a closed door.
+            response.force_close()
+            response.headers["Connection"] = "close"
 
     return on_prepare
