@@ -288,6 +288,73 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _milliseconds,
         ),
     ] = 30_000
+    body_timeout_ms: Annotated[
+        int,
+        Option(
+            ("BODY_TIMEOUT",),
+            "How long a request body may make no progress, in milliseconds; then it is answered"
+            " 408.",
+            "10000",
+            _milliseconds,
+        ),
+    ] = 30_000
+    max_header_bytes: Annotated[
+        int,
+        Option(
+            ("MAX_HEADER_SIZE",),
+            "Largest request line, and largest header, in bytes; above it the answer is 431.",
+            "8192",
+            _integer(1024, 1024 * 1024),
+        ),
+    ] = 16 * 1024
+    max_batch_items: Annotated[
+        int,
+        Option(
+            ("MAX_BATCH_ITEMS",),
+            "Most items of one push, and most acknowledgments of one batch; above it 413.",
+            "10000",
+            _integer(1, 10_000_000),
+        ),
+    ] = 1_000_000
+    max_transaction_operations: Annotated[
+        int,
+        Option(
+            ("MAX_TRANSACTION_OPERATIONS",),
+            "Most pushed messages and acknowledgments of one transaction; above it 413.",
+            "1000",
+            _integer(1, 1_000_000),
+        ),
+    ] = 100_000
+    max_parked_pops: Annotated[
+        int,
+        Option(
+            ("MAX_PARKED_POPS",),
+            "Pops that may wait in one worker; one more is answered 429.",
+            "5000",
+            _integer(1, 1_000_000),
+            default_text="nine tenths of MAX_CONNECTIONS, so that pushes get in",
+        ),
+    ] = 0  # worked out in __post_init__
+    max_parked_pops_per_address: Annotated[
+        int,
+        Option(
+            ("MAX_PARKED_POPS_PER_ADDRESS",),
+            "Of these, those of one client address; 0 is no limit. Behind a proxy all clients have"
+            " its address.",
+            "100",
+            _integer(0, 1_000_000),
+        ),
+    ] = 0
+    request_rate: Annotated[
+        int,
+        Option(
+            ("REQUEST_RATE",),
+            "Requests a second that one principal (without authentication: one address) may send to"
+            " one worker; above it 429. 0 is no limit.",
+            "500",
+            _integer(0, 1_000_000),
+        ),
+    ] = 0
     encryption_key: Annotated[
         str,
         Option(
@@ -733,6 +800,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f" {self.workers * CONNECTIONS_PER_WORKER_MIN}, {CONNECTIONS_PER_WORKER_MIN} for"
                 f" each of the {self.workers} workers (see NUM_WORKERS)"
             )
+        if not self.max_parked_pops:
+            most = max(1, self.max_connections * 9 // 10)
+            msgspec.structs.force_setattr(self, "max_parked_pops", most)
         if not self.eviction_interval_ms:
             msgspec.structs.force_setattr(self, "eviction_interval_ms", self.retention_interval_ms)
         self._check_doors()

@@ -248,7 +248,7 @@ class QueueServer:
         )
         self._http = HttpServer(
             build_app(self._state),
-            header_timeout_s=settings.header_timeout_ms / 1000,
+            settings,
             # Of the drain's deadline some is kept for the steps before and after.
             finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 3),
         )

@@ -4,6 +4,8 @@
      +- BadRequest              the request cannot be carried out as it stands (400)
      |   +- NameTooLong         (413)
      |   +- BodyTooLarge        (413)
+     |   |   +- TooManyItems    more than one request may hold (413)
+     |   +- BodyTimeout         the rest of the body did not come (408)
      |   +- BadPop              a pop that asks for what does not go together (400)
      |   +- QueueFull           the queue has a maxSize (409)
      +- Unauthenticated         no credential, or one that does not hold (401)
@@ -50,6 +52,18 @@ class BodyTooLarge(BadRequest):
     """Request body too large"""
 
     code = "body_too_large"
+
+
+class TooManyItems(BodyTooLarge):
+    """The request holds too many items; send several"""
+
+    code = "too_many_items"
+
+
+class BodyTimeout(BadRequest):
+    """The rest of the request body did not come in time"""
+
+    code = "body_timeout"
 
 
 class BadPop(BadRequest):

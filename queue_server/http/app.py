@@ -12,9 +12,12 @@ from aiohttp import web
 from queue_server.http import middleware
 from queue_server.http.access import route_accesses
 from queue_server.http.authentication import TokenVerifier
-from queue_server.http.request import MAX_BODY_BYTES
+from queue_server.http.connection import Connection
+from queue_server.http.limits import limit_rate
+from queue_server.http.request import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
+from queue_server.settings import Settings
 
 
 def build_app(state: State) -> web.Application:
@@ -30,6 +33,7 @@ def build_app(state: State) -> web.Application:
     )
     app[STATE] = state
     app[MAX_BODY_BYTES] = settings.max_body_bytes
+    app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
     app.add_routes(routes())
     if settings.jwt_enabled:
         verifier = TokenVerifier(settings)
@@ -37,6 +41,8 @@ def build_app(state: State) -> web.Application:
         app.middlewares.append(
             middleware.authenticate(verifier, route_accesses(app), settings.jwt_skip_paths)
         )
+    if settings.request_rate:
+        app.middlewares.append(limit_rate(settings.request_rate, settings.jwt_skip_paths))
     app.on_response_prepare.append(
         middleware.answer_headers(
             {
@@ -61,29 +67,23 @@ _LOOK_INTERVAL_S = 0.5
 class HttpServer:
     """Serves the application on connections that it is given.
 
-    A connection whose first request has no complete headers after *header_timeout_s* is closed. For
-    those that follow the keep-alive timeout is the limit.
+    A connection whose first request has no complete headers after `header_timeout_ms` is closed.
+    For those that follow the keep-alive timeout is the limit.
     """
 
     def __init__(
-        self, app: web.Application, *, header_timeout_s: float, finish_timeout_s: float
+        self, app: web.Application, settings: Settings, *, finish_timeout_s: float
     ) -> None:
-        self._header_timeout_s = header_timeout_s
+        self._settings = settings
         # Connections before their first request, the oldest first, and when each came.
-        self._young: dict[web.RequestHandler, float] = {}
+        self._young: dict[Connection, float] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._runner = web.AppRunner(
             app,
             # A client that leaves cancels its handler: a parked pop leaves its room at once.
             handler_cancellation=True,
             access_log=None,
-            # No client compresses bodies, and a small one can become a huge one.
-            auto_decompress=False,
             shutdown_timeout=finish_timeout_s,
-            # Clients hold connections open between requests.
-            keepalive_timeout=75,
-            max_line_size=16 * 1024,
-            max_field_size=16 * 1024,
         )
 
     async def start(self) -> None:
@@ -91,28 +91,40 @@ class HttpServer:
 
     async def serve(self, connection: socket.socket) -> None:
         """Begin to serve a connection that was accepted; it ends by itself."""
-        server = self._runner.server
-        assert server is not None
         loop = asyncio.get_running_loop()
-        _, handler = await loop.connect_accepted_socket(server, connection)
+        _, handler = await loop.connect_accepted_socket(self._new_connection, connection)
         self._young[handler] = loop.time()
         if self._looking is None:
             self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
+
+    def _new_connection(self) -> Connection:
+        server = self._runner.server
+        assert server is not None
+        return Connection(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # what aiohttp means by "none"
+            # No client compresses bodies, and a small one can become a huge one.
+            auto_decompress=False,
+            # Clients hold connections open between requests.
+            keepalive_timeout=75,
+            max_line_size=self._settings.max_header_bytes,
+            max_field_size=self._settings.max_header_bytes,
+        )
 
     def _look_at_young(self) -> None:
         """Forget those that have sent a request, close those that had the time to."""
         loop = asyncio.get_running_loop()
         self._looking = None
         for handler in self._waiting_for_headers():
-            if loop.time() - self._young[handler] > self._header_timeout_s:
+            if loop.time() - self._young[handler] > self._settings.header_timeout_ms / 1000:
                 handler.force_close()
                 del self._young[handler]
         if self._young:
             self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
 
-    def _waiting_for_headers(self) -> list[web.RequestHandler]:
-        # aiohttp has no public word for it, and no deadline of its own.
-        for handler in [h for h in self._young if h._request_count or h.transport is None]:
+    def _waiting_for_headers(self) -> list[Connection]:
+        for handler in [one for one in self._young if one.has_sent_a_request()]:
             del self._young[handler]
         return list(self._young)
 

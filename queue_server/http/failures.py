@@ -13,6 +13,7 @@ _STATUS: Mapping[type[Exception], int] = {
     errors.BadRequest: 400,
     errors.NameTooLong: 413,
     errors.BodyTooLarge: 413,
+    errors.BodyTimeout: 408,
     errors.QueueFull: 409,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
@@ -44,9 +45,12 @@ def answer(exc: errors.QueueServerError) -> web.Response:
         body = {"success": False, "error": exc.message, "messages": []}
     elif isinstance(exc, wire.BadTransaction):
         body = {"success": False, **body, "reason": "bad_request"}
-    return web.Response(
+    response = web.Response(
         status=status_of(exc),
         body=wire.encoder.encode(body),
         content_type="application/json",
         headers=headers,
     )
+    if isinstance(exc, errors.BodyTimeout):
+        response.force_close()
+    return response

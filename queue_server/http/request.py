@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
 
 from aiohttp import web
 
 from queue_server.domain.access import Principal
-from queue_server.domain.errors import BadRequest, BodyTooLarge
+from queue_server.domain.errors import BadRequest, BodyTimeout, BodyTooLarge, TooManyItems
 from queue_server.domain.subscription import parse_time
+from queue_server.http.connection import Connection
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -23,7 +25,8 @@ def producer_sub(request: web.Request) -> str | None:
 async def read_body(request: web.Request) -> bytes:
     """The body of a request.
 
-    Errors: `BodyTooLarge` before more than the limit is read; `BadRequest` when it ends early.
+    Errors: `BodyTooLarge` before more than the limit is read; `BodyTimeout` when it stops coming;
+    `BadRequest` when it ends early.
     """
     limit = request.app[MAX_BODY_BYTES]
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -32,14 +35,40 @@ async def read_body(request: web.Request) -> bytes:
         raise BodyTooLarge(f"the request body is larger than {limit} bytes")
     if not request.can_read_body:
         return b""
+    content = request.content
+    if content.is_eof():
+        # All of it came with the headers, as with most requests.
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+        return body
+    return await _read_pieces(request, limit)
+
+
+async def _read_pieces(request: web.Request, limit: int) -> bytes:
     pieces: list[bytes] = []
     size_bytes = 0
-    async for piece in request.content.iter_any():
-        size_bytes += len(piece)
-        if size_bytes > limit:
-            raise BodyTooLarge(f"the request body is larger than {limit} bytes")
-        pieces.append(piece)
+    loop = asyncio.get_running_loop()
+    patience_s = request.app[BODY_TIMEOUT_S]
+    try:
+        async with asyncio.timeout(patience_s) as timeout:
+            async for piece in request.content.iter_any():
+                size_bytes += len(piece)
+                if size_bytes > limit:
+                    raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+                pieces.append(piece)
+                timeout.reschedule(loop.time() + patience_s)
+    except TimeoutError:
+        if isinstance(request.protocol, Connection):
+            request.protocol.expect_no_body()
+        raise BodyTimeout from None
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def check_count(count: int, limit: int, what: str) -> None:
+    """Errors: `TooManyItems`."""
+    if count > limit:
+        raise TooManyItems(f"{count} {what} in one request, {limit} at most: send several")
 
 
 def query_int(request: web.Request, name: str, default: int, low: int, high: int) -> int:
@@ -62,3 +91,4 @@ def query_time(request: web.Request, name: str) -> datetime.datetime | None:
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 MAX_BODY_BYTES: web.AppKey[int] = web.AppKey("max_body_bytes", int)
+BODY_TIMEOUT_S: web.AppKey[float] = web.AppKey("body_timeout_s", float)

@@ -10,6 +10,7 @@ from queue_server.broker.directory import Directory
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
 from queue_server.broker.transaction import Transactor
+from queue_server.http.limits import ParkedPops
 from queue_server.observability.counters import Counters, Row
 from queue_server.settings import Settings
 from queue_server.storage.readiness import Readiness
@@ -45,6 +46,9 @@ class State:
         self.row = row
         self.administration = administration
         self.readiness = readiness
+        self.parked_pops = ParkedPops(
+            settings.max_parked_pops, settings.max_parked_pops_per_address
+        )
         self.draining = False
 
 

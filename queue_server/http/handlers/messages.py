@@ -21,7 +21,7 @@ from queue_server.domain.names import (
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
-from queue_server.http.request import producer_sub, query_bool, query_int, read_body
+from queue_server.http.request import check_count, producer_sub, query_bool, query_int, read_body
 from queue_server.http.state import STATE, State
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
 from queue_server.observability.counters import Counter
@@ -43,6 +43,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     state.row.add(Counter.PUSH_REQUESTS)
     state.row.add(Counter.BYTES_RECEIVED, len(body))
     items = wire.push_reader.read(body).items
+    check_count(len(items), state.settings.max_batch_items, "items")
     answer = await state.pusher.push(items, len(body), producer_sub(request))
     return _json(state, answer, status=201)
 
@@ -56,7 +57,11 @@ async def pop(request: web.Request) -> web.StreamResponse:
         and "queue" in request.match_info
         and wanted.partition is None
     )
-    answer = await state.popper.pop(wanted)
+    if wanted.wait_ms:
+        with state.parked_pops.one_more(request.remote):
+            answer = await state.popper.pop(wanted)
+    else:
+        answer = await state.popper.pop(wanted)
     echo: dict[str, object] = {}
     if answer.conflation:
         echo["conflation"] = True
@@ -246,10 +251,12 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
     raw = await read_body(request)
     uniform = read_uniform_acks(raw)
     if uniform is not None:
+        check_count(len(uniform.ids), state.settings.max_batch_items, "acknowledgments")
         answer = await _ack_uniform(state, uniform)
         if answer is not None:
             return answer
     body = wire.ack_batch_reader.read(raw)
+    check_count(len(body.acknowledgments), state.settings.max_batch_items, "acknowledgments")
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
     return await _ack(state, body.acknowledgments, group)
 

@@ -11,7 +11,7 @@ from queue_server.broker.transaction import TransactionRefused, TransactionResul
 from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
-from queue_server.http.request import producer_sub, read_body
+from queue_server.http.request import check_count, producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter
 
@@ -50,6 +50,7 @@ async def _execute(request: web.Request) -> web.Response:
                 raise wire.BadTransaction(
                     f'type must be "push" or "ack", not {operation.type[:100]!r}'
                 )
+    check_count(len(order), state.settings.max_transaction_operations, "pushes and acks")
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(

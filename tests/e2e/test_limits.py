@@ -1,0 +1,304 @@
+"""What one client may ask for: over a limit it is told so, and the others are served on."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.client import Answer, Client, eventually, unique, uuid7
+from tests.cluster_process import ClusterProcess
+from tests.server_directory import server_directory
+
+LIMITS = {
+    "HEADER_TIMEOUT": "1000",
+    "BODY_TIMEOUT": "1000",
+    "MAX_HEADER_SIZE": "4096",
+    "MAX_BATCH_ITEMS": "20",
+    "MAX_TRANSACTION_OPERATIONS": "6",
+    "MAX_PARKED_POPS": "6",
+    "MAX_PARKED_POPS_PER_ADDRESS": "4",
+}
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[ClusterProcess]:
+    """Nothing in this module may make it lose a worker."""
+    with (
+        server_directory() as directory,
+        ClusterProcess(env=LIMITS, data_dir=directory) as cluster,
+    ):
+        cluster.wait_ready()
+        workers = cluster.worker_pids()
+        yield cluster
+        assert cluster.worker_pids() == workers, cluster.output[-5000:]
+        assert cluster.stop() == 0
+        assert "Traceback" not in cluster.output
+
+
+@pytest.fixture
+async def client(limited: ClusterProcess) -> AsyncIterator[Client]:
+    async with Client(limited.url, fresh=True) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected(
+    url: str,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def raw(url: str, request: bytes) -> bytes:
+    """All that is answered until the server closes the connection."""
+    async with connected(url) as (reader, writer):
+        writer.write(request)
+        return await asyncio.wait_for(reader.read(), 10)
+
+
+def too_many(answer: Answer) -> None:
+    assert answer.status == 429, answer
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.json["code"] == "overloaded"
+
+
+# -- how many in one request --
+
+
+async def test_a_push_of_too_many_items_stores_none(client: Client, queue: str) -> None:
+    items = [{"queue": queue, "payload": number} for number in range(21)]
+    refused = await client.post("/api/v1/push", {"items": items})
+    assert (refused.status, refused.json["code"]) == (413, "too_many_items")
+    assert "20 at most" in refused.error
+    assert (await client.pop(queue)).status == 204
+    assert len(await client.push_items(items[:20])) == 20
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+async def test_an_ack_of_too_many_messages_acknowledges_none(
+    client: Client, queue: str, uniform: bool
+) -> None:
+    for _ in range(2):
+        await client.push(queue, list(range(20)), ids=[uuid7() for _ in range(20)])
+    pop = await client.pop(queue, batch=40)
+    assert len(pop.messages) == 40
+    acks: list[dict[str, Any]] = [
+        {
+            "transactionId": message["transactionId"],
+            "partitionId": message["partitionId"],
+            "leaseId": message["leaseId"],
+            "status": "completed",
+        }
+        for message in pop.messages
+    ]
+    if not uniform:
+        acks[3]["error"] = None
+        acks[3]["status"] = "COMPLETED".lower()
+        acks[3] = dict(reversed(acks[3].items()))
+    refused = await client.post("/api/v1/ack/batch", {"acknowledgments": acks})
+    assert (refused.status, refused.json["code"]) == (413, "too_many_items")
+    for half in (acks[:20], acks[20:]):
+        done = await client.post("/api/v1/ack/batch", {"acknowledgments": half})
+        assert all(result["success"] for result in done.json), done
+
+
+async def test_a_transaction_of_too_many_operations_does_none(client: Client, queue: str) -> None:
+    item = {"queue": queue, "payload": 1}
+    many = [{"type": "push", "items": [item] * 4}, {"type": "push", "items": [item] * 3}]
+    refused = await client.post("/api/v1/transaction", {"operations": many})
+    assert (refused.status, refused.json["code"]) == (413, "too_many_items")
+    assert (await client.pop(queue)).status == 204
+    done = await client.post("/api/v1/transaction", {"operations": many[:1]})
+    assert done.json["success"] is True
+
+
+# -- what does not come --
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-A: "])
+async def test_a_connection_without_a_request_is_closed(
+    limited: ClusterProcess, sent: bytes
+) -> None:
+    began = time.monotonic()
+    async with connected(limited.url) as (reader, writer):
+        if sent:
+            writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert 0.8 < time.monotonic() - began < 4
+
+
+async def test_headers_that_trickle_in_do_not_hold_a_connection(limited: ClusterProcess) -> None:
+    began = time.monotonic()
+    async with connected(limited.url) as (reader, writer):
+        closed = asyncio.create_task(reader.read())
+        with contextlib.suppress(ConnectionError):
+            for byte in b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"y" * 1000:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.05)
+                if closed.done():
+                    break
+        assert closed.done()
+        with contextlib.suppress(ConnectionError):
+            assert await closed == b""
+    assert time.monotonic() - began < 4
+
+
+async def test_a_connection_in_use_has_no_such_deadline(limited: ClusterProcess) -> None:
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with connected(limited.url) as (reader, writer):
+        for _ in range(3):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            await reader.readexactly(len(b'{"status": "alive"}'))
+            await asyncio.sleep(1.3)
+
+
+async def test_a_body_that_stops_coming_is_answered_408(
+    limited: ClusterProcess, client: Client, queue: str
+) -> None:
+    head = (
+        b"POST /api/v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 1000\r\n\r\n"
+    )
+    began = time.monotonic()
+    answer = await raw(limited.url, head + b'{"items": [')
+    assert 0.8 < time.monotonic() - began < 4
+    assert answer.startswith(b"HTTP/1.1 408"), answer
+    assert b"\r\nConnection: close\r\n" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "body_timeout"
+    # One that comes slowly, and comes, is waited for.
+    body = json.dumps({"items": [{"queue": queue, "payload": "slow"}]}).encode()
+    async with connected(limited.url) as (reader, writer):
+        writer.write(head.replace(b"1000", b"%d" % len(body)))
+        for start in range(0, len(body), 12):
+            writer.write(body[start : start + 12])
+            await asyncio.sleep(0.4)
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201")
+    assert (await client.pop(queue)).data == ["slow"]
+
+
+# -- how large --
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /livez?%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 5000),
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (b"s3cret" * 1000),
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n%s: 1\r\n\r\n" % (b"X" * 5000),
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n%s\r\n" % b"".join(
+            b"X-%d: 1\r\n" % number for number in range(200)
+        ),
+    ],
+    ids=["line", "value", "name", "count"],
+)  # fmt: skip
+async def test_a_head_that_is_too_large_is_answered_431(
+    limited: ClusterProcess, request_: bytes
+) -> None:
+    answer = await raw(limited.url, request_)
+    # aiohttp answers what it could not parse as HTTP/1.0, where nothing is kept.
+    assert answer.startswith(b"HTTP/1.0 431"), answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_large"
+    assert b"s3cret" not in answer
+    assert "s3cret" not in limited.output
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost x\r\n\r\n",
+        b"POST /api/v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: two\r\n\r\n",
+        b"POST /api/v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_400(limited: ClusterProcess, garbage: bytes) -> None:
+    answer = await raw(limited.url, garbage)
+    assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400")), answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
+
+
+# -- how many wait --
+
+
+async def test_one_address_parks_so_many_pops_and_no_more(limited: ClusterProcess) -> None:
+    """Connections are spread evenly, so each worker gets half of them: four of each may wait."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(limited.url)) for _ in range(12)]
+        for one in clients:
+            assert (await one.get("/livez")).status == 200
+        target = f"/api/v1/pop/queue/{unique('nothing')}?wait=true&timeout=4000"
+        answers = await asyncio.gather(*(one.get(target) for one in clients))
+        statuses = sorted(answer.status for answer in answers)
+        assert statuses == [204] * 8 + [429] * 4
+        for answer in answers:
+            if answer.status == 429:
+                too_many(answer)
+        # Those that ended make room, and who does not wait is not counted.
+        again = await asyncio.gather(*(one.get(target) for one in clients[:4]))
+        assert [answer.status for answer in again] == [204] * 4
+        assert (await clients[0].get(target.replace("true", "false"))).status == 204
+
+
+async def test_a_parked_client_that_leaves_makes_room(limited: ClusterProcess) -> None:
+    target = f"/api/v1/pop/queue/{unique('nothing')}?wait=true&timeout=60000"
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(16):  # whoever gets how many of them, it is more than four
+            _, writer = await stack.enter_async_context(connected(limited.url))
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        async with Client(limited.url, fresh=True) as client:
+
+            async def is_full() -> bool:
+                short = target.replace("60000", "10")
+                answers = await asyncio.gather(*(client.get(short) for _ in range(4)))
+                return all(answer.status == 429 for answer in answers)
+
+            await eventually(is_full)
+    async with Client(limited.url, fresh=True) as client:
+
+        async def is_free() -> bool:
+            answers = await asyncio.gather(
+                *(client.get(target.replace("60000", "10")) for _ in range(4))
+            )
+            return all(answer.status == 204 for answer in answers)
+
+        await eventually(is_free)
+
+
+# -- how often --
+
+
+async def test_requests_over_the_rate_are_told_when_to_come_again(data_dir: Path) -> None:
+    env = {"REQUEST_RATE": "20"}
+    with ClusterProcess(env=env, data_dir=data_dir) as cluster:
+        cluster.wait_ready()
+        async with Client(cluster.url) as client:  # one connection, so one worker
+            began = time.monotonic()
+            answers = [await client.get("/api/v1/status/buffers") for _ in range(60)]
+            seconds = time.monotonic() - began
+            served = sum(answer.status == 200 for answer in answers)
+            assert 20 <= served <= 20 + 20 * seconds + 1
+            if seconds < 1.5:
+                too_many(next(answer for answer in answers if answer.status == 429))
+            # Probes are not counted.
+            assert {(await client.get("/livez")).status for _ in range(60)} == {200}
+
+            async def is_served() -> bool:
+                return (await client.get("/api/v1/status/buffers")).status == 200
+
+            await eventually(is_served)
+        assert cluster.stop() == 0
