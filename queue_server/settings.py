@@ -383,6 +383,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 8000
 
+    tls_cert: Annotated[
+        str,
+        Option(
+            ("TLS_CERT",),
+            "Serve https with this certificate: a PEM file, the intermediate ones behind it.",
+            "/etc/queue-server/tls.crt",
+            default_text="none, http",
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        Option(
+            ("TLS_KEY",),
+            "The certificate's private key: a PEM file without a password.",
+            "/etc/queue-server/tls.key",
+            default_text="none",
+        ),
+    ] = ""
+    tls_client_ca: Annotated[
+        str,
+        Option(
+            ("TLS_CLIENT_CA",),
+            "Serve only clients with a certificate of one of the authorities in this PEM file.",
+            "/etc/queue-server/clients.crt",
+            default_text="none, clients need no certificate",
+        ),
+    ] = ""
+
     # -- who may use it --
 
     allow_anonymous: Annotated[
@@ -812,6 +840,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_doors(self) -> None:
         """Errors: `SettingsError` for doors that nobody can mean, open or shut."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise SettingsError("TLS_CERT and TLS_KEY: one needs the other")
+        if self.tls_client_ca and not self.tls_cert:
+            raise SettingsError("TLS_CLIENT_CA: needs TLS_CERT and TLS_KEY")
         if not self.jwt_enabled:
             if not _is_loopback(self.host) and not self.allow_anonymous:
                 raise SettingsError(

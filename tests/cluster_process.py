@@ -31,8 +31,9 @@ EXIT_TIMEOUT = 15.0  # seconds; the server promises 10
 
 # Settings of the developer's shell must not reach the server under test.
 _FOREIGN_ENVIRONMENT = re.compile(
-    r"^(PG|DB_|QUEEN_|LOG_|CORS_|DEFAULT_|MAX_|JWT_|RETENTION_|EVICTION_|PARTITION_|TRACE_)"
+    r"^(PG|DB_|QUEEN_|LOG_|CORS_|DEFAULT_|MAX_|JWT_|RETENTION_|EVICTION_|PARTITION_|TRACE_|TLS_)"
     r"|^(HOST|PORT|NUM_WORKERS|DATA_DIR|DATABASE_URL|DRAIN_TIMEOUT|POP_DEFAULT_TIMEOUT_MS"
+    r"|HEADER_TIMEOUT|BODY_TIMEOUT|REQUEST_RATE|ALLOW_ANONYMOUS"
     r"|NOTIFY_SOCKET|WATCHDOG_USEC|WATCHDOG_PID)$"
 )
 
@@ -134,7 +135,7 @@ class ClusterProcess:
     def url(self) -> str:
         """Such as `http://127.0.0.1:43121`, without a slash at the end."""
         for line in self.lines:
-            if found := re.search(r"serving on (http://\S+?) with", line):
+            if found := re.search(r"serving on (https?://\S+?) with", line):
                 return found[1]
         raise AssertionError(f"the server is not ready yet:\n{self.output}")
 

@@ -68,6 +68,7 @@ class Acceptor:
         *,
         connections_max: int,
         silence_max_s: float,
+        in_clear: bool,
         count_open: Callable[[], int],
         serve: Serve,
     ) -> None:
@@ -78,6 +79,7 @@ class Acceptor:
         self._rows = [counters.worker(slot) for slot in range(counters.worker_count)]
         self._connections_max = connections_max
         self._silence_max_s = silence_max_s
+        self._in_clear = in_clear  # whether what is written to a socket can be read
         self._count_open = count_open
         self._serve = serve
         # What was handed over to each slot and may be under way: how many, and how many it had got
@@ -113,7 +115,8 @@ class Acceptor:
             pass
         await self._pass_on()
         if self._beginning:
-            await asyncio.wait(self._beginning)
+            # With TLS, a handshake depends on the client.
+            await asyncio.wait(self._beginning, timeout=_PASSING_ON_S)
 
     async def _pass_on(self) -> None:
         """Give away what is held: to the others, else to the successor, by our own socket."""
@@ -235,8 +238,9 @@ class Acceptor:
 
     def _begin(self, connection: socket.socket) -> None:
         if self._note_open() >= self._connections_max:
-            with contextlib.suppress(OSError):  # it may have left already
-                connection.send(_FULL)
+            if self._in_clear:
+                with contextlib.suppress(OSError):  # it may have left already
+                    connection.send(_FULL)
             connection.close()
             return
         self._held[connection] = time.monotonic()

@@ -25,6 +25,7 @@ import resource
 import select
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -44,6 +45,7 @@ from queue_server.cluster.sockets import (
     open_slot_sockets,
     url_of,
 )
+from queue_server.cluster.tls import TlsError, read_tls
 from queue_server.cluster.worker import (
     EXIT_BOOT_FAILED,
     Pipes,
@@ -133,6 +135,7 @@ class Supervisor:
         self.database: EmbeddedPostgres | None = None
         self.wakeups = SlotSockets([], [])
         self.handovers = SlotSockets([], [])
+        self.tls: ssl.SSLContext | None = None
         self.exit_code = 0
         self.should_exit = False
         self.announced = False  # all workers were ready once
@@ -164,7 +167,7 @@ class Supervisor:
                 self._report_now_and_then()
         except Interrupted:
             self._handle_signals()
-        except (StartError, ListenError, DatabaseError, SchemaError) as exc:
+        except (StartError, ListenError, TlsError, DatabaseError, SchemaError) as exc:
             logger.error("%s", exc, extra={"event": "start_failed"})
             self.exit_code = 1
         self._shut_down()
@@ -174,6 +177,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         raise_file_limit()
+        self.tls = read_tls(self.settings)
         ended_badly = self.database.lock() if self.database else False
         listeners = open_listeners(
             self.settings.host,
@@ -266,6 +270,7 @@ class Supervisor:
                 handover_receiver=self.handovers.receivers[slot.index],
                 handover_senders=self.handovers.senders,
                 counters=self.counters,
+                tls=self.tls,
             )
             code = Worker(context, Pipes(report, self._lifeline_read), self.target).run()
         except BaseException:
@@ -313,7 +318,8 @@ class Supervisor:
         )
         if not self.announced and all(s.process and s.process.ready for s in self.slots):
             self.announced = True
-            url, count = url_of(self.slots[0].listener), len(self.slots)
+            scheme = "https" if self.tls else "http"
+            url, count = url_of(self.slots[0].listener, scheme), len(self.slots)
             logger.info(
                 "serving on %s with %d worker%s; stop with Ctrl-C or kill -TERM %d",
                 url,
@@ -462,6 +468,11 @@ class Supervisor:
                 return
 
     def _handle_hup(self) -> None:
+        try:
+            self.tls = read_tls(self.settings)
+        except TlsError as exc:
+            logger.error("SIGHUP: %s; the workers stay", exc, extra={"event": "reload_failed"})
+            return
         logger.info("SIGHUP: replacing the workers one by one")
         self.to_replace = deque(range(len(self.slots)))
 

@@ -18,6 +18,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class WorkerContext:
     handover_receiver: socket.socket
     handover_senders: list[socket.socket]  # likewise
     counters: Counters
+    tls: ssl.SSLContext | None = None
 
 
 class Server(Protocol):
@@ -249,6 +251,7 @@ class QueueServer:
         self._http = HttpServer(
             build_app(self._state),
             settings,
+            context.tls,
             # Of the drain's deadline some is kept for the steps before and after.
             finish_timeout_s=max(0.5, settings.drain_timeout_ms / 1000 - 3),
         )
@@ -261,6 +264,7 @@ class QueueServer:
             context.counters,
             connections_max=settings.max_connections,
             silence_max_s=settings.header_timeout_ms / 1000,
+            in_clear=context.tls is None,
             count_open=self._http.open_count,
             serve=self._http.serve,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Callable
 
@@ -72,9 +73,15 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: web.Application, settings: Settings, *, finish_timeout_s: float
+        self,
+        app: web.Application,
+        settings: Settings,
+        tls: ssl.SSLContext | None,
+        *,
+        finish_timeout_s: float,
     ) -> None:
         self._settings = settings
+        self._tls = tls
         # Connections before their first request, the oldest first, and when each came.
         self._young: dict[Connection, float] = {}
         self._looking: asyncio.TimerHandle | None = None
@@ -92,7 +99,15 @@ class HttpServer:
     async def serve(self, connection: socket.socket) -> None:
         """Begin to serve a connection that was accepted; it ends by itself."""
         loop = asyncio.get_running_loop()
-        _, handler = await loop.connect_accepted_socket(self._new_connection, connection)
+        if self._tls is None:
+            _, handler = await loop.connect_accepted_socket(self._new_connection, connection)
+        else:
+            _, handler = await loop.connect_accepted_socket(
+                self._new_connection,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._settings.header_timeout_ms / 1000,
+            )
         self._young[handler] = loop.time()
         if self._looking is None:
             self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)

@@ -234,6 +234,11 @@ def test_weak_doors_are_warned_of_and_the_secret_is_not_shown() -> None:
     assert "JWT_JWKS_URL" in error(JWT_JWKS_URL="file:///etc/keys")
 
 
+def test_tls_needs_a_certificate_and_its_key() -> None:
+    for given in ({"TLS_CERT": "a"}, {"TLS_KEY": "a"}, {"TLS_CLIENT_CA": "a"}):
+        assert "TLS_CERT and TLS_KEY" in error(**given)
+
+
 # -- help --
 
 
@@ -252,7 +257,12 @@ def test_help_teaches_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_example_in_the_help_is_accepted() -> None:
     for option in options().values():
         # Some need another one beside them, as the help says.
-        beside = {"ALLOW_ANONYMOUS": "true", "JWT_SECRET": "0f" * 32}
+        beside = {
+            "ALLOW_ANONYMOUS": "true",
+            "JWT_SECRET": "0f" * 32,
+            "TLS_CERT": "tls.crt",
+            "TLS_KEY": "tls.key",
+        }
         load(**beside | {option.env[0]: option.example})
 
 
