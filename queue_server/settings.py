@@ -418,7 +418,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             ("ALLOW_ANONYMOUS",),
             "Serve everybody who reaches an address that is not loopback. Needed to listen there"
-            " without JWT_ENABLED.",
+            " without JWT_ENABLED or API_KEYS_ENABLED.",
+            "true",
+            _boolean,
+        ),
+    ] = False
+    api_keys_enabled: Annotated[
+        bool,
+        Option(
+            ("API_KEYS_ENABLED",),
+            "Ask every request for an API key (queue-server keys --help), or for a token where"
+            " JWT_ENABLED is set too.",
             "true",
             _boolean,
         ),
@@ -534,6 +544,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_roles_array_claim: Annotated[
         str, Option(("JWT_ROLES_ARRAY_CLAIM",), "The claim that lists roles.", "groups")
     ] = "roles"
+    jwt_queues_claim: Annotated[
+        str,
+        Option(
+            ("JWT_QUEUES_CLAIM",),
+            "The claim that lists patterns of queue names; a token with it is for these queues"
+            " alone.",
+            "allowed_queues",
+        ),
+    ] = "queues"
     jwt_role_admin: Annotated[
         str, Option(("JWT_ROLE_ADMIN",), "The role that may do everything.", "queue-admin")
     ] = "admin"
@@ -844,12 +863,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError("TLS_CERT and TLS_KEY: one needs the other")
         if self.tls_client_ca and not self.tls_cert:
             raise SettingsError("TLS_CLIENT_CA: needs TLS_CERT and TLS_KEY")
+        if not (self.has_authentication or _is_loopback(self.host) or self.allow_anonymous):
+            raise SettingsError(
+                f"HOST={self.host}: opens the server to everybody who reaches it; set"
+                " JWT_ENABLED=true and a key, or API_KEYS_ENABLED=true, or ALLOW_ANONYMOUS=true if"
+                " that is meant"
+            )
         if not self.jwt_enabled:
-            if not _is_loopback(self.host) and not self.allow_anonymous:
-                raise SettingsError(
-                    f"HOST={self.host}: opens the server to everybody who reaches it; set"
-                    " JWT_ENABLED=true and a key, or ALLOW_ANONYMOUS=true if that is meant"
-                )
             return
         algorithm = self.jwt_algorithm
         public = bool(self.jwt_public_key or self.jwt_jwks_url)
@@ -874,7 +894,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def warnings(self) -> list[str]:
         """What an operator ought to know of these settings: sentences for the log."""
         found = []
-        if not self.jwt_enabled and not _is_loopback(self.host):
+        if not self.has_authentication and not _is_loopback(self.host):
             found.append(f"everybody who reaches {self.host} may use this server (ALLOW_ANONYMOUS)")
         if self.jwt_enabled and 0 < len(self.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
             found.append(
@@ -884,6 +904,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.jwt_enabled and url.scheme == "http" and not _is_loopback(url.hostname or ""):
             found.append("JWT_JWKS_URL is not https: who is on the way can forge every token")
         return found
+
+    @property
+    def has_authentication(self) -> bool:
+        return self.jwt_enabled or self.api_keys_enabled
 
     @property
     def connections_per_worker(self) -> int:
@@ -993,7 +1017,8 @@ def _parser() -> _Parser:
         epilog="examples:\n"
         "  python cluster.py\n"
         "  python cluster.py --workers 4 --host 0.0.0.0 --port 6632\n"
-        "  DATABASE_URL=postgresql://queue:secret@db/queue python cluster.py",
+        "  DATABASE_URL=postgresql://queue:secret@db/queue python cluster.py\n"
+        "  python cluster.py keys --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

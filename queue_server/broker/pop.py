@@ -20,6 +20,7 @@ from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Room, RoomKey, Rooms
+from queue_server.domain.access import Grants, Use
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import QueueServerError, Unavailable
 from queue_server.domain.names import (
@@ -87,6 +88,7 @@ class PopRequest(msgspec.Struct, frozen=True):
     partition: PartitionName | None = None
     namespace: str | None = None
     task: str | None = None
+    grants: Grants | None = None  # of a pop by labels: only these queues
     message_limit: int | None = 1
     partition_limit: int | None = 1
     lease_seconds: int = 0
@@ -179,7 +181,12 @@ class Popper:
         """
         deadline = time.monotonic() + request.wait_ms / 1000
         key = RoomKey(
-            request.queue, request.group, request.partition, request.namespace, request.task
+            request.queue,
+            request.group,
+            request.partition,
+            request.namespace,
+            request.task,
+            request.grants,
         )
         conflation = False
         with self._rooms.enter(key) as room:
@@ -228,6 +235,8 @@ class Popper:
         targets: list[_Target] = []
         if request.queue is None:
             ranks = await queues.find_queues(self._transactions, request.namespace, request.task)
+            if request.grants is not None:
+                ranks = [rank for rank in ranks if request.grants.allow(Use.POP, rank.name)]
             self._rooms.listen(room, [rank.name for rank in ranks])
             for rank in ranks:
                 subscription = await directory.subscribe(

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from queue_server.domain.access import Grants
 from queue_server.domain.names import PartitionId, SubscriptionId
 from queue_server.storage.leases import ANY_PARTITION
 
@@ -37,6 +38,7 @@ class RoomKey(msgspec.Struct, frozen=True, gc=False):
     partition: str | None = None
     namespace: str | None = None
     task: str | None = None
+    grants: Grants | None = None  # who may not pop from all of them waits apart
 
 
 class News(msgspec.Struct, frozen=True, gc=False, array_like=True):

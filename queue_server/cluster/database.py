@@ -108,15 +108,7 @@ class EmbeddedPostgres:
     @property
     def conninfo(self) -> str:
         """Valid from `start` on, across restarts of PostgreSQL."""
-        return make_conninfo(
-            "",
-            host=str(self._socket_folder),
-            user="postgres",
-            dbname="postgres",
-            application_name="queue-server",
-            target_session_attrs="read-write",
-            connect_timeout=5,
-        )
+        return _conninfo(str(self._socket_folder))
 
     def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Initialise when needed, start, and wait until it takes connections.
@@ -583,3 +575,29 @@ __all__ = [
     "find_binaries",
     "shared_buffers_mb",
 ]
+
+
+def conninfo_of_running(data_dir: Path) -> str:
+    """How another process reaches the PostgreSQL that a server runs under *data_dir*.
+
+    Errors: `DatabaseError` when none runs there, or it is somebody else's.
+    """
+    try:
+        # Source: PostgreSQL's miscadmin.h, LOCK_FILE_LINE_SOCKET_DIR.
+        folder = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+    except (OSError, IndexError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is just starting"
+        raise DatabaseError(f"no server of yours runs in DATA_DIR {data_dir}: {reason}") from exc
+    return _conninfo(folder)
+
+
+def _conninfo(socket_folder: str) -> str:
+    return make_conninfo(
+        "",
+        host=socket_folder,
+        user="postgres",
+        dbname="postgres",
+        application_name="queue-server",
+        target_session_attrs="read-write",
+        connect_timeout=5,
+    )

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from queue_server.http import middleware
 from queue_server.http.access import route_accesses
+from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
 from queue_server.http.connection import Connection
 from queue_server.http.limits import limit_rate
@@ -36,11 +37,15 @@ def build_app(state: State) -> web.Application:
     app[MAX_BODY_BYTES] = settings.max_body_bytes
     app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
     app.add_routes(routes())
-    if settings.jwt_enabled:
-        verifier = TokenVerifier(settings)
-        app.cleanup_ctx.append(verifier.running)
+    if settings.has_authentication:
+        tokens = TokenVerifier(settings) if settings.jwt_enabled else None
+        if tokens is not None:
+            app.cleanup_ctx.append(tokens.running)
+        keys = ApiKeys(state.transactions) if settings.api_keys_enabled else None
         app.middlewares.append(
-            middleware.authenticate(verifier, route_accesses(app), settings.jwt_skip_paths)
+            middleware.authenticate(
+                Credentials(tokens, keys), route_accesses(app), settings.jwt_skip_paths
+            )
         )
     if settings.request_rate:
         app.middlewares.append(limit_rate(settings.request_rate, settings.jwt_skip_paths))

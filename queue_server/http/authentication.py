@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.warnings import InsecureKeyLengthWarning
 
-from queue_server.domain.access import Principal, Role
+from queue_server.domain.access import Grants, Principal, Role
 from queue_server.domain.errors import Unauthenticated, Unavailable
 from queue_server.settings import Settings
 
@@ -181,6 +181,7 @@ class TokenVerifier:
         self._skew_s = settings.jwt_clock_skew_s
         self._role_claim = settings.jwt_roles_claim
         self._roles_claim = settings.jwt_roles_array_claim
+        self._queues_claim = settings.jwt_queues_claim
         self._roles = {
             settings.jwt_role_admin: Role.ADMIN,
             settings.jwt_role_read_write: Role.READ_WRITE,
@@ -235,7 +236,7 @@ class TokenVerifier:
         expires_at = claims.get("exp")
         subject = claims.get("sub")
         return _Known(
-            Principal(subject or None, self._roles_of(claims)),
+            Principal(subject or None, self._roles_of(claims), self._grants_of(claims)),
             float("inf") if expires_at is None else float(expires_at) + self._skew_s,
         )
 
@@ -291,6 +292,15 @@ class TokenVerifier:
         if issued_at > time.time() + self._skew_s:
             raise Unauthenticated("Token issued in the future")
         return claims
+
+    def _grants_of(self, claims: Mapping[str, Any]) -> Grants | None:
+        patterns = claims.get(self._queues_claim)
+        if patterns is None:
+            return None
+        if not (isinstance(patterns, list) and all(isinstance(one, str) for one in patterns)):
+            # Whatever was meant by it, it was not every queue.
+            raise Unauthenticated("Invalid token claims")
+        return Grants(tuple(patterns), tuple(patterns), tuple(patterns))
 
     def _roles_of(self, claims: Mapping[str, Any]) -> frozenset[Role]:
         named = [claims.get(self._role_claim)]

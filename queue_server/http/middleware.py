@@ -14,7 +14,8 @@ from aiohttp.typedefs import Handler, Middleware
 from queue_server.domain.access import Access
 from queue_server.domain.errors import Forbidden, QueueServerError, Unauthenticated
 from queue_server.http import failures, wire
-from queue_server.http.authentication import TokenVerifier
+from queue_server.http.access import check_queue
+from queue_server.http.api_keys import Verifier
 from queue_server.http.request import PRINCIPAL
 from queue_server.http.state import State
 from queue_server.observability.counters import Counter, Row
@@ -93,7 +94,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def authenticate(
-    verifier: TokenVerifier,
+    verifier: Verifier,
     accesses: Mapping[web.AbstractRoute, Access],
     open_paths: Collection[str],
 ) -> Middleware:
@@ -111,6 +112,8 @@ def authenticate(
         # Only who is somebody learns which paths lead nowhere.
         if not principal.may(accesses.get(request.match_info.route, Access.PUBLIC)):
             raise Forbidden
+        if principal.grants is not None:
+            await check_queue(request, principal.grants)
         request[PRINCIPAL] = principal
         return await handler(request)
 

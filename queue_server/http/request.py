@@ -8,7 +8,7 @@ import re
 
 from aiohttp import web
 
-from queue_server.domain.access import Principal
+from queue_server.domain.access import Grants, Principal
 from queue_server.domain.errors import BadRequest, BodyTimeout, BodyTooLarge, TooManyItems
 from queue_server.domain.subscription import parse_time
 from queue_server.http.connection import Connection
@@ -20,6 +20,12 @@ def producer_sub(request: web.Request) -> str | None:
     """Who pushes, as the token says; None without authentication."""
     principal = request.get(PRINCIPAL)
     return None if principal is None else principal.subject
+
+
+def grants_of(request: web.Request) -> Grants | None:
+    """The queues that the credential is for; None: all of them, or nobody asks."""
+    principal = request.get(PRINCIPAL)
+    return None if principal is None else principal.grants
 
 
 async def read_body(request: web.Request) -> bytes:

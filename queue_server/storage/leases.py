@@ -264,3 +264,11 @@ async def sweep_pending(
     )
     count: int = rows[0][0]
     return count
+
+
+async def partitions_of(transactions: Transactions, lease_id: uuid.UUID) -> list[PartitionId]:
+    """The partitions that a lease holds."""
+    rows = await transactions.call(
+        STATEMENTS["leased_partitions"], {"shard": SHARD, "lease_id": lease_id}
+    )
+    return [PartitionId(id_) for (id_,) in rows]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_server.domain.access import Access, Principal, Role
+from queue_server.domain.access import Access, Grants, Principal, Role, Use
 from queue_server.http.access import access_of
 from queue_server.http.routes import routes
 
@@ -43,11 +43,52 @@ def test_the_level_of_a_route(method: str, path: str, access: Access) -> None:
     assert access_of(method, path) is access
 
 
-def test_every_exception_is_a_route() -> None:
-    from queue_server.http.access import _EXCEPTIONS
+def test_every_exception_and_every_scope_is_a_route() -> None:
+    from queue_server.http.access import _EXCEPTIONS, _SCOPES
 
     known = {(route.method, route.path.replace(":[^/]+", "")) for route in routes()}
     assert set(_EXCEPTIONS) <= known
+    assert set(_SCOPES) <= known
+
+
+def test_what_names_its_queue_in_the_path_is_asked_about_that_queue() -> None:
+    """A route with a queue in its path is open to credentials for some queues, by that queue."""
+    from queue_server.http.access import _SCOPES, Named
+
+    for route in routes():
+        path = route.path.replace(":[^/]+", "")
+        if "{queue}" in path:
+            assert _SCOPES[route.method, path][1] is Named.PATH, path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "queue", "matches"),
+    [
+        ("orders", "orders", True),
+        ("orders", "orders2", False),
+        ("orders", "Orders", False),
+        ("orders.*", "orders.eu.new", True),
+        ("orders.*", "orders", False),
+        ("*", "anything / at all", True),
+        ("*", "two\nlines", True),
+        ("order?", "orders", True),
+        ("order[sz]", "orderz", True),
+        ("", "", True),
+        ("a.b", "axb", False),
+        ("orders", "orders\n", False),
+    ],
+)
+def test_a_pattern_is_compared_with_the_whole_name(pattern: str, queue: str, matches: bool) -> None:
+    for use, grants in (
+        (Use.PUSH, Grants((pattern,), (), ())),
+        (Use.POP, Grants((), (pattern,), ())),
+        (Use.ADMINISTER, Grants((), (), (pattern,))),
+        (Use.LOOK, Grants((), (pattern,), ())),
+        (Use.LOOK, Grants((), (), (pattern,))),
+    ):
+        assert grants.allow(use, queue) is matches
+    assert not Grants((pattern,), (), ()).allow(Use.LOOK, queue)
+    assert not Grants((pattern,), (pattern,), ()).allow(Use.ADMINISTER, queue)
 
 
 def test_a_role_opens_its_levels_and_no_other() -> None:

@@ -9,13 +9,14 @@ import msgspec
 from aiohttp import web
 
 from queue_server.broker.dead_letters import Destination, Replay
+from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.names import PartitionId, check_text
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import parse_time
 from queue_server.http import administration_wire as wire
 from queue_server.http.answers import json_answer, message_address, page_of
-from queue_server.http.request import query_time, read_body
+from queue_server.http.request import grants_of, query_time, read_body
 from queue_server.http.state import STATE
 from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
 
@@ -58,6 +59,9 @@ async def redrive(request: web.Request) -> web.Response:
     body = wire.redrive_reader.read(await read_body(request))
     for text in (body.queue, body.consumer_group, body.partition, body.error_contains):
         check_text(text or "", "the filter")
+    grants = grants_of(request)
+    if grants is not None:
+        grants.require(Use.ADMINISTER, body.queue or "")
     limit = _REDRIVE_MAX if body.limit is None else min(body.limit, _REDRIVE_MAX)
     bounds = {}
     for name, text in (("from", body.from_), ("to", body.to)):

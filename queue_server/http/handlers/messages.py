@@ -9,6 +9,7 @@ from aiohttp import web
 
 from queue_server.broker.ack import Ack, AckOutcome
 from queue_server.broker.pop import Delivery, PopRequest
+from queue_server.domain.access import Use
 from queue_server.domain.errors import BadPop, QueueServerError
 from queue_server.domain.names import (
     QUEUE_MODE,
@@ -21,7 +22,15 @@ from queue_server.domain.names import (
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
-from queue_server.http.request import check_count, producer_sub, query_bool, query_int, read_body
+from queue_server.http.access import require_partitions
+from queue_server.http.request import (
+    check_count,
+    grants_of,
+    producer_sub,
+    query_bool,
+    query_int,
+    read_body,
+)
 from queue_server.http.state import STATE, State
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
 from queue_server.observability.counters import Counter
@@ -44,6 +53,10 @@ async def push(request: web.Request) -> web.StreamResponse:
     state.row.add(Counter.BYTES_RECEIVED, len(body))
     items = wire.push_reader.read(body).items
     check_count(len(items), state.settings.max_batch_items, "items")
+    grants = grants_of(request)
+    if grants is not None:
+        for queue in {item.queue for item in items}:
+            grants.require(Use.PUSH, queue)
     answer = await state.pusher.push(items, len(body), producer_sub(request))
     return _json(state, answer, status=201)
 
@@ -138,6 +151,7 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
         partition=None if partition is None else PartitionName(partition),
         namespace=namespace,
         task=task,
+        grants=grants_of(request) if queue is None else None,
         start=start_of(
             group,
             query.get("subscriptionMode"),
@@ -242,7 +256,9 @@ async def _write(state: State, response: web.StreamResponse, piece: bytes) -> No
 async def ack(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
-    return await _ack(state, [wire.ack_reader.read(await read_body(request))], QUEUE_MODE)
+    one = wire.ack_reader.read(await read_body(request))
+    await _check_acks(request, [one])
+    return await _ack(state, [one], QUEUE_MODE)
 
 
 async def ack_batch(request: web.Request) -> web.StreamResponse:
@@ -252,13 +268,24 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
     uniform = read_uniform_acks(raw)
     if uniform is not None:
         check_count(len(uniform.ids), state.settings.max_batch_items, "acknowledgments")
+        await _check_acks(request, [uniform.like])
         answer = await _ack_uniform(state, uniform)
         if answer is not None:
             return answer
     body = wire.ack_batch_reader.read(raw)
     check_count(len(body.acknowledgments), state.settings.max_batch_items, "acknowledgments")
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
+    await _check_acks(request, body.acknowledgments)
     return await _ack(state, body.acknowledgments, group)
+
+
+async def _check_acks(request: web.Request, acks: list[Ack]) -> None:
+    """Errors: `Forbidden`."""
+    grants = grants_of(request)
+    if grants is not None:
+        ids = [ack.partition_id for ack in acks]
+        # One that is gone is told in its result, and the others are acknowledged.
+        await require_partitions(request, grants, Use.POP, ids, missing_ok=True)
 
 
 async def _ack_uniform(state: State, acks: UniformAcks) -> web.Response | None:

@@ -6,10 +6,11 @@ import logging
 
 from aiohttp import web
 
+from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.names import QueueName, check_names, check_text
 from queue_server.http import wire
-from queue_server.http.request import read_body
+from queue_server.http.request import grants_of, read_body
 from queue_server.http.state import STATE
 from queue_server.storage import queues
 
@@ -28,6 +29,9 @@ async def configure(request: web.Request) -> web.Response:
     if body.mode not in (None, "merge", "replace"):
         raise BadRequest(f'mode must be "merge" or "replace", not {body.mode[:100]!r}')
     check_names(body.queue, "", "partition")
+    grants = grants_of(request)
+    if grants is not None:
+        grants.require(Use.ADMINISTER, body.queue)
     for label, text in (("namespace", body.namespace), ("task", body.task)):
         check_text(text or "", label)
     changes = body.options

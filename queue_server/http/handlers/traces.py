@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest, NotFound
 from queue_server.domain.names import QUEUE_MODE, check_text, parse_partition_id
 from queue_server.domain.segment import wire_time
 from queue_server.http import administration_wire as wire
+from queue_server.http.access import require_partitions
 from queue_server.http.answers import json_answer, message_address, page_of
-from queue_server.http.request import query_time, read_body
+from queue_server.http.request import grants_of, query_time, read_body
 from queue_server.http.state import STATE
 from queue_server.storage.traces import NewTrace, Trace
 
@@ -32,6 +34,9 @@ async def add(request: web.Request) -> web.Response:
     partition_id = parse_partition_id(body.partition_id)
     if partition_id is None:
         raise NotFound("Message not found")
+    grants = grants_of(request)
+    if grants is not None:
+        await require_partitions(request, grants, Use.POP, [body.partition_id])
     id_ = await request.app[STATE].administration.traces.add(
         NewTrace(
             partition_id=partition_id,

@@ -8,10 +8,12 @@ from aiohttp import web
 
 from queue_server.broker.ack import Ack
 from queue_server.broker.transaction import TransactionRefused, TransactionResult
+from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
-from queue_server.http.request import check_count, producer_sub, read_body
+from queue_server.http.access import require_partitions
+from queue_server.http.request import check_count, grants_of, producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter
 
@@ -51,6 +53,12 @@ async def _execute(request: web.Request) -> web.Response:
                     f'type must be "push" or "ack", not {operation.type[:100]!r}'
                 )
     check_count(len(order), state.settings.max_transaction_operations, "pushes and acks")
+    grants = grants_of(request)
+    if grants is not None:
+        for queue in {item.queue for item in items}:
+            grants.require(Use.PUSH, queue)
+        ids = [ack.partition_id for ack in acks]
+        await require_partitions(request, grants, Use.POP, ids, missing_ok=True)
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(
