@@ -78,11 +78,9 @@ async def ensure_partitions(
 ) -> list[PartitionRef]:
     """Partitions of a queue by name; queue and partitions are created when they do not exist."""
     # Nearly always they do, and then nothing is locked, nor written, nor waits for a disk.
-    rows = await transactions.call(
-        STATEMENTS["find_partitions"], {"shard": SHARD, "queue": queue, "names": list(names)}
-    )
-    if len(rows) == len(set(names)):
-        return [PartitionRef(queue, name, str(queue_id), id_) for name, id_, queue_id in rows]
+    found = await find_partitions(transactions, queue, names)
+    if len(found) == len(set(names)):
+        return found
     while True:
         queue_id = await ensure_queue(transactions, queue)
         rows = await transactions.call(
@@ -94,15 +92,20 @@ async def ensure_partitions(
         # The queue was deleted between the two calls: it is created anew.
 
 
+async def find_partitions(
+    transactions: Transactions, queue: QueueName, names: Sequence[PartitionName]
+) -> list[PartitionRef]:
+    """Partitions of a queue by name; those that do not exist are left out."""
+    rows = await transactions.call(
+        STATEMENTS["find_partitions"], {"shard": SHARD, "queue": queue, "names": list(names)}
+    )
+    return [PartitionRef(queue, name, str(queue_id), id_) for name, id_, queue_id in rows]
+
+
 async def find_partition(transactions: Transactions, key: PartitionKey) -> PartitionRef | None:
     """A partition by name, if it exists."""
-    rows = await transactions.call(
-        STATEMENTS["find_partition"],
-        {"shard": SHARD, "queue": key.queue, "partition": key.partition},
-    )
-    if not rows:
-        return None
-    return PartitionRef(key.queue, key.partition, str(rows[0][1]), rows[0][0])
+    found = await find_partitions(transactions, key.queue, [key.partition])
+    return found[0] if found else None
 
 
 async def name_partitions(

@@ -56,6 +56,7 @@ async def test_a_worker_that_dies_or_is_replaced_gets_its_share_again(data_dir: 
         async with connections(cluster.url, 4) as clients:
             assert await by_worker(clients[0]) == [2, 2]
             os.kill(cluster.worker_pids()[0], signal.SIGKILL)
+            cluster.wait_for_line('"worker_died"')
             async with Client(cluster.url) as watch:
 
                 async def is_replaced() -> bool:

@@ -12,9 +12,10 @@ from queue_server.broker.push import Pusher
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.message import NewMessage
-from queue_server.domain.names import QUEUE_MODE, QueueName
+from queue_server.domain.names import QUEUE_MODE, PartitionName, QueueName
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counters
+from queue_server.storage.queues import ensure_partitions, find_partitions
 from queue_server.storage.transactions import Transactions
 
 HOT_TABLES = [
@@ -129,3 +130,38 @@ async def test_a_pop_reads_a_few_rows_of_tables_that_were_never_analysed(
     # A push looks a partition up about ten times; a pop reads the ten it takes and a few more.
     allowed = 2 * partitions * 15 + pops * 200
     assert all(count < allowed for count in fetched.values()), (allowed, fetched)
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+async def test_partitions_are_found_and_made_by_name(
+    conninfo: str, transactions: Transactions, analysed: bool
+) -> None:
+    """By one row each, however many the queue has: not by reading all of them for each name."""
+    count = 2000
+    before = await rows_of_partitions(conninfo)
+    for batch in range(3):
+        names = [PartitionName(f"{batch}-{n}") for n in range(count)]
+        made = await ensure_partitions(transactions, QueueName("q"), names)
+        assert len({ref.id for ref in made}) == count
+        if analysed:
+            async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as own:
+                await own.execute("ANALYZE queen.partitions")
+    names = [PartitionName(f"1-{n}") for n in range(count)] + [PartitionName("absent")]
+    assert len(await find_partitions(transactions, QueueName("q"), names)) == count
+    again = await ensure_partitions(transactions, QueueName("q"), names[:-1] + names[:5])
+    assert len(again) == count
+    await transactions.close()  # a backend that ends tells what it has read
+    # Each was read when it had been made, and when it was found; ANALYZE reads a sample.
+    read = await rows_of_partitions(conninfo) - before
+    assert count * 5 <= read <= count * 6, read
+
+
+async def rows_of_partitions(conninfo: str) -> int:
+    async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+        cursor = await connection.execute(
+            "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables"
+            " WHERE schemaname = 'queen' AND relname = 'partitions'"
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        return int(row[0])

@@ -53,13 +53,18 @@ BEGIN
         RETURN;
     END IF;
 
+    -- One look-up by the index of names for each name: see find_partitions in queries/queues.sql.
     SELECT array_agg(DISTINCT n.name) INTO v_missing
     FROM unnest(p_names) AS n (name)
-    WHERE NOT EXISTS (
-        SELECT 1
-        FROM queen.partitions p
-        WHERE p.shard = p_shard AND p.queue_id = p_queue_id AND p.name = n.name
-    );
+    LEFT JOIN LATERAL (
+        SELECT k.id FROM queen.partitions k
+        WHERE
+            k.shard = p_shard AND k.queue_id = p_queue_id
+            AND k.name >= n.name AND k.name <= n.name
+        ORDER BY k.name
+        LIMIT 1
+    ) p ON true
+    WHERE p.id IS NULL;
 
     IF v_missing IS NOT NULL THEN
         UPDATE queen.shards h
@@ -80,8 +85,15 @@ BEGIN
 
     RETURN QUERY
     SELECT p.name, p.id
-    FROM queen.partitions p
-    WHERE p.shard = p_shard AND p.queue_id = p_queue_id AND p.name = ANY (p_names);
+    FROM (SELECT DISTINCT u.name FROM unnest(p_names) AS u (name)) n
+    CROSS JOIN LATERAL (
+        SELECT k.name, k.id FROM queen.partitions k
+        WHERE
+            k.shard = p_shard AND k.queue_id = p_queue_id
+            AND k.name >= n.name AND k.name <= n.name
+        ORDER BY k.name
+        LIMIT 1
+    ) p;
 END
 $$;
 

@@ -8,24 +8,20 @@ SELECT * FROM queen.ensure_partitions(
     %(shard)s::smallint, %(queue_id)s::uuid, %(names)s::text[]
 )
 
--- name: find_partition
--- A partition by name; a pop looks here and creates nothing.
-SELECT p.id, q.id AS queue_id
-FROM queen.queues q
-JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id AND p.name = %(partition)s
-WHERE q.name = %(queue)s
-
 -- name: find_partitions
--- Partitions of a queue by name, one look-up each: OFFSET 0 keeps a table without statistics, which
--- is taken for tiny, from being read by the queue alone.
+-- Partitions of a queue by name; nothing is locked or created. Between two equal bounds, and in
+-- order, because then only the index by name will do: until the table has statistics it is taken for
+-- tiny, and an index by queue alone, read to its end for each name, looks as good.
 SELECT p.name, p.id, q.id AS queue_id
 FROM queen.queues q
-CROSS JOIN unnest(%(names)s::text[]) AS n (name)
+CROSS JOIN (SELECT DISTINCT u.name FROM unnest(%(names)s::text[]) AS u (name)) n
 CROSS JOIN LATERAL (
     SELECT k.name, k.id
     FROM queen.partitions k
-    WHERE k.shard = %(shard)s AND k.queue_id = q.id AND k.name = n.name
-    OFFSET 0
+    WHERE
+        k.shard = %(shard)s AND k.queue_id = q.id AND k.name >= n.name AND k.name <= n.name
+    ORDER BY k.name
+    LIMIT 1
 ) p
 WHERE q.name = %(queue)s
 
