@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import psycopg
+
 from queue_server.domain.errors import QueueServerError
 from queue_server.storage import migrate
 from queue_server.storage.statements import STATEMENTS
@@ -54,6 +56,9 @@ class Readiness:
             return f"the database did not take a write within {_PATIENCE_S:.0f} s"
         except QueueServerError as exc:
             return exc.message
+        except psycopg.Error as exc:
+            # A right that was taken away, a table that was dropped: not ours to foresee.
+            return f"a test write failed: {exc.sqlstate}"
         if not migrate.is_right([name for (name,) in rows]):
             return "the database's schema is not the one of this version"
         if self._transactions.out_of_resources_s_ago() < _OUT_OF_RESOURCES_S:

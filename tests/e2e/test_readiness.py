@@ -1,6 +1,7 @@
 """What probes are told, and what pushes are answered, while the database is well and while not."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import statistics
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import psycopg
 import pytest
 
@@ -120,6 +122,47 @@ async def test_a_server_is_ready_for_the_schema_of_its_version_alone(
             assert answer.status == 200
         else:
             assert "schema" in refused(answer)
+
+
+async def test_a_database_that_forbids_the_write_is_not_healthy(
+    cluster: ClusterProcess, conninfo: str
+) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as database:
+        database.execute("DROP TABLE queen.write_probe")
+
+    async def is_told() -> bool:
+        answers = await on_all_workers(cluster.url, "/health")
+        return all(answer.status == 503 for answer in answers)
+
+    await eventually(is_told)
+    for answer in await on_all_workers(cluster.url, "/readyz"):
+        assert refused(answer) == "a test write failed: 42P01"
+
+
+async def test_a_server_that_stops_is_not_ready(cluster: ClusterProcess) -> None:
+    """Who has a connection is told before it is closed, and not to use it again."""
+    last: list[Answer] = []
+
+    async def ask(client: Client) -> None:
+        with contextlib.suppress(aiohttp.ClientError):
+            while True:
+                answer = await client.get("/readyz")
+                if answer.status != 200:
+                    last.append(answer)
+                    return
+
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(cluster.url)) for _ in range(6)]
+        for client in clients:
+            assert (await client.get("/readyz")).status == 200
+        asking = asyncio.gather(*(ask(client) for client in clients))
+        cluster.signal(signal.SIGTERM)
+        await asking
+    assert await asyncio.to_thread(cluster.wait) == 0
+    assert last
+    for answer in last:
+        assert refused(answer) == "this worker is stopping"
+        assert answer.headers["Connection"] == "close"
 
 
 async def test_without_a_database_everything_is_answered_at_once(data_dir: Path) -> None:
