@@ -57,8 +57,10 @@ _CACHE_BYTES_MAX = 32 * 1024 * 1024
 _FLOOR_POLL_S = 1.0
 # How soon it looks for those who have just begun to wait.
 _NEWCOMER_PAUSE_S = 0.05
-# The floor poll may take this part of a core, whatever the number of rooms.
+# The floor poll may take this part of a core, whatever the number of rooms. But it takes long also
+# when the machine is busy, and then who waits must not wait for ever longer.
 _FLOOR_POLL_SHARE = 0.02
+_FLOOR_POLL_REST_MAX_S = 2.0
 # How often groups in use forget idle partitions, how many at a time, and how long that may take.
 _SWEEP_S = 5.0
 _SWEEP_PARTITIONS_MAX = 1000
@@ -530,26 +532,28 @@ class Popper:
     async def watch(self) -> None:
         """Wake parked pops that could be served although nobody told them. Runs until cancelled."""
         pause_s = _FLOOR_POLL_S
-        cost_s = 0.0
+        rest_s = 0.0
         swept_at = time.monotonic()
         while True:
-            await self._pause(pause_s, cost_s)
+            await self._pause(pause_s, rest_s)
             begin = time.monotonic()
+            readable_in_s = None
             try:
                 readable_in_s = await self._poll()
+                # Only the poll comes oftener with more to do; the sweep has a time of its own.
+                cost_s = time.monotonic() - begin
+                rest_s = min(cost_s / _FLOOR_POLL_SHARE, _FLOOR_POLL_REST_MAX_S)
                 if begin - swept_at > _SWEEP_S:
                     swept_at = begin
                     await self._sweep()
             except QueueServerError as exc:
                 logger.warning("the floor poll failed", extra={"error": str(exc)})
-                readable_in_s = None
-            cost_s = time.monotonic() - begin
-            pause_s = max(_FLOOR_POLL_S, cost_s / _FLOOR_POLL_SHARE)
+            pause_s = max(_FLOOR_POLL_S, rest_s)
             if readable_in_s is not None:
                 # Look again right after the lease or the delay has ended.
-                pause_s = max(cost_s / _FLOOR_POLL_SHARE, min(pause_s, readable_in_s + 0.005))
+                pause_s = max(rest_s, min(pause_s, readable_in_s + 0.005))
 
-    async def _pause(self, pause_s: float, cost_s: float) -> None:
+    async def _pause(self, pause_s: float, rest_s: float) -> None:
         """Wait for the next floor poll; it comes soon when somebody goes to sleep meanwhile.
 
         What hides a message from the newcomer (a lease, a delay) may end long before *pause_s*.
@@ -559,7 +563,7 @@ class Popper:
             # Jitter: workers and hosts that started together drift apart.
             async with asyncio.timeout(pause_s * random.uniform(0.9, 1.1)):
                 await self._rooms.slept.wait()
-                await asyncio.sleep(max(_NEWCOMER_PAUSE_S, cost_s / _FLOOR_POLL_SHARE))
+                await asyncio.sleep(max(_NEWCOMER_PAUSE_S, rest_s))
         except TimeoutError:
             pass
 
