@@ -16,6 +16,8 @@ from queue_server.http.request import PRINCIPAL
 
 # A bucket that is full again says nothing; with more than this they are looked through.
 _BUCKETS_MAX = 10_000
+# Looking through them all with each request would be what a flood is after.
+_LOOK_INTERVAL_S = 1.0
 
 
 class ParkedPops:
@@ -58,6 +60,7 @@ class TokenBuckets:
         self._size = max(1.0, rate)
         # What is left in each bucket, and when that was so.
         self._buckets: dict[str, tuple[float, float]] = {}
+        self._looked_at = -math.inf
 
     def take(self, name: str, now: float) -> None:
         """Errors: `Overloaded`, with the time after which the next request may come."""
@@ -67,7 +70,8 @@ class TokenBuckets:
             error = Overloaded("too many requests; try again later")
             error.retry_after_s = math.ceil((1 - left) / self._rate)
             raise error
-        if len(self._buckets) >= _BUCKETS_MAX:
+        if len(self._buckets) >= _BUCKETS_MAX and now - self._looked_at >= _LOOK_INTERVAL_S:
+            self._looked_at = now
             self._forget_full(now)
         self._buckets[name] = (left - 1, now)
 
