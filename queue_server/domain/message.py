@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 import uuid
 
@@ -40,7 +40,8 @@ class MessageIdRun:
         millis = time.time_ns() // 1_000_000
         value = (millis & (1 << 48) - 1) << 80
         value |= 0x7 << 76 | 0b10 << 62  # version, variant
-        value |= secrets.randbits(12) << 64 | secrets.randbits(50) << 12
+        random = int.from_bytes(os.urandom(8))
+        value |= (random >> 52) << 64 | (random & (1 << 50) - 1) << 12
         self.first = uuid.UUID(int=value)
         self._prefix = str(self.first)[:-3].encode()
 
