@@ -8,12 +8,17 @@ a successor counts on where its predecessor died, so totals never fall. What des
 
 A reader sees each number whole (aligned 64-bit stores), but two numbers of a row may be from
 slightly different moments.
+
+Behind the numbers a row has its histograms: buckets with fixed bounds, so that to record a value is
+to find its bucket and to add one there. Workers' buckets can be added up, which quantiles cannot.
 """
 
 import enum
 import mmap
 import os
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 
 
 class Counter(enum.IntEnum):
@@ -44,7 +49,13 @@ class Counter(enum.IntEnum):
     POP_DECRYPT_US = enum.auto()
     POP_SEND_US = enum.auto()  # writing to the client, its backpressure included
     LEASES_GIVEN_BACK = enum.auto()  # claims whose answer nobody received
+    LEASES_GRANTED = enum.auto()  # one for each partition of a pop, none on commit on delivery
+    LEASES_TAKEN_OVER = enum.auto()  # of these, after another one had run out unacknowledged
+    ACKS_REFUSED = enum.auto()  # messages acknowledged under a lease that was over
+    FLOOR_POLLS = enum.auto()
     FLOOR_POLL_HITS = enum.auto()  # parked pops that the floor poll woke, not a message
+    WAKE_UPS_TOLD = enum.auto()  # parked pops woken by what happened in their own worker
+    WAKE_UPS_RECEIVED = enum.auto()  # by a datagram from another worker
     # Transactions run again, by the SQLSTATE that ended the attempt.
     RETRIES_40001 = enum.auto()  # serialization failure
     RETRIES_40P01 = enum.auto()  # deadlock
@@ -66,6 +77,17 @@ class State(enum.IntEnum):
     HEARTBEAT_NS = enum.auto()  # CLOCK_MONOTONIC, which all processes of a machine share
     CONNECTIONS = enum.auto()  # open ones of clients, as of a moment ago
     HANDED_IN = enum.auto()  # connections that other workers handed over; rises over all lives
+    # What a worker says of itself once a second (observability/sampling.py).
+    PARKED_POPS = enum.auto()
+    POOL_SIZE = enum.auto()  # connections to the database
+    POOL_AVAILABLE = enum.auto()  # of these, unused ones
+    POOL_WAITING = enum.auto()  # transactions that wait for a connection now
+    POOL_WAITS = enum.auto()  # transactions of this life that had to wait for one
+    POOL_WAIT_MS = enum.auto()  # how long these waited
+    RESIDENT_BYTES = enum.auto()
+    VIRTUAL_BYTES = enum.auto()
+    CPU_USER_US = enum.auto()  # of this life
+    CPU_SYSTEM_US = enum.auto()
 
 
 RETRY_COUNTERS = {
@@ -78,8 +100,80 @@ RETRY_COUNTERS = {
 }
 """The counter of each reason for a retry; the keys are the labels that metrics show."""
 
+
+class RouteGroup(enum.IntEnum):
+    """Routes whose requests are counted and timed together: few, so that no client adds one."""
+
+    PUSH = 0
+    POP = enum.auto()
+    POP_WAITING = enum.auto()  # pops that asked to wait: their time is mostly a wait
+    ACK = enum.auto()
+    TRANSACTION = enum.auto()
+    LEASE = enum.auto()
+    LOOK = enum.auto()  # everything else that is read: status, resources, messages, the dashboard
+    CHANGE = enum.auto()  # everything else that changes something
+    PROBE = enum.auto()  # health and metrics
+    UNKNOWN = enum.auto()  # no such route
+
+
+class Operation(enum.IntEnum):
+    """What is coalesced and comes in batches."""
+
+    PUSH = 0
+    POP = enum.auto()
+    ACK = enum.auto()
+
+
+_STATE_END = len(Counter) + len(State)
+
+
+class Histogram:
+    """Where a histogram lies in each row: its buckets, the one without a bound last, then the sum.
+
+    A value belongs to the first bucket whose bound is not below it.
+    """
+
+    __slots__ = ("bounds", "start", "sum_place")
+
+    next_start = _STATE_END
+
+    def __init__(self, bounds: Sequence[int]) -> None:
+        self.bounds = bounds
+        self.start = Histogram.next_start
+        self.sum_place = self.start + len(bounds) + 1
+        Histogram.next_start = self.sum_place + 1
+
+
+# In microseconds. A commit takes one to ten milliseconds, a busy disk some hundred, and a wait up
+# to a minute.
+DURATION_BOUNDS_US = (
+    500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+)  # fmt: skip
+MESSAGE_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+FLUSH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# How late the event loop is; above a heartbeat's interval it is a stall.
+LAG_BOUNDS_US = (1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000)
+# Classes of answers: 2xx, 3xx, 4xx, 499 (the client left before its answer), 5xx.
+STATUS_BOUNDS = (299, 399, 498, 499)
+STATUS_CLASSES = ("2xx", "3xx", "4xx", "left", "5xx")
+
+# By route group and by operation, in their order.
+REQUEST_DURATION = [Histogram(DURATION_BOUNDS_US) for _ in RouteGroup]
+REQUEST_STATUS = [Histogram(STATUS_BOUNDS) for _ in RouteGroup]
+BATCH_MESSAGES = [Histogram(MESSAGE_BOUNDS) for _ in Operation]
+FLUSH_REQUESTS = [Histogram(FLUSH_BOUNDS) for _ in Operation]
+FLUSH_DURATION = [Histogram(DURATION_BOUNDS_US) for _ in Operation]
+LOOP_LAG = Histogram(LAG_BOUNDS_US)
+
+# Looked up with every request.
+_REQUEST_PLACES = [
+    (status.start, duration.start, duration.sum_place)
+    for status, duration in zip(REQUEST_STATUS, REQUEST_DURATION, strict=True)
+]
+
 _WORD_BYTES = 8
-_ROW_WORDS = 8 * -(-(len(Counter) + len(State)) // 8)  # whole cache lines: no false sharing
+_ROW_WORDS = 8 * -(-Histogram.next_start // 8)  # whole cache lines: no false sharing
 
 
 class Row:
@@ -98,12 +192,29 @@ class Row:
     def get(self, name: Counter | State) -> int:
         return int(self.words[name])
 
+    def observe(self, histogram: Histogram, value: int) -> None:
+        words = self.words
+        words[histogram.start + bisect_left(histogram.bounds, value)] += 1
+        words[histogram.sum_place] += value
+
+    def observe_request(self, group: RouteGroup, status: int, duration_us: int) -> None:
+        """Count and time a request; *status* 499 when the client left before its answer."""
+        words = self.words
+        statuses, durations, duration_sum = _REQUEST_PLACES[group]
+        words[statuses + bisect_left(STATUS_BOUNDS, status)] += 1
+        words[durations + bisect_left(DURATION_BOUNDS_US, duration_us)] += 1
+        words[duration_sum] += duration_us
+
+    def observe_flush(self, operation: Operation, request_count: int, duration_us: int) -> None:
+        """Count the requests that shared a transaction, and time it."""
+        self.observe(FLUSH_REQUESTS[operation], request_count)
+        self.observe(FLUSH_DURATION[operation], duration_us)
+
     # -- the sign of life --
 
     def begin(self, pid: int = 0) -> None:
         """A life begins: called before the fork, when nobody has the pid yet, then by the child."""
-        self.words[State.READY] = 0
-        self.words[State.CONNECTIONS] = 0
+        self._forget()
         self.words[State.PID] = pid
         self.words[State.STARTED_AT_MS] = time.time_ns() // 1_000_000
         self.beat()
@@ -116,9 +227,15 @@ class Row:
 
     def end(self) -> None:
         """The process is gone; its counts stay."""
+        self._forget()
+        self.words[State.PID] = 0
+
+    def _forget(self) -> None:
+        """What was true of the last life is not true of the next."""
         self.words[State.READY] = 0
         self.words[State.CONNECTIONS] = 0
-        self.words[State.PID] = 0
+        for name in range(State.PARKED_POPS, _STATE_END):
+            self.words[name] = 0
 
     def is_ready(self) -> bool:
         return bool(self.words[State.READY])
@@ -162,12 +279,23 @@ class Counters:
         """Repeated transactions by reason, with the labels of `RETRY_COUNTERS`."""
         return {reason: self.total(counter) for reason, counter in RETRY_COUNTERS.items()}
 
+    def buckets(self, histogram: Histogram, slot: int | None = None) -> tuple[list[int], int]:
+        """The count in each bucket and the sum of the values, of one worker or of all."""
+        rows = self._rows if slot is None else [self.worker(slot)]
+        span = slice(histogram.start, histogram.sum_place)
+        counts = [sum(column) for column in zip(*(row.words[span] for row in rows), strict=True)]
+        return counts, sum(row.words[histogram.sum_place] for row in rows)
+
+    def states(self, name: State) -> list[int]:
+        """What each worker says of itself, by slot."""
+        return [self.worker(slot).get(name) for slot in range(self.worker_count)]
+
     def workers_ready(self) -> int:
         return sum(self.worker(slot).is_ready() for slot in range(self.worker_count))
 
     def connections(self) -> list[int]:
         """Open connections of clients, by worker slot."""
-        return [self.worker(slot).get(State.CONNECTIONS) for slot in range(self.worker_count)]
+        return self.states(State.CONNECTIONS)
 
     def uptime_seconds(self) -> float:
         """How long ago the server, not one worker, started."""

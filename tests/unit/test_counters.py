@@ -5,7 +5,19 @@ import signal
 
 import pytest
 
-from queue_server.observability.counters import Counter, Counters, State
+from queue_server.observability.counters import (
+    BATCH_MESSAGES,
+    FLUSH_DURATION,
+    FLUSH_REQUESTS,
+    LOOP_LAG,
+    REQUEST_DURATION,
+    REQUEST_STATUS,
+    Counter,
+    Counters,
+    Operation,
+    RouteGroup,
+    State,
+)
 
 
 def in_child(work: object) -> int:
@@ -88,3 +100,53 @@ def test_the_supervisor_has_a_row_of_its_own() -> None:
     assert counters.total(Counter.WORKER_RESTARTS) == 1
     assert counters.worker(0).get(Counter.WORKER_RESTARTS) == 0
     assert 0 <= counters.uptime_seconds() < 60
+
+
+def test_a_histogram_s_buckets_add_up_over_processes() -> None:
+    counters = Counters(2)
+    histogram = BATCH_MESSAGES[Operation.PUSH]
+    for slot in (0, 1):
+        for value in (1, 2, 3, 10_001):
+            in_child(lambda slot=slot, value=value: counters.worker(slot).observe(histogram, value))
+    counts, total = counters.buckets(histogram)
+    # The bound belongs to its bucket: 1, 2, 3 to 5, ..., more than 10,000.
+    assert counts == [2, 2, 2, *[0] * 10, 2]
+    assert total == 2 * 10_007
+    assert counters.buckets(histogram, 1) == ([1, 1, 1, *[0] * 10, 1], 10_007)
+
+
+def test_a_request_is_counted_in_its_class_and_its_bucket() -> None:
+    counters = Counters(1)
+    row = counters.worker(0)
+    for status in (200, 299, 304, 400, 498, 499, 500, 503):
+        row.observe_request(RouteGroup.ACK, status, 700)
+    assert counters.buckets(REQUEST_STATUS[RouteGroup.ACK])[0] == [2, 1, 2, 1, 2]
+    counts, total_us = counters.buckets(REQUEST_DURATION[RouteGroup.ACK])
+    assert (counts[:3], total_us) == ([0, 8, 0], 8 * 700)
+    assert sum(counters.buckets(REQUEST_DURATION[RouteGroup.PUSH])[0]) == 0
+
+
+def test_no_two_histograms_share_a_word() -> None:
+    counters = Counters(1)
+    row = counters.worker(0)
+    histograms = [
+        *REQUEST_DURATION, *REQUEST_STATUS, *BATCH_MESSAGES, *FLUSH_REQUESTS, *FLUSH_DURATION,
+        LOOP_LAG,
+    ]  # fmt: skip
+    places = [p for h in histograms for p in range(h.start, h.sum_place + 1)]
+    assert len(set(places)) == len(places)
+    assert min(places) == len(Counter) + len(State)
+    assert max(places) < len(row.words)
+    # And the next row is another one.
+    row.words[len(row.words) - 1] = 7
+    assert counters.supervisor.words[0] == 0
+
+
+def test_a_new_life_says_nothing_of_the_last_one() -> None:
+    counters = Counters(1)
+    row = counters.worker(0)
+    row.words[State.RESIDENT_BYTES] = row.words[State.CPU_SYSTEM_US] = 5
+    row.observe(LOOP_LAG, 3)
+    row.begin(17)
+    assert row.get(State.RESIDENT_BYTES) == row.get(State.CPU_SYSTEM_US) == 0
+    assert sum(counters.buckets(LOOP_LAG)[0]) == 1
