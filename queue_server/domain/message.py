@@ -21,7 +21,7 @@ class NewMessage(msgspec.Struct, gc=False, rename="camel"):
     """
 
     queue: str
-    payload: msgspec.Raw = msgspec.Raw(b"null")
+    payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     partition: str | None = None
     transaction_id: str | None = None
     trace_id: uuid.UUID | None = None

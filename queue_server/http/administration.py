@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from queue_server.domain.access import Access, Use
+from queue_server.http import administration_wire as wire
+from queue_server.http import answers_wire as answer
 from queue_server.http.handlers import (
     analytics,
     consumer_groups,
@@ -14,71 +15,410 @@ from queue_server.http.handlers import (
     traces,
 )
 from queue_server.http.handlers.stored_messages import by_address, by_transaction_id
+from queue_server.http.route import Named, Query, Route
 
-# A name may hold anything but a slash that is not percent-encoded.
-_QUEUE = "{queue:[^/]+}"
-_PARTITION = "{partition:[^/]+}"
 _RESOURCES = "/api/v1/resources"
-_MESSAGE = "/api/v1/messages/{partition_id:[^/]+}/{transaction_id:[^/]+}"
+_MESSAGE = "/api/v1/messages/{partition_id}/{transaction_id}"
 # Of the first server's clients.
-_MESSAGE_ID = "/api/v1/messages/{transaction_id:[^/]+}"
-_GROUP = "/api/v1/consumer-groups/{group:[^/]+}"
+_MESSAGE_ID = "/api/v1/messages/{transaction_id}"
+_GROUP = "/api/v1/consumer-groups/{group}"
+
+_LOOK_PATH = (Use.LOOK, Named.PATH)
+_LOOK_QUERY = (Use.LOOK, Named.QUERY)
+_LOOK_PARTITION = (Use.LOOK, Named.PARTITION)
+_ADMINISTER_PATH = (Use.ADMINISTER, Named.PATH)
+_ADMINISTER_PARTITION = (Use.ADMINISTER, Named.PARTITION)
+
+_PAGE = (
+    Query("limit", "entries at most", "integer", 1, 1000),
+    Query("offset", "entries to skip", "integer", 0, 1_000_000),
+)
+_RANGE = (
+    Query("from", "ISO 8601 time", "time"),
+    Query("to", "ISO 8601 time", "time"),
+)
+_QUEUES = (
+    Query("queue", "the name of the queue"),
+    Query("namespace", "of the queues"),
+    Query("task", "of the queues"),
+    Query("search", "a part of the queue's name"),
+)
+_LETTERS = (
+    Query("queue", "where the messages lay"),
+    Query("consumerGroup", "who gave them up"),
+    Query("partition", "where the messages lay"),
+    *_RANGE,
+    Query("errorContains", "a part of the last reason"),
+)
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     return [
-        web.get(f"{_RESOURCES}/overview", resources.overview),
-        web.get(f"{_RESOURCES}/namespaces", resources.namespaces),
-        web.get(f"{_RESOURCES}/tasks", resources.tasks),
-        web.get(f"{_RESOURCES}/partitions", resources.partitions),
-        web.get(f"{_RESOURCES}/queues", resources.queues),
-        web.get(f"{_RESOURCES}/queues/{_QUEUE}", resources.queue),
-        web.get(f"{_RESOURCES}/queues/{_QUEUE}/depth", resources.depth),
-        web.get("/api/v1/status", status.status),
-        web.get("/api/v1/status/queues", status.queues),
-        web.get(f"/api/v1/status/queues/{_QUEUE}", status.queue),
-        web.get(f"/api/v1/status/queues/{_QUEUE}/messages", status.queue_messages),
-        web.get("/api/v1/status/buffers", status.buffers),
-        web.get("/api/v1/status/analytics", status.analytics),
-        web.get("/api/v1/analytics/system-metrics", status.system_metrics),
-        web.get("/api/v1/analytics/worker-metrics", status.worker_metrics),
-        web.get("/api/v1/analytics/postgres-stats", status.postgres),
-        web.get("/api/v1/analytics", analytics.labelled),
-        web.get("/api/v1/analytics/queues", analytics.queues),
-        web.get(f"/api/v1/analytics/queue/{_QUEUE}", analytics.queue),
-        web.get("/api/v1/analytics/queue-depths", analytics.depths),
-        web.post("/api/v1/stats/refresh", status.refresh),
-        web.get("/api/v1/system/maintenance", status.maintenance),
-        web.get("/api/v1/system/maintenance/pop", status.pop_maintenance),
-        web.get("/api/v1/consumer-groups", resources.groups),
-        web.get("/api/v1/consumer-groups/lagging", resources.lagging),
-        web.get(_GROUP, resources.group),
-        web.delete(_GROUP, consumer_groups.delete),
-        web.delete(f"{_GROUP}/queues/{_QUEUE}", consumer_groups.delete),
-        web.post(f"{_GROUP}/subscription", consumer_groups.restart),
-        web.post(f"{_GROUP}/queues/{_QUEUE}/seek", consumer_groups.seek),
-        web.post(
-            f"{_GROUP}/queues/{_QUEUE}/partitions/{_PARTITION}/seek",
-            consumer_groups.seek_partition,
-        ),
-        web.get("/api/v1/dlq", dead_letters.page),
-        web.delete("/api/v1/dlq", dead_letters.purge),
-        web.post("/api/v1/dlq/redrive", dead_letters.redrive),
-        web.post("/api/v1/dlq/{id:[^/]+}/replay", dead_letters.replay),
-        web.get("/api/v1/messages", stored_messages.page),
-        # Before the address of a message, which it may be as well.
-        web.get(f"{_MESSAGE_ID}/related", stored_messages.related),
-        web.get(_MESSAGE, by_address(stored_messages.get)),
-        web.delete(_MESSAGE, by_address(stored_messages.delete)),
-        web.post(f"{_MESSAGE}/retry", dead_letters.retry),
-        web.post(f"{_MESSAGE}/dlq", by_address(stored_messages.bury)),
-        web.get(_MESSAGE_ID, by_transaction_id(stored_messages.get)),
-        web.delete(_MESSAGE_ID, by_transaction_id(stored_messages.delete_by_id)),
-        web.post(f"{_MESSAGE_ID}/retry", by_transaction_id(dead_letters.retry_message)),
-        web.post(f"{_MESSAGE_ID}/dlq", by_transaction_id(stored_messages.bury)),
-        web.delete(f"/api/v1/queues/{_QUEUE}/clear", stored_messages.clear),
-        web.post("/api/v1/traces", traces.add),
-        web.get("/api/v1/traces/names", traces.names),
-        web.get("/api/v1/traces/by-name/{name:[^/]+}", traces.by_name),
-        web.get("/api/v1/traces/{partition_id:[^/]+}/{transaction_id:[^/]+}", traces.of_message),
+        *_resource_routes(),
+        *_status_routes(),
+        *_analytics_routes(),
+        *_group_routes(),
+        *_dead_letter_routes(),
+        *_message_routes(),
+        *_trace_routes(),
     ]
+
+
+def _resource_routes() -> list[Route]:
+    return [
+        Route(
+            "GET", f"{_RESOURCES}/overview", resources.overview,
+            access=Access.READ, tag="Resources",
+            summary="Everything in a few numbers",
+            answers={200: answer.Overview},
+        ),
+        Route(
+            "GET", f"{_RESOURCES}/namespaces", resources.namespaces,
+            access=Access.READ, tag="Resources",
+            summary="The namespaces, with what lies in their queues",
+            answers={200: answer.Namespaces},
+        ),
+        Route(
+            "GET", f"{_RESOURCES}/tasks", resources.tasks,
+            access=Access.READ, tag="Resources",
+            summary="The tasks, with what lies in their queues",
+            answers={200: answer.Tasks},
+        ),
+        Route(
+            "GET", f"{_RESOURCES}/partitions", resources.partitions,
+            access=Access.READ, tag="Resources",
+            summary="The partitions with the most messages to be read",
+            query=(
+                Query("queue", "of this queue alone"),
+                Query("minDepth", "messages at least", "integer", 0),
+                Query("limit", "entries at most", "integer", 1, 10_000),
+            ),
+            answers={200: answer.Partitions},
+        ),
+        Route(
+            "GET", f"{_RESOURCES}/queues", resources.queues,
+            access=Access.READ, tag="Resources",
+            summary="The queues, with what lies in them",
+            query=(*_QUEUES, *_PAGE), answers={200: answer.Queues},
+        ),
+        Route(
+            "GET", f"{_RESOURCES}/queues/{{queue}}", resources.queue,
+            access=Access.READ, scope=_LOOK_PATH, tag="Resources",
+            summary="A queue with its partitions and options",
+            answers={200: answer.Queue}, errors=(404, 413),
+        ),
+        Route(
+            "GET", f"{_RESOURCES}/queues/{{queue}}/depth", resources.depth,
+            access=Access.READ, scope=_LOOK_PATH, tag="Resources",
+            summary="What is to be read: by a group, or by the slowest reader of each partition",
+            query=(Query("group", "the consumer group"),),
+            answers={200: answer.Depth}, errors=(404, 413),
+        ),
+    ]  # fmt: skip
+
+
+def _status_routes() -> list[Route]:
+    return [
+        Route(
+            "GET", "/api/v1/status", status.status,
+            access=Access.READ, tag="Status",
+            summary="Queues, leases, dead letters and workers at a glance",
+            query=(*_QUEUES, *_RANGE), answers={200: answer.Status},
+        ),
+        Route(
+            "GET", "/api/v1/status/queues", status.queues,
+            access=Access.READ, tag="Status",
+            summary="The queues, page by page",
+            query=(*_QUEUES, *_PAGE), answers={200: answer.QueuesPage},
+        ),
+        Route(
+            "GET", "/api/v1/status/queues/{queue}", status.queue,
+            access=Access.READ, scope=_LOOK_PATH, tag="Status",
+            summary="A queue with its partitions and their last activity",
+            answers={200: answer.QueueStatus}, errors=(404, 413),
+        ),
+        Route(
+            "GET", "/api/v1/status/queues/{queue}/messages", status.queue_messages,
+            access=Access.READ, scope=_LOOK_PATH, tag="Status",
+            summary="The messages of a queue, newest first",
+            query=_PAGE, answers={200: list[answer.ListedMessage]}, errors=(404, 413),
+        ),
+        Route(
+            "GET", "/api/v1/status/buffers", status.buffers,
+            access=Access.READ, tag="Status",
+            summary="What is buffered outside the database",
+            answers={200: answer.Buffers},
+        ),
+        Route(
+            "GET", "/api/v1/status/analytics", status.analytics,
+            access=Access.READ, tag="Status",
+            summary="Messages pushed over time, as far as they are still stored",
+            query=(*_QUEUES, *_RANGE, Query("interval", "minute, hour or day")),
+            answers={200: answer.Pushes},
+        ),
+        Route(
+            "POST", "/api/v1/stats/refresh", status.refresh,
+            access=Access.ADMIN, tag="Status",
+            summary="Ask for figures to be computed anew",
+            answers={200: answer.Refreshed},
+        ),
+        Route(
+            "GET", "/api/v1/system/maintenance", status.maintenance,
+            access=Access.ADMIN, tag="System",
+            summary="Whether the server is in maintenance",
+            answers={200: answer.Maintenance},
+        ),
+        Route(
+            "GET", "/api/v1/system/maintenance/pop", status.pop_maintenance,
+            access=Access.ADMIN, tag="System",
+            summary="Whether pops are in maintenance",
+            answers={200: answer.PopMaintenance},
+        ),
+    ]  # fmt: skip
+
+
+def _analytics_routes() -> list[Route]:
+    return [
+        Route(
+            "GET", "/api/v1/analytics/system-metrics", status.system_metrics,
+            access=Access.READ, tag="Analytics",
+            summary="The machine over time",
+            query=_RANGE, answers={200: answer.SystemMetrics},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/worker-metrics", status.worker_metrics,
+            access=Access.READ, tag="Analytics",
+            summary="The workers over time, and their sums",
+            query=_RANGE, answers={200: answer.WorkerMetrics},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/postgres-stats", status.postgres,
+            access=Access.READ, tag="Analytics",
+            summary="PostgreSQL's own figures",
+            answers={200: answer.PostgresStats},
+        ),
+        Route(
+            "GET", "/api/v1/analytics", analytics.labelled,
+            access=Access.READ, tag="Analytics",
+            summary="The queues with a namespace, a task or both",
+            query=_QUEUES, answers={200: answer.AnalyticsQueues},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queues", analytics.queues,
+            access=Access.READ, tag="Analytics",
+            summary="The queues, partition by partition",
+            query=_QUEUES, answers={200: answer.AnalyticsQueues},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queue/{queue}", analytics.queue,
+            access=Access.READ, scope=_LOOK_PATH, tag="Analytics",
+            summary="A queue, partition by partition",
+            answers={200: answer.AnalyticsQueue}, errors=(404, 413),
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queue-depths", analytics.depths,
+            access=Access.READ, tag="Analytics",
+            summary="What is still to be read, partition by partition",
+            query=_QUEUES, answers={200: answer.QueueDepths},
+        ),
+    ]  # fmt: skip
+
+
+def _group_routes() -> list[Route]:
+    return [
+        Route(
+            "GET", "/api/v1/consumer-groups", resources.groups,
+            access=Access.READ, tag="Consumer groups",
+            summary="The groups: one entry for each group and queue",
+            answers={200: list[answer.Group]},
+        ),
+        Route(
+            "GET", "/api/v1/consumer-groups/lagging", resources.lagging,
+            access=Access.READ, tag="Consumer groups",
+            summary="The partitions in which a group is far behind",
+            query=(Query("minLagSeconds", "how far", "integer", 0),),
+            answers={200: list[answer.LaggingPartition]},
+        ),
+        Route(
+            "GET", _GROUP, resources.group,
+            access=Access.READ, tag="Consumer groups",
+            summary="Where a group stands, by queue",
+            answers={200: dict[str, answer.GroupOnQueue]}, errors=(413,),
+        ),
+        Route(
+            "DELETE", _GROUP, consumer_groups.delete,
+            access=Access.ADMIN, tag="Consumer groups",
+            summary="Delete a group everywhere",
+            query=(Query("deleteMetadata", "forget its subscriptions too (on)", "boolean"),),
+            answers={200: answer.GroupDeleted}, errors=(413,),
+        ),
+        Route(
+            "DELETE", f"{_GROUP}/queues/{{queue}}", consumer_groups.delete,
+            access=Access.ADMIN, scope=_ADMINISTER_PATH, tag="Consumer groups",
+            summary="Delete a group on one queue",
+            query=(Query("deleteMetadata", "forget its subscription too (on)", "boolean"),),
+            answers={200: answer.GroupDeleted}, errors=(413,),
+        ),
+        Route(
+            "POST", f"{_GROUP}/subscription", consumer_groups.restart,
+            access=Access.WRITE, tag="Consumer groups",
+            summary="Change where a group starts in partitions it has not met yet",
+            body=wire.SubscriptionBody, answers={200: answer.GroupRestarted},
+        ),
+        Route(
+            "POST", f"{_GROUP}/queues/{{queue}}/seek", consumer_groups.seek,
+            access=Access.WRITE, scope=_ADMINISTER_PATH, tag="Consumer groups",
+            summary="Move a group in every partition of a queue",
+            body=wire.SeekBody, body_required=False, answers={200: answer.Sought}, errors=(404,),
+        ),
+        Route(
+            "POST", f"{_GROUP}/queues/{{queue}}/partitions/{{partition}}/seek",
+            consumer_groups.seek_partition,
+            access=Access.WRITE, scope=_ADMINISTER_PATH, tag="Consumer groups",
+            summary="Move a group in one partition; without a body to its end",
+            body=wire.SeekBody, body_required=False, answers={200: answer.SoughtPartition},
+            errors=(404,),
+        ),
+    ]  # fmt: skip
+
+
+def _dead_letter_routes() -> list[Route]:
+    return [
+        Route(
+            "GET", "/api/v1/dlq", dead_letters.page,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Dead letters",
+            summary="The dead letters, newest first",
+            query=(*_LETTERS, *_PAGE), answers={200: answer.DeadLetters},
+        ),
+        Route(
+            "DELETE", "/api/v1/dlq", dead_letters.purge,
+            access=Access.ADMIN, scope=(Use.ADMINISTER, Named.QUERY), tag="Dead letters",
+            summary="Delete the dead letters of a queue; `queue` has to be given",
+            query=_LETTERS, answers={200: answer.Purged},
+        ),
+        Route(
+            "POST", "/api/v1/dlq/redrive", dead_letters.redrive,
+            access=Access.WRITE, scope=(Use.ADMINISTER, Named.HANDLER), tag="Dead letters",
+            summary="Move dead letters back to where they came from",
+            body=wire.RedriveBody, answers={200: answer.Redriven}, errors=(409,),
+        ),
+        Route(
+            "POST", "/api/v1/dlq/{id}/replay", dead_letters.replay,
+            access=Access.WRITE, tag="Dead letters",
+            summary="Move one dead letter back, or to where the body says",
+            body=wire.ReplayBody, body_required=False, answers={200: answer.Replayed},
+            errors=(404, 409),
+        ),
+    ]  # fmt: skip
+
+
+def _message_routes() -> list[Route]:
+    return [
+        Route(
+            "GET", "/api/v1/messages", stored_messages.page,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Stored messages",
+            summary="The messages of the last hour, or of another time, newest first",
+            query=(
+                Query("queue", "the name of the queue"),
+                Query("partition", "the name of the partition"),
+                Query("namespace", "of the queue"),
+                Query("ns", "another name of namespace"),
+                Query("task", "of the queue"),
+                Query("status", "pending, processing, completed or dead_letter"),
+                *_RANGE,
+                *_PAGE,
+            ),
+            answers={200: answer.StoredMessages},
+        ),
+        # Before the address of a message, which it may be as well.
+        Route(
+            "GET", f"{_MESSAGE_ID}/related", stored_messages.related,
+            access=Access.READ, tag="Stored messages",
+            summary="The messages beside one",
+            answers={200: answer.Related}, errors=(404, 409),
+        ),
+        Route(
+            "GET", _MESSAGE, by_address(stored_messages.get),
+            access=Access.READ, scope=_LOOK_PARTITION, tag="Stored messages",
+            summary="A message, and who has read it",
+            answers={200: answer.MessageDetail}, errors=(404,),
+        ),
+        Route(
+            "DELETE", _MESSAGE, by_address(stored_messages.delete),
+            access=Access.WRITE, scope=_ADMINISTER_PARTITION, tag="Stored messages",
+            summary="Delete a message and its dead letters",
+            answers={200: answer.MessageDeleted}, errors=(404,),
+        ),
+        Route(
+            "POST", f"{_MESSAGE}/retry", dead_letters.retry,
+            access=Access.WRITE, scope=_ADMINISTER_PARTITION, tag="Stored messages",
+            summary="Move a message's newest dead letter back to its partition",
+            answers={200: answer.Replayed}, errors=(404, 409),
+        ),
+        Route(
+            "POST", f"{_MESSAGE}/dlq", by_address(stored_messages.bury),
+            access=Access.WRITE, scope=_ADMINISTER_PARTITION, tag="Stored messages",
+            summary="Make a pending message a dead letter",
+            answers={200: answer.Buried}, errors=(404,),
+        ),
+        Route(
+            "GET", _MESSAGE_ID, by_transaction_id(stored_messages.get),
+            access=Access.READ, tag="Stored messages",
+            summary="A message, named by its transaction id alone",
+            answers={200: answer.MessageDetail}, errors=(404, 409),
+        ),
+        Route(
+            "DELETE", _MESSAGE_ID, by_transaction_id(stored_messages.delete_by_id),
+            access=Access.WRITE, tag="Stored messages",
+            summary="Delete a message, named by its transaction id alone",
+            answers={200: answer.MessageDeletedById}, errors=(404, 409),
+        ),
+        Route(
+            "POST", f"{_MESSAGE_ID}/retry", by_transaction_id(dead_letters.retry_message),
+            access=Access.WRITE, tag="Stored messages",
+            summary="Move a message's newest dead letter back, named by its transaction id alone",
+            answers={200: answer.Replayed}, errors=(404, 409),
+        ),
+        Route(
+            "POST", f"{_MESSAGE_ID}/dlq", by_transaction_id(stored_messages.bury),
+            access=Access.WRITE, tag="Stored messages",
+            summary="Make a message a dead letter, named by its transaction id alone",
+            answers={200: answer.Buried}, errors=(404, 409),
+        ),
+        Route(
+            "DELETE", "/api/v1/queues/{queue}/clear", stored_messages.clear,
+            access=Access.ADMIN, scope=_ADMINISTER_PATH, tag="Queues",
+            summary="Delete all messages of a queue or of one of its partitions",
+            query=(Query("partition", "without it: all"),),
+            answers={200: answer.Cleared}, errors=(404, 413),
+        ),
+    ]  # fmt: skip
+
+
+def _trace_routes() -> list[Route]:
+    return [
+        Route(
+            "POST", "/api/v1/traces", traces.add,
+            access=Access.WRITE, scope=(Use.POP, Named.HANDLER), tag="Traces",
+            summary="Attach an event to a message",
+            body=wire.TraceBody, answers={201: answer.Traced}, errors=(404,),
+        ),
+        Route(
+            "GET", "/api/v1/traces/names", traces.names,
+            access=Access.READ, tag="Traces",
+            summary="The names that events have",
+            query=_PAGE, answers={200: answer.TraceNames},
+        ),
+        Route(
+            "GET", "/api/v1/traces/by-name/{name}", traces.by_name,
+            access=Access.READ, tag="Traces",
+            summary="The events with a name",
+            query=(*_RANGE, *_PAGE), answers={200: answer.NamedTraces},
+        ),
+        Route(
+            "GET", "/api/v1/traces/{partition_id}/{transaction_id}", traces.of_message,
+            access=Access.READ, scope=_LOOK_PARTITION, tag="Traces",
+            summary="The events of a message",
+            answers={200: answer.Traces},
+        ),
+    ]  # fmt: skip

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
-from queue_server.http import middleware
-from queue_server.http.access import route_accesses
+from queue_server.http import middleware, openapi
 from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
 from queue_server.http.connection import Connection
+from queue_server.http.handlers.document import DOCUMENT
+from queue_server.http.handlers.health import VERSION
 from queue_server.http.limits import limit_rate
 from queue_server.http.request import BODY_TIMEOUT_S, MAX_BODY_BYTES
+from queue_server.http.route import lines_served
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
 from queue_server.settings import Settings
@@ -36,7 +40,12 @@ def build_app(state: State) -> web.Application:
     app[STATE] = state
     app[MAX_BODY_BYTES] = settings.max_body_bytes
     app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
-    app.add_routes(routes())
+    table = tuple(routes())
+    app.add_routes(line.definition() for line in table)
+    document: Callable[[], dict[str, Any]] = functools.cache(
+        lambda: openapi.document(table, VERSION)
+    )
+    app[DOCUMENT] = document
     if settings.has_authentication:
         tokens = TokenVerifier(settings) if settings.jwt_enabled else None
         if tokens is not None:
@@ -44,7 +53,7 @@ def build_app(state: State) -> web.Application:
         keys = ApiKeys(state.transactions) if settings.api_keys_enabled else None
         app.middlewares.append(
             middleware.authenticate(
-                Credentials(tokens, keys), route_accesses(app), settings.jwt_skip_paths
+                Credentials(tokens, keys), lines_served(app, table), settings.jwt_skip_paths
             )
         )
     if settings.request_rate:

@@ -17,6 +17,7 @@ from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
 from queue_server.http.request import PRINCIPAL
+from queue_server.http.route import Route
 from queue_server.http.state import State
 from queue_server.observability.counters import Counter, Row
 from queue_server.observability.logging import request_id
@@ -95,25 +96,32 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 def authenticate(
     verifier: Verifier,
-    accesses: Mapping[web.AbstractRoute, Access],
+    lines: Mapping[web.AbstractRoute, Route],
     open_paths: Collection[str],
 ) -> Middleware:
-    """Let a request pass whose token opens its route, and those to *open_paths*."""
+    """Let a request pass whose credential opens its route, and those to *open_paths*.
+
+    *lines*: what the route table says of each route.
+    """
     open_folders = tuple(path for path in open_paths if path.endswith("/") and path != "/")
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in open_paths or request.path.startswith(open_folders):
             return await handler(request)
+        line = lines.get(request.match_info.route)
+        if line is not None and line.access is Access.PUBLIC:
+            return await handler(request)
         authorization = request.headers.get("Authorization")
         if authorization is None:
             raise Unauthenticated
         principal = await verifier.principal_of(authorization)
         # Only who is somebody learns which paths lead nowhere.
-        if not principal.may(accesses.get(request.match_info.route, Access.PUBLIC)):
-            raise Forbidden
-        if principal.grants is not None:
-            await check_queue(request, principal.grants)
+        if line is not None:
+            if not principal.may(line.access):
+                raise Forbidden
+            if principal.grants is not None:
+                await check_queue(request, line, principal.grants)
         request[PRINCIPAL] = principal
         return await handler(request)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from queue_server.domain.access import Access, Grants, Principal, Role, Use
-from queue_server.http.access import access_of
+from queue_server.http.route import Named
 from queue_server.http.routes import routes
 
 Q, P, G, M = "{queue}", "{partition}", "{group}", "{partition_id}/{transaction_id}"
@@ -13,7 +13,6 @@ Q, P, G, M = "{queue}", "{partition}", "{group}", "{partition_id}/{transaction_i
     ("method", "path", "access"),
     [
         ("GET", "/api/v1/status", Access.READ),
-        ("HEAD", "/api/v1/status", Access.READ),
         ("GET", f"/api/v1/messages/{M}", Access.READ),
         ("GET", "/api/v1/pop", Access.WRITE),
         ("GET", f"/api/v1/pop/queue/{Q}", Access.WRITE),
@@ -40,25 +39,26 @@ Q, P, G, M = "{queue}", "{partition}", "{group}", "{partition_id}/{transaction_i
     ],
 )
 def test_the_level_of_a_route(method: str, path: str, access: Access) -> None:
-    assert access_of(method, path) is access
-
-
-def test_every_exception_and_every_scope_is_a_route() -> None:
-    from queue_server.http.access import _EXCEPTIONS, _SCOPES
-
-    known = {(route.method, route.path.replace(":[^/]+", "")) for route in routes()}
-    assert set(_EXCEPTIONS) <= known
-    assert set(_SCOPES) <= known
+    (line,) = [line for line in routes() if (line.method, line.canonical_path) == (method, path)]
+    assert line.access is access
 
 
 def test_what_names_its_queue_in_the_path_is_asked_about_that_queue() -> None:
     """A route with a queue in its path is open to credentials for some queues, by that queue."""
-    from queue_server.http.access import _SCOPES, Named
-
     for route in routes():
-        path = route.path.replace(":[^/]+", "")
-        if "{queue}" in path:
-            assert _SCOPES[route.method, path][1] is Named.PATH, path
+        if "{queue}" in route.path:
+            assert route.scope is not None, route.path
+            assert route.scope[1] is Named.PATH, route.path
+        elif route.scope is not None:
+            assert route.scope[1] is not Named.PATH, route.path
+
+
+def test_what_changes_something_is_closed_to_readers() -> None:
+    for route in routes():
+        if route.method != "GET":
+            assert route.access not in (Access.PUBLIC, Access.READ), route.path
+        if route.path.startswith(("/api/v1/system/", "/internal/")):
+            assert route.access is Access.ADMIN, route.path
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_an
 from queue_server.observability.counters import Counter
 from queue_server.storage.leases import Claim, Run
 
-_BATCH_MAX = 1_000_000
-_PARTITIONS_MAX = 64
-_LEASE_SECONDS_MAX = 7 * 24 * 3600
+BATCH_MAX = 1_000_000
+PARTITIONS_MAX = 64
+LEASE_SECONDS_MAX = 7 * 24 * 3600
 
 # Answers up to this size go out whole, with a Content-Length; larger ones are streamed.
 _WHOLE_BYTES_MAX = 256 * 1024
@@ -135,14 +135,14 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
     # What is not said is the server's choice: the defaults, or by the group's pace.
     autopilot = query_bool(request, "autopilot") and queue is not None and partition is None
     message_limit: int | None = query_int(
-        request, "batch", settings.default_batch_size, 1, _BATCH_MAX
+        request, "batch", settings.default_batch_size, 1, BATCH_MAX
     )
     if autopilot and "batch" not in query:
         message_limit = None
-    partition_limit: int | None = query_int(request, "partitions", 1, 1, _PARTITIONS_MAX)
+    partition_limit: int | None = query_int(request, "partitions", 1, 1, PARTITIONS_MAX)
     if "partitions" not in query:
         if conflation and message_limit is not None:
-            partition_limit = min(message_limit, _PARTITIONS_MAX)
+            partition_limit = min(message_limit, PARTITIONS_MAX)
         elif autopilot:
             partition_limit = None
     return PopRequest(
@@ -160,7 +160,7 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
         ),
         message_limit=message_limit,
         partition_limit=partition_limit,
-        lease_seconds=query_int(request, "leaseSeconds", 0, 0, _LEASE_SECONDS_MAX),
+        lease_seconds=query_int(request, "leaseSeconds", 0, 0, LEASE_SECONDS_MAX),
         auto_ack=auto_ack,
         conflation=conflation,
         wait_ms=wait_ms,

@@ -1,0 +1,1068 @@
+"""What the routes answer, as types.
+
+Handlers build their answers as plain values, which costs least. These types say what comes out of
+them, for the OpenAPI document (http/openapi.py) and for who reads the code;
+tests/e2e/test_openapi.py holds them against real answers. Names and shapes: wire-api 3 and 5.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Json = Any  # a payload: any JSON value
+
+
+class Error(TypedDict):
+    """Every refusal and failure. `code` is stable, `error` is for people."""
+
+    error: str
+    code: NotRequired[str]
+
+
+class Page(TypedDict):
+    limit: int
+    offset: int
+
+
+# ── health ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Alive(TypedDict):
+    status: Literal["alive"]
+
+
+class Ready(TypedDict):
+    status: Literal["ready"]
+
+
+class NotReady(TypedDict):
+    status: Literal["not ready"]
+    reason: str
+
+
+class HealthPool(TypedDict):
+    total: int
+    idle: int
+    waiting: int
+
+
+class HealthStats(TypedDict):
+    requests: int
+    messages: int
+    requestsPerSecond: str
+    messagesPerSecond: str
+    pool: HealthPool
+
+
+class Healthy(TypedDict):
+    status: Literal["healthy"]
+    database: Literal["connected"]
+    server: str
+    version: str
+    uptime: str
+    connections: int
+    stats: HealthStats
+    workers: int
+
+
+class Unhealthy(TypedDict):
+    status: Literal["unhealthy"]
+    database: Literal["disconnected"]
+    error: str
+
+
+class CountAndRate(TypedDict):
+    total: int
+    rate: float
+
+
+class Connections(TypedDict):
+    open: int
+    byWorker: list[int]
+
+
+class Pool(TypedDict):
+    poolSize: int
+    idleConnections: int
+    waitingRequests: int
+
+
+class Memory(TypedDict):
+    rss: int
+    heapTotal: int
+    heapUsed: int
+    external: int
+    arrayBuffers: int
+
+
+class Cpu(TypedDict):
+    """Microseconds."""
+
+    user: int
+    system: int
+
+
+class Metrics(TypedDict):
+    """Counters of the whole server; pool, memory and CPU are those of the worker that answers."""
+
+    uptime: float
+    requests: CountAndRate
+    messages: CountAndRate
+    connections: Connections
+    database: Pool
+    memory: Memory
+    cpu: Cpu
+    counters: dict[str, int]
+    retries: dict[str, int]
+    popPhasesMs: dict[str, float]
+
+
+# ── messages ────────────────────────────────────────────────────────────────────────────────────
+
+
+class PoppedMessage(TypedDict):
+    id: Uuid
+    transactionId: str
+    traceId: Uuid | None
+    data: Json
+    producerSub: str | None
+    createdAt: Time
+    queue: str
+    partition: str
+    partitionId: Uuid
+    leaseId: str
+    consumerGroup: str
+    offset: int
+    deliveryAttempt: int
+    retryCount: int
+    priority: int
+
+
+class Autopilot(TypedDict):
+    partitions: int
+    batch: int
+
+
+class Popped(TypedDict):
+    """A delivery; the fields at the top are those of the first partition.
+
+    Empty only for a pop with `conflation`, then `messages` and the echo are all there is.
+    """
+
+    success: Literal[True]
+    messages: list[PoppedMessage]
+    queue: NotRequired[str]
+    partition: NotRequired[str]
+    partitionId: NotRequired[Uuid]
+    leaseId: NotRequired[str]
+    consumerGroup: NotRequired[str]
+    partitionsClaimed: NotRequired[int]
+    conflation: NotRequired[bool]
+    conflationConflict: NotRequired[bool]
+    autopilot: NotRequired[Autopilot]
+
+
+class AckResult(TypedDict):
+    index: int
+    transactionId: str
+    success: bool
+    error: str | None
+    queueName: str | None
+    partitionName: str | None
+    leaseReleased: bool
+    dlq: bool
+    noop: NotRequired[Literal[True]]
+
+
+class OperationResult(TypedDict):
+    """What became of a push or an ack of a transaction."""
+
+    index: int
+    type: Literal["push", "ack"]
+    success: bool
+    transactionId: str
+    messageId: NotRequired[Uuid]
+    partitionId: NotRequired[Uuid]
+    queueName: NotRequired[str]
+    status: NotRequired[str]
+    offset: NotRequired[int]
+    duplicate: NotRequired[Literal[True]]
+    error: NotRequired[str | None]
+    dlq: NotRequired[bool]
+    leaseReleased: NotRequired[bool]
+    noop: NotRequired[Literal[True]]
+
+
+class Transacted(TypedDict):
+    """A transaction that was carried out, or one that was refused as a whole and says why."""
+
+    transactionId: Uuid
+    success: bool
+    results: list[OperationResult]
+    reason: NotRequired[str]
+    error: NotRequired[str]
+
+
+class Extended(TypedDict):
+    leaseId: str
+    success: bool
+    renewed: int
+    newExpiresAt: Time | None
+    expiresAt: Time | None
+    lease_expires_at: Time | None
+    error: str | None
+
+
+# ── queues ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Options(TypedDict):
+    """The effective options of a queue."""
+
+    leaseTime: int
+    retryLimit: int
+    retryDelay: int
+    priority: int
+    maxSize: int
+    ttl: int
+    deadLetterQueue: bool
+    dlqAfterMaxRetries: bool
+    delayedProcessing: int
+    windowBuffer: int
+    retentionSeconds: int
+    completedRetentionSeconds: int
+    retentionEnabled: bool
+    encryptionEnabled: bool
+    maxWaitTimeSeconds: int
+    dedupWindowSeconds: NotRequired[int]
+    retryBackoff: bool
+    deliveryLimit: int
+
+
+class LabelledOptions(Options):
+    namespace: str
+    task: str
+
+
+class Configured(TypedDict):
+    configured: Literal[True]
+    queueId: str
+    partitionId: Uuid
+    queue: str
+    namespace: str
+    task: str
+    options: Options
+    warning: NotRequired[str]
+
+
+class QueueDeleted(TypedDict):
+    deleted: bool
+    queue: str
+    existed: bool
+    message: NotRequired[str]
+
+
+class Cleared(TypedDict):
+    cleared: Literal[True]
+    success: Literal[True]
+    count: int
+    queue: str
+    partition: str
+
+
+class Six(TypedDict):
+    """The protocol's six counters."""
+
+    total: int
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    deadLetter: int
+
+
+class Spread(TypedDict):
+    avg: float
+    median: float
+    min: float
+    max: float
+
+
+class Lags(TypedDict):
+    time: Spread
+    offset: Spread
+
+
+class Throughput(TypedDict):
+    ingestedPerSecond: float
+    processedPerSecond: float
+
+
+class Overview(TypedDict):
+    queues: int
+    partitions: int
+    namespaces: int
+    tasks: int
+    messages: Six
+    lag: Lags
+    throughput: Throughput
+    timestamp: Time
+    statsAge: int
+
+
+class LabelCounts(TypedDict):
+    total: int
+    pending: int
+
+
+class Namespace(TypedDict):
+    namespace: str
+    queues: int
+    partitions: int
+    messages: LabelCounts
+
+
+class Namespaces(TypedDict):
+    namespaces: list[Namespace]
+
+
+class Task(TypedDict):
+    task: str
+    queues: int
+    partitions: int
+    messages: LabelCounts
+
+
+class Tasks(TypedDict):
+    tasks: list[Task]
+
+
+class QueueEntry(TypedDict):
+    id: str
+    name: str
+    namespace: str
+    task: str
+    priority: int
+    createdAt: Time
+    partitions: int
+    messages: Six
+
+
+class Queues(TypedDict):
+    queues: list[QueueEntry]
+
+
+class QueuesPage(TypedDict):
+    queues: list[QueueEntry]
+    pagination: Page
+
+
+class QueuePartition(TypedDict):
+    id: Uuid
+    name: str
+    createdAt: Time
+    stats: Six
+    oldestMessage: Time | None
+    newestMessage: Time | None
+
+
+class Queue(TypedDict):
+    id: str
+    name: str
+    namespace: str
+    task: str
+    createdAt: Time
+    partitions: list[QueuePartition]
+    totals: Six
+    options: LabelledOptions
+
+
+class DepthOfPartition(TypedDict):
+    partition: str
+    pending: int
+    processing: int
+    ready: int
+
+
+class Depth(TypedDict):
+    queue: str
+    group: str | None
+    pending: int
+    processing: int
+    ready: int
+    partitionsPending: int
+    partitionsReady: int
+    conflation: bool
+    effectivePending: int
+    effectiveReady: int
+    partitions: list[DepthOfPartition]
+
+
+class Partition(TypedDict):
+    id: Uuid
+    name: str
+    queue: str
+    namespace: str
+    task: str
+    queuePriority: int
+    createdAt: Time
+    depth: int
+    pending: int
+    processing: int
+    total: int
+    lagSeconds: int | None
+
+
+class Partitions(TypedDict):
+    partitions: list[Partition]
+
+
+# ── status ──────────────────────────────────────────────────────────────────────────────────────
+
+TimeRange = TypedDict("TimeRange", {"from": Time, "to": Time})
+
+
+class Series(TypedDict):
+    """What all series have in common."""
+
+    timeRange: TimeRange
+    bucketMinutes: int
+    pointCount: int
+
+
+class StatusQueue(TypedDict):
+    id: str
+    name: str
+    namespace: str
+    task: str
+    partitions: int
+    totalConsumed: int
+
+
+class VerbCounts(TypedDict):
+    push: int
+    pop: int
+    ack: int
+
+
+class VerbRatios(TypedDict):
+    push: float
+    pop: float
+    ack: float
+
+
+class StatusMessages(Six):
+    requests: VerbCounts
+    batchEfficiency: VerbRatios
+
+
+class Leases(TypedDict):
+    active: int
+    partitionsWithLeases: int
+    totalBatchSize: int
+    totalAcked: int
+
+
+class ErrorCount(TypedDict):
+    error: str | None
+    count: int
+
+
+class DeadLetterSums(TypedDict):
+    totalMessages: int
+    affectedPartitions: int
+    topErrors: list[ErrorCount]
+
+
+class Worker(TypedDict):
+    hostname: str
+    workerId: int
+    pid: int
+    avgEventLoopLagMs: float
+    maxEventLoopLagMs: float
+    freeSlots: int
+    dbConnections: int
+    jobQueueSize: int
+    messagesProcessed: int
+    lastSeen: Time
+
+
+class ErrorSums(TypedDict):
+    dbErrors: int
+    ackFailed: int
+    dlqMessages: int
+
+
+class Status(Series):
+    throughput: list[Json]
+    queues: list[StatusQueue]
+    messages: StatusMessages
+    leases: Leases
+    deadLetterQueue: DeadLetterSums
+    workers: list[Worker]
+    errors: ErrorSums
+    statsAge: int
+
+
+class QueueConfig(TypedDict):
+    leaseTime: int
+    retryLimit: int
+    retryDelay: int
+    ttl: int
+    maxQueueSize: int
+    deadLetterQueue: bool
+
+
+class StatusOfQueue(TypedDict):
+    id: str
+    name: str
+    namespace: str
+    task: str
+    priority: int
+    createdAt: Time
+    config: QueueConfig
+
+
+class PartitionCursor(TypedDict):
+    totalConsumed: int
+    batchesConsumed: int
+
+
+class StatusOfPartition(TypedDict):
+    id: Uuid
+    name: str
+    createdAt: Time
+    messages: Six
+    stats: Six
+    cursor: PartitionCursor
+    lastActivity: Time | None
+    oldestMessage: Time | None
+    newestMessage: Time | None
+
+
+class StatusTotals(Six):
+    messages: Six
+
+
+class QueueStatus(TypedDict):
+    queue: StatusOfQueue
+    partitions: list[StatusOfPartition]
+    totals: StatusTotals
+
+
+MessageState = Literal["pending", "processing", "completed", "dead_letter"]
+
+
+class ListedMessage(TypedDict):
+    id: Uuid
+    transactionId: str
+    partitionId: Uuid
+    queuePath: str
+    queue: str
+    partition: str
+    status: MessageState
+    createdAt: Time
+
+
+class Buffers(TypedDict):
+    pending: int
+    failed: int
+    dbHealthy: bool
+    worker: int
+
+
+class DataPoint(TypedDict):
+    timestamp: Time
+    messages: int
+
+
+Pushes = TypedDict(
+    "Pushes",
+    {"dataPoints": list[DataPoint], "interval": str, "from": Time, "to": Time},
+)
+
+
+class Refreshed(TypedDict):
+    success: Literal[True]
+    refreshed: bool
+
+
+class BufferStats(TypedDict):
+    pendingCount: int
+    failedCount: int
+    dbHealthy: bool
+
+
+class Maintenance(TypedDict):
+    maintenanceMode: bool
+    popMaintenanceMode: bool
+    bufferedMessages: int
+    bufferHealthy: bool
+    bufferStats: BufferStats
+
+
+class PopMaintenance(TypedDict):
+    popMaintenanceMode: bool
+
+
+# ── analytics ───────────────────────────────────────────────────────────────────────────────────
+
+
+class SystemMetrics(Series):
+    replicas: list[Json]
+    replicaCount: int
+
+
+class WorkerSums(TypedDict):
+    totalPushMessages: int
+    totalPopMessages: int
+    totalAckMessages: int
+    totalPushRequests: int
+    totalPopRequests: int
+    totalAckRequests: int
+    totalDbErrors: int
+    totalAckFailed: int
+    totalDlq: int
+    pendingMessages: int
+
+
+class WorkerMetrics(Series):
+    timeSeries: list[Json]
+    workers: list[Worker]
+    queues: list[Json]
+    summary: WorkerSums
+
+
+class DatabaseFigures(TypedDict):
+    name: str
+    sizeBytes: int
+    connections: int
+    commits: int
+    rollbacks: int
+
+
+class Cache(TypedDict):
+    hits: int
+    reads: int
+    hitRatio: float
+
+
+class CacheOfTable(Cache):
+    table: str
+
+
+class CacheSummary(TypedDict):
+    database: Cache
+    table: Cache
+    index: Cache
+
+
+class DeadTuples(TypedDict):
+    table: str
+    live: int
+    dead: int
+
+
+class HotUpdates(TypedDict):
+    table: str
+    updates: int
+    hot: int
+
+
+class ActiveQuery(TypedDict):
+    pid: int
+    state: str | None
+    startedAt: Time | None
+    query: str | None
+    waitEvent: str | None
+
+
+class Autovacuum(TypedDict):
+    table: str
+    lastAutovacuum: Time | None
+    count: int
+
+
+class TableSize(TypedDict):
+    table: str
+    totalBytes: int
+    tableBytes: int
+
+
+class PostgresStats(TypedDict):
+    timestamp: Time
+    database: DatabaseFigures
+    databaseCache: Cache
+    tableCache: list[CacheOfTable]
+    indexCache: list[CacheOfTable]
+    cacheSummary: CacheSummary
+    deadTuples: list[DeadTuples]
+    hotUpdates: list[HotUpdates]
+    activeQueries: list[ActiveQuery]
+    autovacuumStatus: list[Autovacuum]
+    bufferConfig: dict[str, str]
+    bufferUsage: list[Json]
+    tableSizes: list[TableSize]
+
+
+class AnalyticsPartition(TypedDict):
+    name: str
+    stats: Six
+
+
+class AnalyticsQueue(TypedDict):
+    queue: str
+    namespace: str
+    task: str
+    partitions: list[AnalyticsPartition]
+    totals: Six
+
+
+class AnalyticsQueues(TypedDict):
+    queues: list[AnalyticsQueue]
+
+
+class NamedDepth(TypedDict):
+    name: str
+    depth: int
+    processing: int
+
+
+class QueueDepth(TypedDict):
+    queue: str
+    depth: int
+    processing: int
+    partitions: list[NamedDepth]
+
+
+class QueueDepths(TypedDict):
+    depths: list[QueueDepth]
+
+
+class RetentionSums(TypedDict):
+    retentionMsgs: int
+    completedRetentionMsgs: int
+    evictionMsgs: int
+    totalMsgs: int
+    eventCount: int
+
+
+class RetentionPoint(RetentionSums):
+    bucket: Time
+
+
+class RetentionHistory(Series):
+    series: list[RetentionPoint]
+    totals: RetentionSums
+
+
+# ── consumer groups ─────────────────────────────────────────────────────────────────────────────
+
+
+class Group(TypedDict):
+    """A group on one queue."""
+
+    name: str
+    topics: list[str]
+    queueName: str
+    members: int
+    partitionCursors: int
+    partitionsWithLag: int
+    totalLag: int
+    maxTimeLag: int
+    state: Literal["Stable", "Lagging", "Dead"]
+    subscriptionMode: str
+    subscriptionTimestamp: Time
+    subscriptionCreatedAt: Time
+    conflation: bool
+
+
+class GroupPartition(TypedDict):
+    partition: str
+    workerId: str | None
+    lastConsumedAt: Time | None
+    totalConsumed: int
+    offsetLag: int
+    timeLagSeconds: int
+    leaseActive: bool
+
+
+class GroupOnQueue(TypedDict):
+    partitions: list[GroupPartition]
+    conflation: bool
+
+
+class LaggingPartition(TypedDict):
+    consumer_group: str
+    queue_name: str
+    partition_name: str
+    partition_id: Uuid
+    worker_id: str | None
+    offset_lag: int
+    time_lag_seconds: int
+    lag_hours: float
+    oldest_unconsumed_at: Time
+    last_consumed_at: Time | None
+
+
+class GroupDeleted(TypedDict):
+    success: Literal[True]
+    consumerGroup: str
+    deletedPartitions: int
+    metadataDeleted: bool
+    queueName: NotRequired[str]
+
+
+class GroupRestarted(TypedDict):
+    success: Literal[True]
+    consumerGroup: str
+    newTimestamp: str
+    rowsUpdated: int
+
+
+class Sought(TypedDict):
+    success: Literal[True]
+    consumerGroup: str
+    queueName: str
+    seekToEnd: bool
+    targetTimestamp: str | None
+    partitionsUpdated: int
+
+
+class SoughtPartition(TypedDict):
+    success: Literal[True]
+    consumerGroup: str
+    queueName: str
+    partitionName: str
+    updated: bool
+    cursorMovedTo: str | None
+
+
+# ── dead letters ────────────────────────────────────────────────────────────────────────────────
+
+
+class DeadLetter(TypedDict):
+    id: Uuid
+    transactionId: str
+    partitionId: Uuid
+    queue: str
+    partition: str
+    consumerGroup: str
+    errorMessage: str | None
+    retryCount: int
+    data: Json
+    producerSub: str | None
+    traceId: Uuid | None
+    createdAt: Time
+    failedAt: Time
+
+
+class DeadLetters(TypedDict):
+    messages: list[DeadLetter]
+    total: int
+    pagination: Page
+
+
+class Purged(TypedDict):
+    success: Literal[True]
+    deleted: int
+    queue: str
+    consumerGroup: str | None
+
+
+class Redriven(TypedDict):
+    success: Literal[True]
+    moved: int
+    duplicates: int
+    remaining: int
+
+
+class ReplayedAs(TypedDict):
+    index: int
+    message_id: Uuid
+    transaction_id: str
+    queueName: str
+    status: str
+    offset: int
+
+
+class Replayed(TypedDict):
+    success: Literal[True]
+    result: Literal["moved", "duplicate"]
+    retried: bool
+    transactionId: str
+    queue: str
+    partition: str
+    consumerGroup: str
+    dlqId: Uuid
+    originalTransactionId: str
+    dlqRowRemoved: bool
+    replayedAs: ReplayedAs
+
+
+# ── stored messages ─────────────────────────────────────────────────────────────────────────────
+
+
+class BusStatus(TypedDict):
+    consumedBy: int
+    totalGroups: int
+
+
+class StoredMessage(TypedDict):
+    id: Uuid
+    transactionId: str
+    partitionId: Uuid
+    queuePath: str
+    queue: str
+    partition: str
+    namespace: str
+    task: str
+    status: MessageState
+    queueStatus: MessageState
+    busStatus: BusStatus
+    traceId: Uuid | None
+    producerSub: str | None
+    queuePriority: int
+    createdAt: Time
+    leaseExpiresAt: Time | None
+    offset: int
+    data: Json
+    payload: Json
+    payloadAvailable: bool
+    errorMessage: str | None
+    retryCount: int | None
+    failedAt: Time | None
+
+
+class Mode(TypedDict):
+    hasQueueMode: bool
+    busGroupsCount: int
+    type: str
+
+
+class StoredMessages(TypedDict):
+    messages: list[StoredMessage]
+    mode: Mode
+    total: int
+    pagination: Page
+
+
+class MessageConfig(TypedDict):
+    leaseTime: int
+    retryLimit: int
+    retryDelay: int
+    ttl: int
+    priority: int
+
+
+class MessageMode(Mode):
+    consumedByGroups: int
+
+
+class MessageGroup(TypedDict):
+    name: str
+    consumed: bool
+    leaseExpiresAt: Time | None
+
+
+class MessageDetail(StoredMessage):
+    isEncrypted: bool
+    queueConfig: MessageConfig
+    mode: MessageMode
+    consumerGroups: list[MessageGroup]
+
+
+class RelatedMessage(TypedDict):
+    transactionId: str
+    partitionId: Uuid
+    status: MessageState
+    createdAt: Time
+    payload: Json
+
+
+class Related(TypedDict):
+    """Messages beside one.
+
+    The path is also the address of a message with the transaction id `related`: where there is
+    one, the answer is that of `GET /api/v1/messages/{partition_id}/{transaction_id}`.
+    """
+
+    messages: list[RelatedMessage]
+
+
+class MessageDeleted(TypedDict):
+    """`deleted` counts the dead letters that went as well."""
+
+    success: Literal[True]
+    partitionId: Uuid
+    transactionId: str
+    message: str
+    deleted: int
+
+
+class MessageDeletedById(TypedDict):
+    deleted: Literal[True]
+    success: Literal[True]
+    partitionId: Uuid
+    transactionId: str
+
+
+class Buried(TypedDict):
+    success: Literal[True]
+    movedToDLQ: Literal[True]
+    partitionId: Uuid
+    transactionId: str
+    consumerGroups: list[str]
+
+
+# ── traces ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Traced(TypedDict):
+    success: Literal[True]
+    traceId: Uuid
+
+
+class Trace(TypedDict):
+    id: Uuid
+    event_type: str
+    data: Json
+    consumer_group: str
+    worker_id: str | None
+    created_at: Time
+    trace_names: list[str]
+
+
+class Traces(TypedDict):
+    traces: list[Trace]
+
+
+class NamedTrace(Trace):
+    transaction_id: str
+    partition_id: Uuid
+    queue_name: str
+    partition_name: str
+    message_payload: Json
+
+
+class NamedTraces(TypedDict):
+    traces: list[NamedTrace]
+    total: int
+    pagination: Page
+
+
+class TraceName(TypedDict):
+    trace_name: str
+    trace_count: int
+    message_count: int
+    last_seen: Time
+
+
+class TraceNames(TypedDict):
+    trace_names: list[TraceName]
+    total: int
+    pagination: Page
