@@ -9,6 +9,7 @@ to be that simple, goes the long way alone: storage/settle.py.
 from __future__ import annotations
 
 import datetime
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -36,7 +37,7 @@ from queue_server.domain.settlement import (
     AckResult,
     AckStatus,
 )
-from queue_server.observability.counters import Counter, Row
+from queue_server.observability.counters import Counter, Operation, Row
 from queue_server.storage import leases
 from queue_server.storage.leases import CommitRequest, Committed
 from queue_server.storage.settle import GroupGone, Settled, SettleItem, SettleRequest, settle
@@ -109,6 +110,7 @@ class Acker:
             self._flush,
             flush_weight_max=_FLUSH_CALLS_MAX,
             waiting_weight_max=_WAITING_CALLS_MAX,
+            on_flush=functools.partial(counters.observe_flush, Operation.ACK),
         )
 
     async def ack(self, acks: Sequence[Ack], default_group: ConsumerGroup) -> list[AckOutcome]:
@@ -337,6 +339,8 @@ class Acker:
     def _count(self, status: AckStatus, result: AckResult) -> None:
         if result.dead_letter:
             self._counters.add(Counter.MESSAGES_DEAD_LETTERED)
+        if result.error == STALE_LEASE:
+            self._counters.add(Counter.ACKS_REFUSED)
         if result.success and status is AckStatus.COMPLETED:
             self._counters.add(Counter.MESSAGES_ACKED)
         elif result.success and status is AckStatus.FAILED:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -28,7 +29,8 @@ class Coalescer(Generic[Request, Answer]):
     aligned. *weight* measures a request; a flush takes requests up to *flush_weight_max* (but at
     least one), and requests that would make more than *waiting_weight_max* wait are refused.
 
-    *abandon* is told answers whose requester has gone meanwhile.
+    *abandon* is told answers whose requester has gone meanwhile, *on_flush* of each flush how many
+    requests shared it and how many microseconds it took.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Coalescer(Generic[Request, Answer]):
         flush_weight_max: int,
         waiting_weight_max: int,
         abandon: Callable[[Answer], None] = lambda _answer: None,
+        on_flush: Callable[[int, int], None] = lambda _count, _duration_us: None,
     ) -> None:
         self._name = name
         self._flush = flush
@@ -47,6 +50,7 @@ class Coalescer(Generic[Request, Answer]):
         self._flush_weight_max = flush_weight_max
         self._waiting_weight_max = waiting_weight_max
         self._abandon = abandon
+        self._on_flush = on_flush
         self._waiting: deque[tuple[Request, int, asyncio.Future[Answer]]] = deque()
         self._waiting_weight = 0
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +94,7 @@ class Coalescer(Generic[Request, Answer]):
 
     async def _answer(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         self.flush_count += 1
+        begin = time.perf_counter_ns()
         try:
             answers = await self._flush([request for request, _ in batch])
         except Unavailable as exc:
@@ -104,6 +109,7 @@ class Coalescer(Generic[Request, Answer]):
             for one in batch:
                 await self._answer([one])
         else:
+            self._on_flush(len(batch), (time.perf_counter_ns() - begin) // 1000)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.done():
                     self._abandon(answer)

@@ -7,6 +7,7 @@ consumer has gone is given back, so a message is never leased to nobody.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -34,7 +35,7 @@ from queue_server.domain.names import (
 )
 from queue_server.domain.segment import OpenSegment, decrypt
 from queue_server.domain.subscription import Start
-from queue_server.observability.counters import Counter, Row
+from queue_server.observability.counters import Counter, Operation, Row
 from queue_server.storage import leases, queues
 from queue_server.storage.leases import ANY_PARTITION, Claim, Claimed, ClaimRequest, Run, Waiting
 from queue_server.storage.messages import read_segments
@@ -162,6 +163,7 @@ class Popper:
             flush_weight_max=_FLUSH_POPS_MAX,
             waiting_weight_max=_WAITING_POPS_MAX,
             abandon=self._abandon,
+            on_flush=functools.partial(counters.observe_flush, Operation.POP),
         )
         self._segments = SegmentCache(_CACHE_BYTES_MAX)
         # Where each group's round over the partitions goes on in this worker. It begins anywhere,
@@ -413,10 +415,15 @@ class Popper:
         begin = time.perf_counter_ns()
         answers = await leases.claim(self._transactions, [r for one in batch for r in one])
         self._spend(Counter.POP_LEASE_US, begin)
+        claims = [claim for answer in answers for claim in answer.claims]
+        self._counters.add(Counter.LEASES_TAKEN_OVER, sum(claim.taken_over for claim in claims))
         split: list[_Answer] = []
         start = 0
         for requests in batch:
             end = start + len(requests)
+            if not requests[0].auto_ack:
+                granted = sum(len(answer.claims) for answer in answers[start:end])
+                self._counters.add(Counter.LEASES_GRANTED, granted)
             split.append((requests[0].lease_id, answers[start:end]))
             start = end
         return split
@@ -575,6 +582,7 @@ class Popper:
         ]
         if not waiting:
             return None
+        self._counters.add(Counter.FLOOR_POLLS)
         answers = await leases.claimable(self._transactions, [one for _, one in waiting])
         for (room, _), answer in zip(waiting, answers, strict=True):
             if answer.count:

@@ -9,6 +9,7 @@ that this flush minted, which is how they are told from somebody else's.
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -38,7 +39,7 @@ from queue_server.domain.segment import (
     render,
 )
 from queue_server.domain.weave import json_texts, plain_texts, separated, weave
-from queue_server.observability.counters import Counter, Row
+from queue_server.observability.counters import Counter, Operation, Row
 from queue_server.storage import messages as log
 from queue_server.storage.messages import SegmentDraft
 from queue_server.storage.transactions import Connection, Transactions
@@ -303,6 +304,7 @@ class Pusher:
             weight=lambda request: request.size_bytes,
             flush_weight_max=_FLUSH_BYTES_MAX,
             waiting_weight_max=_WAITING_BYTES_MAX,
+            on_flush=functools.partial(counters.observe_flush, Operation.PUSH),
         )
 
     async def push(

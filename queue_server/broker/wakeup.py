@@ -25,6 +25,7 @@ import msgspec
 
 from queue_server.domain.access import Grants
 from queue_server.domain.names import PartitionId, SubscriptionId
+from queue_server.observability.counters import Counter, Row
 from queue_server.storage.leases import ANY_PARTITION
 
 logger = logging.getLogger(__name__)
@@ -75,14 +76,16 @@ class Room:
     def sleeper_count(self) -> int:
         return len(self._sleepers)
 
-    def wake(self, count: int = 1) -> None:
-        """Wake up to *count* sleepers; who is looking just now will look again."""
+    def wake(self, count: int = 1) -> int:
+        """Wake up to *count* sleepers; how many. Who is looking just now will look again."""
         self.news_count += 1
-        while count > 0 and self._sleepers:
+        left = count
+        while left > 0 and self._sleepers:
             sleeper = self._sleepers.popleft()
             if not sleeper.done():
                 sleeper.set_result(None)
-                count -= 1
+                left -= 1
+        return count - left
 
     async def sleep(self, news_count: int, timeout_s: float) -> None:
         """Return when there is news since *news_count*, or after *timeout_s*."""
@@ -112,8 +115,9 @@ class Rooms:
     # Datagrams on a Unix socket may be about 200 KB; this stays far below.
     _DATAGRAM_NEWS_MAX = 64
 
-    def __init__(self, senders: Sequence[socket.socket] = ()) -> None:
+    def __init__(self, senders: Sequence[socket.socket] = (), counters: Row | None = None) -> None:
         self._senders = senders
+        self._counters = counters
         self._rooms: dict[RoomKey, Room] = {}
         self._by_queue: dict[str, set[RoomKey]] = {}
         # Set whenever somebody goes to sleep, for the floor poll.
@@ -155,7 +159,7 @@ class Rooms:
 
     def tell(self, news: Sequence[News]) -> None:
         """Tell this worker and the others; call it after the commit."""
-        self.hear(news)
+        self._count(Counter.WAKE_UPS_TOLD, self.hear(news))
         for start in range(0, len(news), self._DATAGRAM_NEWS_MAX):
             datagram = self._encoder.encode(news[start : start + self._DATAGRAM_NEWS_MAX])
             for sender in self._senders:
@@ -163,15 +167,21 @@ class Rooms:
                 with contextlib.suppress(BlockingIOError, ConnectionError, OSError):
                     sender.send(datagram)
 
-    def hear(self, news: Sequence[News]) -> None:
-        """Wake those in this worker whom *news* concerns."""
+    def hear(self, news: Sequence[News]) -> int:
+        """Wake those in this worker whom *news* concerns; how many."""
+        woken_count = 0
         for item in news:
             for key in self._by_queue.get(item.queue, ()):
                 if key.partition not in (None, item.partition):
                     continue
                 if item.group not in (None, key.group):
                     continue
-                self._rooms[key].wake()
+                woken_count += self._rooms[key].wake()
+        return woken_count
+
+    def _count(self, counter: Counter, count: int) -> None:
+        if count and self._counters is not None:
+            self._counters.add(counter, count)
 
     def receive(self, receiver: socket.socket) -> None:
         """Read what the other workers sent; called when *receiver* is readable."""
@@ -182,7 +192,7 @@ class Rooms:
             except BlockingIOError:
                 return
             try:
-                self.hear(self._decoder.decode(datagram))
+                self._count(Counter.WAKE_UPS_RECEIVED, self.hear(self._decoder.decode(datagram)))
             except msgspec.DecodeError:
                 logger.error("a wake-up datagram of %d bytes is not valid", len(datagram))
 

@@ -40,6 +40,7 @@ from queue_server.domain.errors import StorageUnavailable
 from queue_server.http.app import HttpServer, build_app
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
+from queue_server.observability.sampling import Sampler
 from queue_server.services.background import Background
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
 from queue_server.storage import queues
@@ -231,7 +232,7 @@ class QueueServer:
         others = [
             sender for slot, sender in enumerate(context.wakeup_senders) if slot != context.index
         ]
-        self._rooms = Rooms(others)
+        self._rooms = Rooms(others, row)
         directory = Directory(transactions)
         keyring = keyring_of(settings)
         pace = Pace(settings.workers)
@@ -255,6 +256,7 @@ class QueueServer:
             administration=administration,
             readiness=Readiness(transactions, context.index),
         )
+        self._sampler = Sampler(row, transactions.pool_stats, lambda: self._state.parked_pops.count)
         self._http = HttpServer(
             build_app(self._state),
             settings,
@@ -282,6 +284,7 @@ class QueueServer:
         receiver = self._context.wakeup_receiver
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
+        self._sampling = asyncio.create_task(self._sampler.run(), name="sampling")
         await self._http.start()
         self._acceptor.start()
         self._background.start()
@@ -307,8 +310,9 @@ class QueueServer:
         await asyncio.gather(self._background.stop(), self._http.finish())
         # Leases of answers that could not be sent go back while there is still a database.
         await self._popper.finish()
-        self._watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watch
+        for task in (self._watch, self._sampling):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         asyncio.get_running_loop().remove_reader(self._context.wakeup_receiver)
         await self._pool.close()

@@ -29,6 +29,10 @@ class ParkedPops:
         self._total = 0
         self._by_address: Counter[str | None] = Counter()
 
+    @property
+    def count(self) -> int:
+        return self._total
+
     @contextmanager
     def one_more(self, address: str | None) -> Iterator[None]:
         """While a pop of a client at *address* waits.

@@ -55,13 +55,17 @@ class Run(msgspec.Struct):
 
 
 class Claim(msgspec.Struct):
-    """What was handed out of one partition; `runs` are in order and without a gap but for holes."""
+    """What was handed out of one partition; `runs` are in order and without a gap but for holes.
+
+    `taken_over`: from a lease that had run out.
+    """
 
     partition_id: PartitionId
     attempt: int
     retry_count: int
     priority: int
     runs: list[Run]
+    taken_over: bool = False
 
 
 class Exhausted(msgspec.Struct, frozen=True, gc=False):
@@ -154,7 +158,10 @@ async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) ->
                 ]
             case _:
                 if not answer.claims or answer.claims[-1].partition_id != partition_id:
-                    answer.claims.append(Claim(partition_id, attempt, retry_count, priority, []))
+                    taken_over = status == "taken_over"
+                    answer.claims.append(
+                        Claim(partition_id, attempt, retry_count, priority, [], taken_over)
+                    )
                 answer.claims[-1].runs.append(Run(start, end, *row[10:]))
                 answer.partition_limit = limit
     return answers

@@ -108,6 +108,7 @@ $$;
 --                                   order, with its segment; a null o_body is to be read with
 --                                   read_segments (it is beyond the inline limit, or the run starts
 --                                   inside the segment, so the caller may have it already);
+--             o_status 'taken_over': likewise, from a lease that ran out unacknowledged;
 --             o_status 'exhausted': the message at o_from was claimed o_attempt times without an
 --                                   acknowledgement, which is the queue's limit: bury it;
 --             o_status 'unknown':   the subscription is gone, resolve it again;
@@ -287,7 +288,7 @@ BEGIN
 
                 SELECT
                     u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
-                    u.retry_count, u.consumed_at, a.next_offset, a.low_watermark,
+                    u.retry_count, u.consumed_at, u.lease_id, a.next_offset, a.low_watermark,
                     (
                         SELECT array_agg(h.message_offset ORDER BY h.message_offset)
                         FROM queen.holes h
@@ -310,6 +311,7 @@ BEGIN
                     AND (u.available_at IS NULL OR u.available_at <= v_now)
                 FOR NO KEY UPDATE OF u SKIP LOCKED;
                 CONTINUE WHEN NOT FOUND;
+                o_status := 'segment';
                 o_partition_id := c.partition_id;
                 v_start := greatest(c.committed_offset, c.low_watermark);
                 IF c.consumed_at IS NULL AND r.starts_at IS NOT NULL THEN
@@ -356,6 +358,10 @@ BEGIN
                     RETURN NEXT;
                     o_status := 'segment';
                     CONTINUE;
+                END IF;
+                -- A lease that is still there ran out: nobody ended it.
+                IF c.lease_id IS NOT NULL THEN
+                    o_status := 'taken_over';
                 END IF;
                 o_retry_count := c.retry_count;
                 o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
