@@ -8,6 +8,7 @@ from queue_server.http import answers_wire as answer
 from queue_server.http.handlers import (
     analytics,
     consumer_groups,
+    dashboard,
     dead_letters,
     resources,
     status,
@@ -16,12 +17,14 @@ from queue_server.http.handlers import (
 )
 from queue_server.http.handlers.stored_messages import by_address, by_transaction_id
 from queue_server.http.route import Named, Query, Route
+from queue_server.storage.dashboard import SeekPreview
 
 _RESOURCES = "/api/v1/resources"
 _MESSAGE = "/api/v1/messages/{partition_id}/{transaction_id}"
 # Of the first server's clients.
 _MESSAGE_ID = "/api/v1/messages/{transaction_id}"
 _GROUP = "/api/v1/consumer-groups/{group}"
+_DASHBOARD = "/api/v1/dashboard"
 
 _LOOK_PATH = (Use.LOOK, Named.PATH)
 _LOOK_QUERY = (Use.LOOK, Named.QUERY)
@@ -61,6 +64,7 @@ def routes() -> list[Route]:
         *_dead_letter_routes(),
         *_message_routes(),
         *_trace_routes(),
+        *_dashboard_routes(),
     ]
 
 
@@ -420,5 +424,73 @@ def _trace_routes() -> list[Route]:
             access=Access.READ, scope=_LOOK_PARTITION, tag="Traces",
             summary="The events of a message",
             answers={200: answer.Traces},
+        ),
+    ]  # fmt: skip
+
+
+def _dashboard_routes() -> list[Route]:
+    queue = f"{_DASHBOARD}/queues/{{queue}}"
+    search = Query("search", "a part of the name")
+    return [
+        Route(
+            "GET", f"{_DASHBOARD}/identity", dashboard.identity,
+            access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dashboard",
+            summary="Who asks, and what that credential opens",
+            answers={200: answer.Identity},
+        ),
+        Route(
+            "GET", f"{_DASHBOARD}/queues", dashboard.queues,
+            access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dashboard",
+            summary="The 2,000 queues with the most unread messages",
+            query=(Query("queue", "the name of the queue"), search),
+            answers={200: answer.QueueRows},
+        ),
+        Route(
+            "GET", f"{queue}/partitions", dashboard.partitions,
+            access=Access.READ, scope=_LOOK_PATH, tag="Dashboard",
+            summary="The partitions of a queue by the page, those with the most unread first",
+            query=(search, Query("sort", "depth or name"), *_PAGE),
+            answers={200: answer.PartitionRows}, errors=(404,),
+        ),
+        Route(
+            "GET", f"{queue}/groups", dashboard.queue_groups,
+            access=Access.READ, scope=_LOOK_PATH, tag="Dashboard",
+            summary="How far the groups of a queue are behind",
+            answers={200: answer.GroupRows}, errors=(404,),
+        ),
+        Route(
+            "GET", f"{queue}/groups/{{group}}/partitions", dashboard.group_partitions,
+            access=Access.READ, scope=_LOOK_PATH, tag="Dashboard",
+            summary="A group's places in a queue by the page, the furthest behind first",
+            query=(search, *_PAGE), answers={200: answer.GroupPartitionRows}, errors=(404,),
+        ),
+        Route(
+            "GET", f"{queue}/groups/{{group}}/seek-preview", dashboard.preview_seek,
+            access=Access.READ, scope=_LOOK_PATH, tag="Dashboard",
+            summary="What a seek would pass over and read again",
+            query=(
+                Query("toEnd", "behind the newest message", "boolean"),
+                Query("timestamp", "before the first message since then", "time"),
+                Query("partition", "in this one alone"),
+            ),
+            answers={200: SeekPreview}, errors=(404,),
+        ),
+        Route(
+            "GET", f"{_DASHBOARD}/dead-letter-errors", dashboard.dead_letter_errors,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Dashboard",
+            summary="Dead letters by queue and reason, the most frequent first",
+            query=(Query("queue", "the name of the queue"),), answers={200: answer.ErrorRows},
+        ),
+        Route(
+            "GET", "/api/v1/system/settings", dashboard.settings,
+            access=Access.ADMIN, tag="System",
+            summary="The server's settings; of a secret, whether it is set",
+            answers={200: answer.SettingRows},
+        ),
+        Route(
+            "GET", "/api/v1/system/migrations", dashboard.migrations,
+            access=Access.ADMIN, tag="System",
+            summary="The schema's files, as they were applied to the database",
+            answers={200: answer.SchemaFiles},
         ),
     ]  # fmt: skip

@@ -11,6 +11,15 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
+from queue_server.storage.dashboard import (
+    ErrorRow,
+    GroupPartitionRow,
+    GroupRow,
+    PartitionRow,
+    QueueRow,
+    SchemaFile,
+)
+
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Json = Any  # a payload: any JSON value
@@ -1066,3 +1075,59 @@ class TraceNames(TypedDict):
     trace_names: list[TraceName]
     total: int
     pagination: Page
+
+
+# ── the dashboard ───────────────────────────────────────────────────────────────────────────────
+
+
+class QueuePatterns(TypedDict):
+    push: list[str]
+    pop: list[str]
+    administer: list[str]
+
+
+class Identity(TypedDict):
+    authentication: bool
+    subject: str | None
+    access: list[str]
+    grants: QueuePatterns | None
+
+
+class QueueRows(TypedDict):
+    queues: list[QueueRow]
+    total: int
+
+
+class PartitionRows(TypedDict):
+    partitions: list[PartitionRow]
+    total: int
+
+
+class GroupRows(TypedDict):
+    groups: list[GroupRow]
+
+
+class GroupPartitionRows(TypedDict):
+    partitions: list[GroupPartitionRow]
+    total: int
+
+
+class ErrorRows(TypedDict):
+    errors: list[ErrorRow]
+
+
+class SettingRow(TypedDict):
+    name: str
+    environment: list[str]
+    flag: str | None
+    text: str
+    value: Json
+    secret: bool
+
+
+class SettingRows(TypedDict):
+    settings: list[SettingRow]
+
+
+class SchemaFiles(TypedDict):
+    files: list[SchemaFile]

@@ -16,6 +16,7 @@ from queue_server.http import middleware, openapi
 from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
 from queue_server.http.connection import Connection
+from queue_server.http.dashboard import OPEN_PATHS, Dashboard
 from queue_server.http.handlers.document import DOCUMENT
 from queue_server.http.handlers.health import VERSION
 from queue_server.http.limits import limit_rate
@@ -40,24 +41,23 @@ def build_app(state: State) -> web.Application:
     app[STATE] = state
     app[MAX_BODY_BYTES] = settings.max_body_bytes
     app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
-    table = tuple(routes())
+    table = (*routes(), *Dashboard().routes())
     app.add_routes(line.definition() for line in table)
     document: Callable[[], dict[str, Any]] = functools.cache(
         lambda: openapi.document(table, VERSION)
     )
     app[DOCUMENT] = document
+    open_paths = (*settings.jwt_skip_paths, *OPEN_PATHS)
     if settings.has_authentication:
         tokens = TokenVerifier(settings) if settings.jwt_enabled else None
         if tokens is not None:
             app.cleanup_ctx.append(tokens.running)
         keys = ApiKeys(state.transactions) if settings.api_keys_enabled else None
         app.middlewares.append(
-            middleware.authenticate(
-                Credentials(tokens, keys), lines_served(app, table), settings.jwt_skip_paths
-            )
+            middleware.authenticate(Credentials(tokens, keys), lines_served(app, table), open_paths)
         )
     if settings.request_rate:
-        app.middlewares.append(limit_rate(settings.request_rate, settings.jwt_skip_paths))
+        app.middlewares.append(limit_rate(settings.request_rate, open_paths))
     app.on_response_prepare.append(
         middleware.answer_headers(
             {

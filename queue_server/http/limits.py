@@ -89,11 +89,12 @@ class TokenBuckets:
 
 def limit_rate(rate: float, open_paths: tuple[str, ...]) -> Middleware:
     """Bound the requests of each principal, or of each address where nobody is known by name."""
+    open_folders = tuple(path for path in open_paths if path.endswith("/") and path != "/")
     buckets = TokenBuckets(rate)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in open_paths:
+        if request.path not in open_paths and not request.path.startswith(open_folders):
             principal = request.get(PRINCIPAL)
             name = f"at {request.remote}" if principal is None else f"is {principal.subject}"
             buckets.take(name, time.monotonic())

@@ -78,10 +78,18 @@ class Route:
 
 
 def lines_served(app: web.Application, table: Sequence[Route]) -> Mapping[web.AbstractRoute, Route]:
-    """The line of the table for each route of the application; HEAD has that of its GET."""
+    """The line of the table for each route of the application; HEAD has that of its GET.
+
+    The files of the dashboard are in no table: they are open.
+    """
     lines = {(line.method, line.canonical_path): line for line in table}
     return {
-        served: lines["GET" if served.method == "HEAD" else served.method, resource.canonical]
+        served: line
         for served in app.router.routes()
         if (resource := served.resource) is not None
+        and (
+            line := lines.get(
+                ("GET" if served.method == "HEAD" else served.method, resource.canonical)
+            )
+        )
     }

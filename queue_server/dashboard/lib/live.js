@@ -1,0 +1,193 @@
+// Figures that keep themselves fresh: asked for again and again, sooner when the server's WebSocket
+// has news. Without the WebSocket it is polling alone.
+import { Store, useEffect, useRef, useState, useStore } from "./view.js";
+import { credential, get, session, url } from "./api.js";
+
+/** "live", "polling" or "offline", for the sign at the top. */
+export const connection = new Store("polling");
+
+const listeners = new Set();
+const RETRY_MS = [1000, 5000, 15_000, 60_000];
+let failures = 0;
+let socket = null;
+
+export function connect() {
+  if (socket || !session.value?.access) return;
+  const address = url("/ws/dashboard");
+  address.protocol = address.protocol.replace("http", "ws");
+  // A browser cannot send a header with a WebSocket; the credential goes as a subprotocol.
+  socket = credential()
+    ? new WebSocket(address, ["queue-server", `bearer.${credential()}`])
+    : new WebSocket(address);
+  const alive = setInterval(() => socket?.readyState === WebSocket.OPEN && socket.send("ping"), 25_000);
+  socket.onopen = () => {
+    failures = 0;
+    connection.set("live");
+  };
+  socket.onmessage = ({ data }) => {
+    if (data === "pong") return;
+    const { event, data: about } = JSON.parse(data);
+    for (const listen of listeners) listen(event, about);
+  };
+  socket.onclose = () => {
+    clearInterval(alive);
+    socket = null;
+    if (connection.value === "live") connection.set("polling");
+    setTimeout(connect, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
+    failures += 1;
+  };
+}
+
+/** Call *listen(event, data)* for what the WebSocket tells. */
+export function useNews(listen) {
+  const latest = useRef(listen);
+  latest.current = listen;
+  useEffect(() => {
+    const call = (event, data) => latest.current(event, data);
+    listeners.add(call);
+    return () => listeners.delete(call);
+  }, []);
+}
+
+/** The answer of *load(signal)*, asked for anew when *deps* change, every *every* ms, and after news
+ *  for which *wanted(event, data)* holds. What takes long is asked for less often: the pause is at
+ *  least ten times what the answer took.
+ *
+ *  Returns {data, error, loading, reload}; after a failure the data stays that there was. */
+export function useData(load, deps = [], { every = 5000, wanted = null } = {}) {
+  const [state, setState] = useState({ data: null, error: null, loading: true });
+  const run = useRef(null);
+  const newsDue = useRef(false);
+
+  useEffect(() => {
+    const aborter = new AbortController();
+    let timer = null;
+    let earliest = 0;
+    let running = false;
+    setState((old) => ({ ...old, error: null, loading: true }));
+
+    async function tick() {
+      clearTimeout(timer);
+      if (running) return;
+      if (document.hidden) {
+        timer = setTimeout(tick, 1000);
+        return;
+      }
+      running = true;
+      newsDue.current = false;
+      const began = performance.now();
+      try {
+        const data = await load(aborter.signal);
+        if (aborter.signal.aborted) return;
+        setState({ data, error: null, loading: false });
+      } catch (error) {
+        if (aborter.signal.aborted || error.name === "AbortError") return;
+        setState((old) => ({ ...old, error, loading: false }));
+      }
+      running = false;
+      const pause = 10 * (performance.now() - began);
+      earliest = performance.now() + Math.max(1000, pause);
+      if (newsDue.current) timer = setTimeout(tick, Math.max(1000, pause));
+      else if (every) timer = setTimeout(tick, Math.max(every, pause));
+    }
+    run.current = (soon) => {
+      if (!soon) return tick();
+      newsDue.current = true;
+      if (running) return undefined;
+      clearTimeout(timer);
+      timer = setTimeout(tick, Math.max(0, earliest - performance.now()));
+      return undefined;
+    };
+    tick();
+    return () => {
+      aborter.abort();
+      clearTimeout(timer);
+    };
+  }, deps);
+
+  useNews((event, data) => {
+    if (wanted && !newsDue.current && wanted(event, data)) run.current(true);
+  });
+  return { ...state, reload: () => run.current(false) };
+}
+
+// -- throughput: the server's counters once a second, for as long as a page shows them --
+
+const SAMPLES = 300;
+/** [{at, pushed, popped, acked}] in messages a second, the newest last. */
+export const throughput = new Store([]);
+let last = null;
+let watching = 0;
+let sampling = null;
+
+async function sample() {
+  try {
+    const { counters } = await get("/metrics");
+    const at = Date.now() / 1000;
+    if (last && at > last.at && counters.messages_pushed >= last.counters.messages_pushed) {
+      const each = (name) => Math.max(0, (counters[name] - last.counters[name]) / (at - last.at));
+      const one = {
+        at, pushed: each("messages_pushed"), popped: each("messages_popped"),
+        acked: each("messages_acked"), failed: each("messages_failed"),
+      };
+      throughput.set([...throughput.value, one].slice(-SAMPLES));
+    }
+    last = { at, counters };
+    if (connection.value === "offline") connection.set(socket ? "live" : "polling");
+  } catch {
+    connection.set("offline");
+  }
+}
+
+export function useThroughput() {
+  useEffect(() => {
+    watching += 1;
+    if (!sampling) {
+      sample();
+      sampling = setInterval(() => document.hidden || sample(), 1000);
+    }
+    return () => {
+      watching -= 1;
+      if (!watching) {
+        clearInterval(sampling);
+        sampling = null;
+      }
+    };
+  }, []);
+  return useStore(throughput);
+}
+
+// -- rates of queues: what their running totals rose by between two answers --
+
+const totals = new Map();
+
+/** Puts `inRate` and `outRate` on the rows (messages a second; null before there are two). */
+export function withRates(rows, key = (row) => row.name) {
+  const at = performance.now() / 1000;
+  for (const row of rows) {
+    const before = totals.get(key(row));
+    const steady = before && at - before.at >= 0.5;
+    if (steady) {
+      row.inRate = Math.max(0, (row.pushed - before.pushed) / (at - before.at));
+      row.outRate = Math.max(0, (row.consumed - before.consumed) / (at - before.at));
+    } else {
+      row.inRate = before?.inRate ?? null;
+      row.outRate = before?.outRate ?? null;
+    }
+    if (!before || steady) {
+      totals.set(key(row), {
+        at, pushed: row.pushed, consumed: row.consumed, inRate: row.inRate, outRate: row.outRate,
+      });
+    }
+  }
+  return rows;
+}
+
+/** Redraws every *ms*: ages grow by themselves. */
+export function useClock(ms = 5000) {
+  const [, redraw] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => redraw((number) => number + 1), ms);
+    return () => clearInterval(timer);
+  }, [ms]);
+}

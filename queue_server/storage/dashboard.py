@@ -1,0 +1,223 @@
+"""What the dashboard asks beyond the protocol: pages of what may be long, previews, the schema."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.domain.names import ConsumerGroup, PartitionId
+from queue_server.storage.messages import SHARD
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Transactions
+
+_QUEUES_MAX = 2000
+_ERRORS_MAX = 200
+
+
+class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A queue in a list. `pushed` and `consumed` only rise: two of them give a rate."""
+
+    name: str
+    namespace: str
+    task: str
+    priority: int
+    created_at: datetime.datetime
+    max_size: int
+    partitions: int
+    total: int
+    depth: int  # what the slowest group has not committed
+    processing: int
+    dead_letters: int
+    pushed: int
+    consumed: int
+    last_push_at: datetime.datetime | None
+    consumed_at: datetime.datetime | None
+    oldest_unread_at: datetime.datetime | None
+    groups: int
+
+
+class PartitionRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A partition in a list; its figures as a queue's."""
+
+    id: str
+    name: str
+    created_at: datetime.datetime
+    total: int
+    depth: int
+    processing: int
+    dead_letters: int
+    pushed: int
+    consumed: int
+    last_push_at: datetime.datetime | None
+    consumed_at: datetime.datetime | None
+    oldest_unread_at: datetime.datetime | None
+
+
+class GroupRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A group of a queue."""
+
+    name: str
+    mode: str
+    starts_at: datetime.datetime
+    created_at: datetime.datetime
+    conflation: bool
+    partitions: int  # in which it has a place
+    lagging_partitions: int
+    leased_partitions: int
+    lag: int
+    consumed_at: datetime.datetime | None
+    oldest_unread_at: datetime.datetime | None
+
+
+class GroupPartitionRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A group in a partition."""
+
+    id: str
+    name: str
+    committed_offset: int
+    next_offset: int
+    lag: int
+    consumed_at: datetime.datetime | None
+    lease_expires_at: datetime.datetime | None
+    oldest_unread_at: datetime.datetime | None
+
+
+class SeekPreview(msgspec.Struct, frozen=True, rename="camel"):
+    """What a seek would do: messages passed over, read again, before the group afterwards."""
+
+    partitions: int
+    skipped: int
+    read_again: int
+    lag_after: int
+    leases_ended: int
+
+    def __add__(self, other: SeekPreview) -> SeekPreview:
+        return SeekPreview(
+            self.partitions + other.partitions,
+            self.skipped + other.skipped,
+            self.read_again + other.read_again,
+            self.lag_after + other.lag_after,
+            self.leases_ended + other.leases_ended,
+        )
+
+
+class ErrorRow(msgspec.Struct, frozen=True, rename="camel"):
+    """The dead letters of a queue with one error text, of which the first 500 characters count."""
+
+    queue: str
+    error: str
+    count: int
+    groups: int
+    first_failed_at: datetime.datetime
+    last_failed_at: datetime.datetime
+
+
+class SchemaFile(msgspec.Struct, frozen=True, rename="camel"):
+    """A migration, or a file of functions, as it was applied to the database."""
+
+    name: str
+    checksum: str
+    applied_at: datetime.datetime
+
+
+async def queues(
+    transactions: Transactions, queue: str | None, search: str | None
+) -> tuple[list[QueueRow], int]:
+    """The queues with the most unread messages first, 2,000 at most; and how many match."""
+    rows = await transactions.call(
+        STATEMENTS["dashboard_queues"],
+        {"shard": SHARD, "queue": queue, "search": search, "limit": _QUEUES_MAX},
+    )
+    return [QueueRow(*row[:-1]) for row in rows], rows[0][-1] if rows else 0
+
+
+async def partitions(
+    transactions: Transactions,
+    queue_id: str,
+    search: str | None,
+    *,
+    by_name: bool,
+    limit: int,
+    offset: int,
+) -> tuple[list[PartitionRow], int]:
+    """A page of a queue's partitions, and how many match; those with the most unread first."""
+    rows = await transactions.call(
+        STATEMENTS["dashboard_partitions"],
+        {
+            "shard": SHARD,
+            "queue_id": queue_id,
+            "search": search,
+            "by_name": by_name,
+            "limit": limit,
+            "offset": offset,
+        },
+    )
+    return [PartitionRow(str(row[0]), *row[1:-1]) for row in rows], rows[0][-1] if rows else 0
+
+
+async def groups(transactions: Transactions, queue_id: str) -> list[GroupRow]:
+    """The groups of a queue, the one that is furthest behind first."""
+    rows = await transactions.call(
+        STATEMENTS["dashboard_groups"], {"shard": SHARD, "queue_id": queue_id}
+    )
+    return [GroupRow(*row) for row in rows]
+
+
+async def group_partitions(
+    transactions: Transactions,
+    queue_id: str,
+    group: ConsumerGroup,
+    search: str | None,
+    *,
+    limit: int,
+    offset: int,
+) -> tuple[list[GroupPartitionRow], int]:
+    """A page of the partitions in which a group has a place, and how many match."""
+    rows = await transactions.call(
+        STATEMENTS["dashboard_group_partitions"],
+        {
+            "shard": SHARD,
+            "queue_id": queue_id,
+            "consumer_group": group,
+            "search": search,
+            "limit": limit,
+            "offset": offset,
+        },
+    )
+    return [GroupPartitionRow(str(row[0]), *row[1:-1]) for row in rows], rows[0][-1] if rows else 0
+
+
+async def preview_seek(
+    transactions: Transactions,
+    queue_id: str,
+    group: ConsumerGroup,
+    partition_ids: Sequence[PartitionId],
+    to: datetime.datetime | None,
+) -> SeekPreview:
+    """What a seek to *to* would do in these partitions; None = to the end."""
+    rows = await transactions.call(
+        STATEMENTS["preview_seek"],
+        {
+            "shard": SHARD,
+            "queue_id": queue_id,
+            "consumer_group": group,
+            "partition_ids": list(partition_ids),
+            "time": to,
+        },
+    )
+    return SeekPreview(*rows[0])
+
+
+async def dead_letter_errors(transactions: Transactions, queue: str | None) -> list[ErrorRow]:
+    """Dead letters by queue and error, the most frequent first."""
+    rows = await transactions.call(
+        STATEMENTS["dead_letter_errors"], {"shard": SHARD, "queue": queue, "limit": _ERRORS_MAX}
+    )
+    return [ErrorRow(*row) for row in rows]
+
+
+async def schema_files(transactions: Transactions) -> list[SchemaFile]:
+    """What was applied to the database, by name."""
+    return [SchemaFile(*row) for row in await transactions.call(STATEMENTS["schema_files"], {})]

@@ -1,0 +1,214 @@
+-- name: dashboard_queues
+-- Queues with what lies in them, those with the most unread messages first. The time of the oldest
+-- unread one is looked up in the ten thousand partitions that hold the most.
+WITH shown AS (
+    SELECT q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size
+    FROM queen.queues q
+    WHERE
+        (%(search)s::text IS NULL OR strpos(lower(q.name), lower(%(search)s::text)) > 0)
+        AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+),
+places AS (
+    SELECT s.*
+    FROM queen.partition_statistics(
+        %(shard)s::smallint, ARRAY(SELECT i.id FROM shown i)
+    ) s
+),
+oldest AS (
+    SELECT d.o_queue_id AS queue_id, min(f.created_at) AS at
+    FROM (
+        SELECT p.o_queue_id, p.o_partition_id, p.o_slowest
+        FROM places p
+        WHERE p.o_depth > 0
+        ORDER BY p.o_depth DESC
+        LIMIT 10000
+    ) d
+    CROSS JOIN LATERAL (
+        SELECT g.created_at
+        FROM queen.segments g
+        WHERE
+            g.shard = %(shard)s
+            AND g.partition_id = d.o_partition_id
+            AND g.base_offset <= d.o_slowest
+        ORDER BY g.base_offset DESC
+        LIMIT 1
+    ) f
+    GROUP BY d.o_queue_id
+),
+sums AS (
+    SELECT
+        p.o_queue_id AS queue_id, count(*) AS partitions, sum(p.o_total)::bigint AS total,
+        sum(p.o_depth)::bigint AS depth, sum(p.o_processing)::bigint AS processing,
+        sum(p.o_dead)::bigint AS dead, sum(p.o_next_offset)::bigint AS pushed,
+        sum(p.o_consumed)::bigint AS consumed, max(p.o_last_segment_at) AS last_push_at,
+        max(p.o_consumed_at) AS consumed_at
+    FROM places p
+    GROUP BY p.o_queue_id
+)
+SELECT
+    q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size,
+    coalesce(s.partitions, 0), coalesce(s.total, 0), coalesce(s.depth, 0),
+    coalesce(s.processing, 0), coalesce(s.dead, 0), coalesce(s.pushed, 0),
+    coalesce(s.consumed, 0), s.last_push_at, s.consumed_at, o.at,
+    (
+        SELECT count(*)
+        FROM queen.subscriptions u
+        WHERE u.queue_id = q.id AND u.consumer_group <> '__QUEUE_MODE__'
+    ),
+    count(*) OVER ()
+FROM shown q
+LEFT JOIN sums s ON s.queue_id = q.id
+LEFT JOIN oldest o ON o.queue_id = q.id
+ORDER BY coalesce(s.depth, 0) DESC, q.name
+LIMIT %(limit)s
+
+-- name: dashboard_partitions
+-- A page of a queue's partitions: by depth, or by name.
+WITH shown AS (
+    SELECT s.*, count(*) OVER () AS matching
+    FROM queen.partition_statistics(%(shard)s::smallint, ARRAY[%(queue_id)s::uuid]) s
+    WHERE %(search)s::text IS NULL OR strpos(lower(s.o_partition), lower(%(search)s::text)) > 0
+    ORDER BY
+        CASE WHEN %(by_name)s::boolean THEN 0 ELSE s.o_depth END DESC, s.o_partition
+    LIMIT %(limit)s OFFSET %(offset)s
+)
+SELECT
+    p.o_partition_id, p.o_partition, p.o_created_at, p.o_total, p.o_depth, p.o_processing,
+    p.o_dead, p.o_next_offset, p.o_consumed, p.o_last_segment_at, p.o_consumed_at, f.created_at,
+    p.matching
+FROM shown p
+LEFT JOIN LATERAL (
+    SELECT g.created_at
+    FROM queen.segments g
+    WHERE
+        p.o_depth > 0
+        AND g.shard = %(shard)s
+        AND g.partition_id = p.o_partition_id
+        AND g.base_offset <= p.o_slowest
+    ORDER BY g.base_offset DESC
+    LIMIT 1
+) f ON true
+ORDER BY CASE WHEN %(by_name)s::boolean THEN 0 ELSE p.o_depth END DESC, p.o_partition
+
+-- name: dashboard_groups
+-- How far the groups of a queue are behind; the time in the ten thousand partitions in which they
+-- are furthest.
+WITH places AS (
+    SELECT
+        u.id, u.consumer_group, c.partition_id,
+        greatest(c.committed_offset, a.low_watermark) AS place,
+        a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
+        c.consumed_at,
+        c.lease_expires_at > clock_timestamp() AS leased
+    FROM queen.subscriptions u
+    JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = u.queue_id
+    JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
+    JOIN queen.cursors c
+        ON c.shard = %(shard)s AND c.partition_id = p.id AND c.subscription_id = u.id
+    WHERE u.queue_id = %(queue_id)s::uuid
+),
+oldest AS (
+    SELECT d.id, min(f.created_at) AS at
+    FROM (SELECT * FROM places WHERE lag > 0 ORDER BY lag DESC LIMIT 10000) d
+    CROSS JOIN LATERAL (
+        SELECT g.created_at
+        FROM queen.segments g
+        WHERE
+            g.shard = %(shard)s
+            AND g.partition_id = d.partition_id
+            AND g.base_offset <= d.place
+        ORDER BY g.base_offset DESC
+        LIMIT 1
+    ) f
+    GROUP BY d.id
+)
+SELECT
+    u.consumer_group, u.mode, u.starts_at, u.created_at, u.conflation, count(p.id),
+    count(*) FILTER (WHERE p.lag > 0), count(*) FILTER (WHERE p.leased),
+    coalesce(sum(p.lag), 0)::bigint, max(p.consumed_at), min(o.at)
+FROM queen.subscriptions u
+LEFT JOIN places p ON p.id = u.id
+LEFT JOIN oldest o ON o.id = u.id
+WHERE u.queue_id = %(queue_id)s::uuid
+GROUP BY u.id
+ORDER BY coalesce(sum(p.lag), 0) DESC, u.consumer_group
+
+-- name: dashboard_group_partitions
+-- A page of the partitions in which a group has a place, those first in which it is furthest behind.
+WITH shown AS (
+    SELECT
+        p.id, p.name, c.committed_offset, a.low_watermark, a.next_offset,
+        greatest(c.committed_offset, a.low_watermark) AS place,
+        a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
+        c.consumed_at, c.lease_expires_at,
+        count(*) OVER () AS matching
+    FROM queen.subscriptions u
+    JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = u.queue_id
+    JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
+    JOIN queen.cursors c
+        ON c.shard = %(shard)s AND c.partition_id = p.id AND c.subscription_id = u.id
+    WHERE
+        u.queue_id = %(queue_id)s::uuid
+        AND u.consumer_group = %(consumer_group)s
+        AND (%(search)s::text IS NULL OR strpos(lower(p.name), lower(%(search)s::text)) > 0)
+    ORDER BY lag DESC, p.name
+    LIMIT %(limit)s OFFSET %(offset)s
+)
+SELECT
+    s.id, s.name, s.committed_offset, s.next_offset, s.lag, s.consumed_at,
+    CASE WHEN s.lease_expires_at > clock_timestamp() THEN s.lease_expires_at END, f.created_at,
+    s.matching
+FROM shown s
+LEFT JOIN LATERAL (
+    SELECT g.created_at
+    FROM queen.segments g
+    WHERE
+        s.lag > 0
+        AND g.shard = %(shard)s
+        AND g.partition_id = s.id
+        AND g.base_offset <= s.place
+    ORDER BY g.base_offset DESC
+    LIMIT 1
+) f ON true
+ORDER BY s.lag DESC, s.name
+
+-- name: preview_seek
+-- What a seek of a group would do in some partitions: how many, what it would pass over, what it
+-- would read again, and the leases that would end. A group without a place owes all that is stored.
+SELECT
+    count(*),
+    coalesce(sum(greatest(t.target - t.place, 0)), 0)::bigint,
+    coalesce(sum(greatest(t.place - t.target, 0)), 0)::bigint,
+    coalesce(sum(t.next_offset - t.target), 0)::bigint,
+    count(*) FILTER (WHERE t.leased)
+FROM (
+    SELECT
+        a.next_offset,
+        greatest(coalesce(c.committed_offset, 0), a.low_watermark) AS place,
+        c.lease_expires_at > clock_timestamp() AS leased,
+        CASE
+            WHEN %(time)s::timestamptz IS NULL THEN a.next_offset
+            ELSE queen.offset_at(%(shard)s::smallint, a.partition_id, %(time)s::timestamptz)
+        END AS target
+    FROM queen.allocators a
+    LEFT JOIN queen.subscriptions u
+        ON u.queue_id = %(queue_id)s::uuid AND u.consumer_group = %(consumer_group)s
+    LEFT JOIN queen.cursors c
+        ON c.shard = a.shard AND c.partition_id = a.partition_id AND c.subscription_id = u.id
+    WHERE a.shard = %(shard)s AND a.partition_id = ANY (%(partition_ids)b::bigint[])
+) t
+
+-- name: dead_letter_errors
+-- The dead letters of some queues by their error, the most frequent first.
+SELECT
+    q.name, left(d.error_message, 500), count(*), count(DISTINCT d.consumer_group),
+    min(d.failed_at), max(d.failed_at)
+FROM queen.dead_letters d
+JOIN queen.queues q ON q.id = d.queue_id
+WHERE d.shard = %(shard)s AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+GROUP BY q.name, left(d.error_message, 500)
+ORDER BY 3 DESC, 1, 2
+LIMIT %(limit)s
+
+-- name: schema_files
+SELECT s.name, s.checksum, s.applied_at FROM public.queue_server_schema s ORDER BY s.name
