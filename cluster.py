@@ -2,7 +2,7 @@
 
 import sys
 
-from queue_server.__main__ import main
+from queue_server.__main__ import cluster
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cluster())

@@ -1,22 +1,40 @@
-"""`queue-server`, and `python -m queue_server`: settings in, supervisor runs."""
+"""`queue-server`, `python -m queue_server` and `python cluster.py`.
+
+The server is started without the rest of the command line: what a supervisor has imported, each of
+its workers carries.
+"""
 
 import os
 import sys
 from collections.abc import Sequence
 
-from queue_server.cluster import keys
-from queue_server.cluster.supervisor import Supervisor
-from queue_server.observability.logging import configure_logging
-from queue_server.settings import SettingsError, load_settings
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until it is told to stop, or a command; the exit code."""
+    """`queue-server`: carry out a command; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["keys"]:
-        return keys.main(argv[1:], os.environ)
+    if argv[:1] == ["serve"]:
+        return serve(argv[1:], "queue-server serve")
+    from queue_server.cli.app import run
+
+    return run(argv)
+
+
+def cluster(argv: Sequence[str] | None = None) -> int:
+    """`cluster.py`: run the server, or a command that is named first; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and not argv[0].startswith("-"):
+        return main(argv)
+    return serve(argv, "cluster.py")
+
+
+def serve(argv: Sequence[str], program: str) -> int:
+    """Run the server until it is told to stop; the exit code."""
+    from queue_server.cluster.supervisor import Supervisor
+    from queue_server.observability.logging import configure_logging
+    from queue_server.settings import SettingsError, load_settings
+
     try:
-        settings = load_settings(argv, os.environ, terminal=sys.stderr.isatty())
+        settings = load_settings(argv, os.environ, terminal=sys.stderr.isatty(), program=program)
     except SettingsError as exc:
         print(f"queue-server: {exc}", file=sys.stderr)
         return 2

@@ -969,15 +969,19 @@ def options() -> dict[str, Option]:
 
 
 def load_settings(
-    argv: Sequence[str], environ: Mapping[str, str], *, terminal: bool = False
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    terminal: bool = False,
+    program: str = "cluster.py",
 ) -> Settings:
-    """Read the settings; *argv* is without the program's name.
+    """Read the settings; *argv* is without the name of the *program*, which `--help` shows.
 
     *terminal* says whether people read the log as it is written.
     Errors: `SettingsError` for the first value that cannot be used. `--help` and `--version`
     print and raise SystemExit, as argparse does.
     """
-    given = vars(_parser().parse_args(argv))
+    given = vars(_parser(program).parse_args(argv))
     values: dict[str, Any] = {"log_format": "console" if terminal else "json"}
     for name, option in options().items():
         if given.get(name) is not None:
@@ -1009,16 +1013,17 @@ class _Parser(argparse.ArgumentParser):
         print("\n" + _environment_help(), file=file)
 
 
-def _parser() -> _Parser:
+def _parser(program: str) -> _Parser:
+    command = f"python {program}" if program.endswith(".py") else program
     parser = _Parser(
-        prog="cluster.py",
+        prog=program,
         description="A clustered, partitioned message-queue server on PostgreSQL. Without a"
         " database it runs its own in the data directory.",
         epilog="examples:\n"
-        "  python cluster.py\n"
-        "  python cluster.py --workers 4 --host 0.0.0.0 --port 6632\n"
-        "  DATABASE_URL=postgresql://queue:secret@db/queue python cluster.py\n"
-        "  python cluster.py keys --help",
+        f"  {command}\n"
+        f"  {command} --workers 4 --port 6632\n"
+        f"  DATABASE_URL=postgresql://queue:secret@db/queue {command}\n"
+        "other commands: queue-server --help (in a checkout: python -m queue_server --help)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -1,0 +1,243 @@
+"""`queues`: list, look at, make and delete queues."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from queue_server.cli.client import Client, segment
+from queue_server.cli.exits import CliError, Exit, usage_error
+from queue_server.cli.output import count
+from queue_server.cli.session import Session, Yes, server_command
+from queue_server.domain.options import OptionChanges
+
+_PAGE = 1000
+_PARTITIONS_SHOWN = 20
+_QUEUES = "/api/v1/resources/queues"
+_FIELDS = {field.encode_name: field for field in msgspec.structs.fields(OptionChanges)}
+
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Its name.")]
+
+
+def add_to(parent: typer.Typer) -> None:
+    app = typer.Typer(
+        no_args_is_help=True,
+        help="List, look at, make and delete queues.",
+        epilog="Example: queue-server queues ls --search order",
+    )
+    parent.add_typer(app, name="queues")
+    server_command(app, "ls")(list_queues)
+    server_command(app, "show")(show)
+    server_command(app, "create")(create)
+    server_command(app, "delete")(delete)
+
+
+def list_queues(
+    session: Session,
+    search: Annotated[str, typer.Option(help="A part of the name, in any case.")] = "",
+    namespace: Annotated[str, typer.Option(help="Only queues of this namespace.")] = "",
+    task: Annotated[str, typer.Option(help="Only queues with this task.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 1000,
+) -> None:
+    """List queues and what lies in them, the newest first.
+
+    With --json: one object, `{"queues": [...]}`, with a queue as the server's
+    /api/v1/resources/queues tells it.
+
+    \b
+    Examples:
+      queue-server queues ls
+      queue-server queues ls --search order --limit 20
+      queue-server queues ls --json | jq -r '.queues[] | select(.messages.pending > 0) | .name'
+    """
+    filter_ = {"search": search or None, "namespace": namespace or None, "task": task or None}
+    queues: list[dict[str, Any]] = []
+    while len(queues) < limit:
+        page = {"limit": min(_PAGE, limit - len(queues)), "offset": len(queues)}
+        found = session.client.get(_QUEUES, filter_ | page)["queues"]
+        queues += found
+        if len(found) < page["limit"]:
+            break
+    if session.json:
+        session.out.value({"queues": queues})
+        return
+    if not queues:
+        session.out.notice("no queues")
+        return
+    session.out.table(
+        ["queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters", "created"],
+        [
+            [
+                queue["name"],
+                queue["partitions"],
+                queue["messages"]["pending"],
+                queue["messages"]["processing"],
+                queue["messages"]["total"],
+                queue["messages"].get("deadLetter", 0),
+                queue["createdAt"][:19].replace("T", " "),
+            ]
+            for queue in queues
+        ],
+    )
+
+
+def show(
+    session: Session,
+    queue: Queue,
+    partitions: Annotated[
+        int, typer.Option(min=0, help="So many partitions, those with the most to read first.")
+    ] = _PARTITIONS_SHOWN,
+) -> None:
+    """Show a queue: its messages, options and partitions.
+
+    With --json: the answer of the server's /api/v1/resources/queues/QUEUE, with all partitions.
+
+    \b
+    Examples:
+      queue-server queues show orders
+      queue-server queues show orders --json | jq .options.leaseTime
+    """
+    found = read_queue(session.client, queue)
+    if session.json:
+        session.out.value(found)
+        return
+    totals, line = found["totals"], session.out.line
+    line((found["name"], "bold"), f"  created {found['createdAt'][:19].replace('T', ' ')}")
+    for label in ("namespace", "task"):
+        if found[label]:
+            line(f"{label} {found[label]}")
+    line()
+    session.out.table(
+        ["partition", ">pending", ">processing", ">completed", ">stored", ">dead letters"],
+        [
+            *(
+                [one["name"], *_figures(one["stats"])]
+                for one in sorted(
+                    found["partitions"], key=lambda one: (-one["stats"]["pending"], one["name"])
+                )[:partitions]
+            ),
+            [f"all {count(len(found['partitions']))}", *_figures(totals)],
+        ],
+    )
+    line()
+    session.out.table(
+        ["option", "value"],
+        [
+            # Numbers as they are set, without separators.
+            [name, str(value).lower() if isinstance(value, bool) else str(value)]
+            for name, value in sorted(found.get("options", {}).items())
+            if name not in ("namespace", "task")
+        ],
+    )
+
+
+def create(
+    session: Session,
+    queue: Queue,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            show_default=False,
+            help="An option of the queue, such as leaseTime=60; may be repeated. null puts the"
+            " default back. docs/queue-options.md says what they do.",
+        ),
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="Its namespace.", show_default=False)] = "",
+    task: Annotated[str, typer.Option(help="Its task.", show_default=False)] = "",
+) -> None:
+    """Make a queue, or change options of one that exists.
+
+    A push makes its queue as needed; this is for options. Options that are not named stay.
+    With --json: `{"queue", "created", "options"}`, with all options as they are now.
+
+    \b
+    Examples:
+      queue-server queues create orders
+      queue-server queues create orders --set leaseTime=60 --set deadLetterQueue=true
+      queue-server queues create orders --set leaseTime=null
+    """
+    options = dict(_option(text) for text in set_ or [])
+    try:
+        read_queue(session.client, queue)
+        created = False
+    except CliError as exc:
+        if exc.exit_code is not Exit.NOT_FOUND:
+            raise
+        created = True
+    body = {
+        "queue": queue,
+        "namespace": namespace or None,
+        "task": task or None,
+        "options": options,
+    }
+    answer = session.client.request("POST", "/api/v1/configure", body=body, repeatable=True)
+    if warning := answer.get("warning"):
+        session.out.notice(("warning: ", "yellow"), warning)
+    if session.json:
+        session.out.value({"queue": queue, "created": created, "options": answer["options"]})
+        return
+    session.out.line("created " if created else "changed ", (queue, "bold"))
+    for name in options:
+        session.out.line(f"  {name} = {msgspec.json.encode(answer['options'].get(name)).decode()}")
+
+
+def delete(session: Session, queue: Queue, yes: Yes = False) -> None:
+    """Delete a queue with everything in it: messages, groups' places, dead letters.
+
+    With --json: `{"queue", "deleted", "messages"}`, the messages that it held.
+
+    \b
+    Examples:
+      queue-server queues delete orders
+      queue-server queues delete orders --yes
+    """
+    found = read_queue(session.client, queue)
+    totals = found["totals"]
+    session.out.confirm(
+        f"delete queue {queue!r} with {count(len(found['partitions']))} partitions,"
+        f" {count(totals['total'])} messages ({count(totals['pending'])} of them pending) and"
+        f" {count(totals['deadLetter'])} dead letters",
+        yes=yes,
+    )
+    answer = session.client.request("DELETE", f"{_QUEUES}/{segment(queue)}")
+    if not answer["existed"]:
+        raise CliError(f"queue {queue!r} was gone already", exit_code=Exit.NOT_FOUND)
+    if session.json:
+        session.out.value({"queue": queue, "deleted": True, "messages": totals["total"]})
+        return
+    session.out.line("deleted ", (queue, "bold"), f" with {count(totals['total'])} messages")
+
+
+def read_queue(client: Client, queue: str) -> dict[str, Any]:
+    """What the server tells of a queue. Errors: `CliError`, also when it does not exist."""
+    try:
+        found: dict[str, Any] = client.get(f"{_QUEUES}/{segment(queue)}")
+    except CliError as exc:
+        if exc.exit_code is Exit.NOT_FOUND:
+            exc.message = f"queue {queue!r} does not exist"
+            exc.fix = "queue-server queues ls shows what there is"
+        raise
+    return found
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value_text = text.partition("=")
+    if not equals or name not in _FIELDS:
+        raise usage_error(
+            f"--set {text}: there is no such option of a queue",
+            "it is OPTION=VALUE, with one of " + ", ".join(_FIELDS),
+        )
+    try:
+        value = msgspec.json.decode(value_text, type=_FIELDS[name].type)
+    except msgspec.DecodeError:
+        kind = "true, false" if bool in _FIELDS[name].type.__args__ else "a whole number"
+        raise usage_error(f"--set {text}: the value must be {kind} or null") from None
+    return name, value
+
+
+def _figures(stats: dict[str, int]) -> list[int]:
+    return [stats[name] for name in ("pending", "processing", "completed", "total", "deadLetter")]

@@ -1,0 +1,333 @@
+"""`status` and `top`: how a server is doing, once and again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from queue_server.cli.client import Client
+from queue_server.cli.exits import CliError, Exit, usage_error
+from queue_server.cli.output import count, duration, plain, styled, table
+from queue_server.cli.session import Session, server_command
+
+# What `top` shows of many queues: those with the most to read.
+_TOP_QUEUES = 30
+# Its look at all queues and cursors is work for the database; the counters are free.
+_TOP_INTERVAL_MIN_S = 0.5
+
+# The server's counters, under the names that they have here.
+_COUNTERS = {
+    "messagesPushed": "messages_pushed",
+    "messagesDuplicate": "messages_duplicate",
+    "messagesPopped": "messages_popped",
+    "messagesAcked": "messages_acked",
+    "messagesFailed": "messages_failed",
+    "messagesDeadLettered": "messages_dead_lettered",
+    "requests": "requests",
+    "requestsFailed": "requests_failed",
+    "pushRequests": "push_requests",
+    "popRequests": "pop_requests",
+    "ackRequests": "ack_requests",
+    "workerRestarts": "worker_restarts",
+    "databaseRestarts": "database_restarts",
+}
+
+
+class Status(msgspec.Struct, rename="camel"):
+    """What `status --json` writes. Counters count since the server started, on the host asked."""
+
+    url: str
+    status: str
+    version: str
+    uptime_seconds: float
+    workers: int
+    connections: int
+    queues: int
+    partitions: int
+    messages: dict[str, int]  # stored, pending, processing, completed, deadLetter
+    lag: dict[str, float]  # seconds and messages of the reader that is furthest behind
+    leases: int
+    counters: dict[str, int]
+    top_errors: list[dict[str, Any]]
+
+
+class Rates(msgspec.Struct, rename="camel"):
+    """Messages and requests a second, over the last interval."""
+
+    push: float
+    pop: float
+    ack: float
+    failed: float
+    requests: float
+
+
+def add_to(app: typer.Typer) -> None:
+    server_command(app, "status")(status)
+    server_command(app, "top")(top)
+
+
+def status(session: Session) -> None:
+    """Show how a server is: health, what it holds, what it has done.
+
+    Ends with 3 when the server cannot serve, so it can stand in a script's condition. Counters
+    count since the server started, on the host that is asked.
+
+    \b
+    Examples:
+      queue-server status
+      queue-server status --url https://queues.example --token-file ~/.queue-token
+      queue-server status --json | jq .messages.pending
+    """
+    found = read_status(session.client)
+    if session.json:
+        session.out.value(found)
+        return
+    line, messages, counters = session.out.line, found.messages, found.counters
+    line((found.url, "bold"), "  ", (found.status, "green"), f", version {found.version}")
+    line(
+        f"up {duration(found.uptime_seconds)}, {_some(found.workers, 'worker')},"
+        f" {_some(found.connections, 'connection')}"
+    )
+    line()
+    session.out.table(
+        ["", ">stored", ">pending", ">processing", ">completed", ">dead letters"],
+        [["messages", *(messages[name] for name in _MESSAGES)]],
+    )
+    line()
+    line(
+        f"{_some(found.queues, 'queue')} with {_some(found.partitions, 'partition')};"
+        f" {_some(found.leases, 'live lease')}; the slowest reader is"
+        f" {count(int(found.lag['messages']))} messages, {duration(found.lag['seconds'])} behind"
+    )
+    line(
+        f"since the start: {count(counters['messagesPushed'])} pushed,"
+        f" {count(counters['messagesPopped'])} popped, {count(counters['messagesAcked'])} acked,"
+        f" {count(counters['messagesFailed'])} failed,"
+        f" {count(counters['messagesDuplicate'])} duplicates"
+    )
+    line(
+        f"{count(counters['requests'])} requests, of which {count(counters['requestsFailed'])}"
+        f" ended with a 5xx; {_some(counters['workerRestarts'], 'worker restart')}"
+    )
+    for error in found.top_errors:
+        line(("dead letters: ", "yellow"), f"{count(error['count'])} x {error['error']}")
+
+
+def top(
+    session: Session,
+    interval: Annotated[
+        float,
+        typer.Option(
+            "--interval",
+            "-i",
+            min=_TOP_INTERVAL_MIN_S,
+            max=3600,
+            metavar="SECONDS",
+            help="Time between two looks.",
+        ),
+    ] = 2.0,
+    looks: Annotated[
+        int,
+        typer.Option(
+            "--count", "-n", min=0, metavar="N", help="End after so many looks; 0: never."
+        ),
+    ] = 0,
+) -> None:
+    """Watch a server: messages a second, and the queues with the most to read.
+
+    q or Ctrl-C leaves. With --json each look is a line: what `status --json` writes, with `rates`
+    and `topQueues`; the first one has no rates (null).
+
+    \b
+    Examples:
+      queue-server top
+      queue-server top --interval 5 --url http://10.0.0.5:6632
+      queue-server top --json --count 10 | jq -c .rates
+    """
+    if session.json:
+        for found, rates, queues in _looks(session.client, interval, looks, _sleep):
+            session.out.value(msgspec.to_builtins(found) | {"rates": rates, "topQueues": queues})
+        return
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        raise usage_error("top needs a terminal", "use --json, perhaps with --count")
+    with _keys(), Live(console=session.out.stdout, screen=True, auto_refresh=False) as live:
+        for found, rates, queues in _looks(session.client, interval, looks, _q_was_pressed):
+            live.update(_screen(found, rates, queues, interval, live.console.height), refresh=True)
+
+
+def read_status(client: Client) -> Status:
+    """Ask a server how it is. Errors: `CliError`, also when it cannot serve."""
+    health = client.get_health()
+    if health.get("status") != "healthy":
+        raise CliError(
+            f"{client.url} cannot serve: {health.get('error', 'no reason given')}",
+            "queue-server doctor says what is wrong",
+            exit_code=Exit.UNREACHABLE,
+            status=503,
+        )
+    metrics = client.get("/metrics")
+    overview = client.get("/api/v1/resources/overview")
+    details = client.get("/api/v1/status")
+    counters: Mapping[str, int] = metrics.get("counters", {})
+    messages = overview["messages"]
+    return Status(
+        url=client.url,
+        status="healthy",
+        version=str(health.get("version", "unknown")),
+        uptime_seconds=metrics["uptime"],
+        workers=health.get("workers", len(details.get("workers", []))),
+        connections=metrics.get("connections", {}).get("open", 0),
+        queues=overview["queues"],
+        partitions=overview["partitions"],
+        messages={name: messages[wire] for name, wire in _MESSAGES.items()},
+        lag={
+            "seconds": overview["lag"]["time"]["max"],
+            "messages": overview["lag"]["offset"]["max"],
+        },
+        leases=details["leases"]["active"],
+        counters={name: counters.get(wire, 0) for name, wire in _COUNTERS.items()},
+        top_errors=details["deadLetterQueue"]["topErrors"],
+    )
+
+
+# Under the names that they have here.
+_MESSAGES = {
+    "stored": "total",
+    "pending": "pending",
+    "processing": "processing",
+    "completed": "completed",
+    "deadLetter": "deadLetter",
+}
+
+
+def _looks(
+    client: Client, interval_s: float, looks: int, pause: Callable[[float], bool]
+) -> Iterator[tuple[Status, Rates | None, list[dict[str, Any]]]]:
+    """Look again and again; *pause* waits so many seconds and says whether it is enough."""
+    before: tuple[float, Status] | None = None
+    done = 0
+    while True:
+        looked_at = time.monotonic()
+        found = read_status(client)
+        rates = None if before is None else _rates(before[1], found, looked_at - before[0])
+        before = looked_at, found
+        yield found, rates, _deepest(client)
+        done += 1
+        if done == looks or pause(max(0.0, looked_at + interval_s - time.monotonic())):
+            return
+
+
+def _deepest(client: Client) -> list[dict[str, Any]]:
+    queues = client.get("/api/v1/resources/queues", {"limit": 1000})["queues"]
+    queues.sort(key=lambda queue: (-queue["messages"]["pending"], queue["name"]))
+    return [
+        {"name": queue["name"], "partitions": queue["partitions"]}
+        | {name: queue["messages"].get(wire, 0) for name, wire in _MESSAGES.items()}
+        for queue in queues[:_TOP_QUEUES]
+    ]
+
+
+def _rates(before: Status, after: Status, seconds: float) -> Rates:
+    def rate(name: str) -> float:
+        # A server that was restarted meanwhile counts from 0.
+        return round(max(0, after.counters[name] - before.counters[name]) / seconds, 1)
+
+    return Rates(
+        push=rate("messagesPushed"),
+        pop=rate("messagesPopped"),
+        ack=rate("messagesAcked"),
+        failed=rate("messagesFailed"),
+        requests=rate("requests"),
+    )
+
+
+def _screen(
+    found: Status,
+    rates: Rates | None,
+    queues: list[dict[str, Any]],
+    interval_s: float,
+    height: int,
+) -> Group:
+    head = styled(
+        (found.url, "bold"),
+        f"  {found.version}, up {duration(found.uptime_seconds)},"
+        f" {_some(found.workers, 'worker')}, {_some(found.connections, 'connection')}"
+        f"   {time.strftime('%H:%M:%S')}",
+    )
+    figures = ["-"] * 5 if rates is None else [f"{x:,.0f}" for x in msgspec.structs.astuple(rates)]
+    per_second = table(
+        ["a second", ">pushed", ">popped", ">acked", ">failed", ">requests"],
+        [["messages", *figures]],
+    )
+    stored = table(
+        ["now", ">stored", ">pending", ">processing", ">completed", ">dead letters", ">lag"],
+        [
+            [
+                "messages",
+                *(found.messages[name] for name in _MESSAGES),
+                duration(found.lag["seconds"]),
+            ]
+        ],
+    )
+    room = max(1, height - 13)
+    rows = [
+        [
+            queue["name"],
+            queue["partitions"],
+            Text(count(queue["pending"]), style="yellow" if queue["pending"] else "dim"),
+            queue["processing"],
+            queue["stored"],
+            Text(count(queue["deadLetter"]), style="red" if queue["deadLetter"] else "dim"),
+        ]
+        for queue in queues[:room]
+    ]
+    listed = table(
+        ["queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters"], rows
+    )
+    more = found.queues - len(rows)
+    foot = f"every {interval_s:g} s; q leaves" + (
+        f"; {count(more)} more queues" if more > 0 else ""
+    )
+    blank = Text("")
+    return Group(head, blank, per_second, blank, stored, blank, listed, blank, Text(foot, "dim"))
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _q_was_pressed(seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([sys.stdin], [], [], left)
+        if readable and sys.stdin.read(1).lower() in ("q", ""):
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[None]:
+    """Keys arrive one by one and are not echoed; Ctrl-C stays what it is."""
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _some(number: int, thing: str) -> str:
+    return f"{count(number)} {plain(thing)}{'' if number == 1 else 's'}"

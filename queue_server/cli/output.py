@@ -1,0 +1,136 @@
+"""What a command shows: results on stdout, everything else on stderr.
+
+Colours and progress are for terminals; rich leaves them out elsewhere and where NO_COLOR is set.
+What comes from a server is never read as rich's markup, and control characters in it are shown, not
+obeyed: a queue's name may hold what would repaint a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from queue_server.cli.exits import CliError, Exit
+
+# Somewhere else than on a terminal a line is as long as it is.
+_WIDTH_OF_A_FILE = 10_000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Output:
+    """Where a command writes; *json* says in which form."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self.stdout = _console(stderr=False)
+        self.stderr = _console(stderr=True)
+
+    def value(self, value: Any) -> None:
+        """One JSON object, on one line."""
+        self.raw_json(msgspec.json.encode(value))
+
+    def raw_json(self, raw: bytes) -> None:
+        """JSON as it came, on one line; its numbers keep their digits."""
+        sys.stdout.write(msgspec.json.format(raw, indent=-1).decode() + "\n")
+        sys.stdout.flush()
+
+    def line(self, *parts: str | tuple[str, str]) -> None:
+        """A line on stdout; a part may be (text, style)."""
+        self.stdout.print(styled(*parts), soft_wrap=True)
+
+    def notice(self, *parts: str | tuple[str, str]) -> None:
+        """A line for whoever watches, on stderr."""
+        self.stderr.print(styled(*parts), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """A table; a column whose name begins with `>` is of numbers."""
+        self.stdout.print(table(columns, rows))
+
+    def error(self, exc: CliError) -> None:
+        if self.json:
+            sys.stderr.write(msgspec.json.encode(exc.as_json()).decode() + "\n")
+            return
+        self.notice(("error: ", "bold red"), exc.message)
+        if exc.request_id:
+            self.notice(("  request id: ", "dim"), exc.request_id)
+        if exc.fix:
+            self.notice(("  fix: ", "bold"), exc.fix)
+
+    def confirm(self, action: str, *, yes: bool) -> None:
+        """Go on only when *action* is wanted.
+
+        Errors: `CliError` when it is not, or when there is nobody to ask.
+        """
+        if yes:
+            return
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise CliError(
+                f"not done, because nobody confirmed it: {action}",
+                "add --yes if that is meant",
+            )
+        self.stderr.print(styled((f"{action}. ", "bold"), "Go on? [y/N] "), end="", soft_wrap=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise CliError("not done", exit_code=Exit.FAILED)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    text = Text()
+    for part in parts:
+        content, style = (part, "") if isinstance(part, str) else part
+        text.append(plain(content), style)
+    return text
+
+
+def plain(value: object) -> str:
+    """A value as a text that a terminal cannot be deceived with."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        right = name.startswith(">")
+        result.add_column(
+            name.lstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=right
+        )
+    for row in rows:
+        result.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
+    return result
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return count(value) if isinstance(value, int) else plain(value)
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """A time such as `3 d 4 h`, with its two largest units."""
+    seconds = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length or (unit == "s" and not parts):
+            parts.append(f"{seconds // length} {unit}")
+            seconds %= length
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDTH_OF_A_FILE
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
