@@ -142,7 +142,7 @@ class PoppedMessage(TypedDict):
     createdAt: Time
     queue: str
     partition: str
-    partitionId: Uuid
+    partitionId: str
     leaseId: str
     consumerGroup: str
     offset: int
@@ -166,7 +166,7 @@ class Popped(TypedDict):
     messages: list[PoppedMessage]
     queue: NotRequired[str]
     partition: NotRequired[str]
-    partitionId: NotRequired[Uuid]
+    partitionId: NotRequired[str]
     leaseId: NotRequired[str]
     consumerGroup: NotRequired[str]
     partitionsClaimed: NotRequired[int]
@@ -195,7 +195,7 @@ class OperationResult(TypedDict):
     success: bool
     transactionId: str
     messageId: NotRequired[Uuid]
-    partitionId: NotRequired[Uuid]
+    partitionId: NotRequired[str]
     queueName: NotRequired[str]
     status: NotRequired[str]
     offset: NotRequired[int]
@@ -260,7 +260,7 @@ class LabelledOptions(Options):
 class Configured(TypedDict):
     configured: Literal[True]
     queueId: str
-    partitionId: Uuid
+    partitionId: str
     queue: str
     namespace: str
     task: str
@@ -371,7 +371,7 @@ class QueuesPage(TypedDict):
 
 
 class QueuePartition(TypedDict):
-    id: Uuid
+    id: str
     name: str
     createdAt: Time
     stats: Six
@@ -412,7 +412,7 @@ class Depth(TypedDict):
 
 
 class Partition(TypedDict):
-    id: Uuid
+    id: str
     name: str
     queue: str
     namespace: str
@@ -542,7 +542,7 @@ class PartitionCursor(TypedDict):
 
 
 class StatusOfPartition(TypedDict):
-    id: Uuid
+    id: str
     name: str
     createdAt: Time
     messages: Six
@@ -569,7 +569,7 @@ MessageState = Literal["pending", "processing", "completed", "dead_letter"]
 class ListedMessage(TypedDict):
     id: Uuid
     transactionId: str
-    partitionId: Uuid
+    partitionId: str
     queuePath: str
     queue: str
     partition: str
@@ -809,7 +809,7 @@ class LaggingPartition(TypedDict):
     consumer_group: str
     queue_name: str
     partition_name: str
-    partition_id: Uuid
+    partition_id: str
     worker_id: str | None
     offset_lag: int
     time_lag_seconds: int
@@ -857,7 +857,7 @@ class SoughtPartition(TypedDict):
 class DeadLetter(TypedDict):
     id: Uuid
     transactionId: str
-    partitionId: Uuid
+    partitionId: str
     queue: str
     partition: str
     consumerGroup: str
@@ -924,7 +924,7 @@ class BusStatus(TypedDict):
 class StoredMessage(TypedDict):
     id: Uuid
     transactionId: str
-    partitionId: Uuid
+    partitionId: str
     queuePath: str
     queue: str
     partition: str
@@ -987,7 +987,7 @@ class MessageDetail(StoredMessage):
 
 class RelatedMessage(TypedDict):
     transactionId: str
-    partitionId: Uuid
+    partitionId: str
     status: MessageState
     createdAt: Time
     payload: Json
@@ -1007,7 +1007,7 @@ class MessageDeleted(TypedDict):
     """`deleted` counts the dead letters that went as well."""
 
     success: Literal[True]
-    partitionId: Uuid
+    partitionId: str
     transactionId: str
     message: str
     deleted: int
@@ -1016,14 +1016,14 @@ class MessageDeleted(TypedDict):
 class MessageDeletedById(TypedDict):
     deleted: Literal[True]
     success: Literal[True]
-    partitionId: Uuid
+    partitionId: str
     transactionId: str
 
 
 class Buried(TypedDict):
     success: Literal[True]
     movedToDLQ: Literal[True]
-    partitionId: Uuid
+    partitionId: str
     transactionId: str
     consumerGroups: list[str]
 
@@ -1052,7 +1052,7 @@ class Traces(TypedDict):
 
 class NamedTrace(Trace):
     transaction_id: str
-    partition_id: Uuid
+    partition_id: str
     queue_name: str
     partition_name: str
     message_payload: Json

@@ -122,7 +122,7 @@ def _operation(
 def _operation_id(line: Route) -> str:
     """`get_status_queues_by_queue`: the method and the words of the path."""
     path = line.canonical_path.removeprefix("/api/v1").replace("{", "by_{")
-    words = re.findall(r"[A-Za-z0-9]+", path)
+    words = re.findall(r"[A-Za-z0-9]+", f"{path}index" if path.endswith("/") else path)
     return "_".join([line.method.lower(), *words])
 
 
