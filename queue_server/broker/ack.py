@@ -126,31 +126,37 @@ class Acker:
             try:
                 if elements and not (
                     all(element.plain for element in elements)
-                    and await self._commit_each(acks, elements, outcomes)
+                    and await self._commit(
+                        elements,
+                        [id_keys([acks[i].transaction_id for i in e.indexes]) for e in elements],
+                        outcomes,
+                    )
                 ):
                     await self._settle(acks, elements, outcomes)
             except GroupGone as gone:
                 self.forget(gone)
                 continue
-            done = [outcome for outcome in outcomes if outcome is not None]
-            assert len(done) == len(acks)
-            return done
+            return _all_of(outcomes)
         raise Unavailable("the group is being deleted again and again; try later")
 
-    async def ack_uniform(
-        self, like: Ack, keys: bytes, default_group: ConsumerGroup
-    ) -> AckOutcome | None:
-        """Carry out acknowledgements that all say what *like* says, of the messages with *keys*.
+    async def ack_runs(
+        self, likes: Sequence[Ack], keys: Sequence[bytes], default_group: ConsumerGroup
+    ) -> list[AckOutcome] | None:
+        """Carry out runs of acknowledgements; each of a run says the same of another message.
 
-        Shape: the outcome that each has; None when it is not that simple: nothing was done then,
-        and `ack` is to decide item by item.
+        Shape: *likes* is what they say, *keys* their id keys, and the outcome is that of each of a
+        run; all are aligned. None when it is not that simple: nothing was done then, and `ack` is
+        to decide item by item.
         Errors: as `ack`.
         """
-        elements = await self.resolve([like], default_group, [None])
-        if not elements or not elements[0].plain:
+        outcomes: list[AckOutcome | None] = [None] * len(likes)
+        elements = await self.resolve(likes, default_group, outcomes)
+        if not all(element.plain for element in elements):
             return None
-        committed = await self._commit(elements, [keys])
-        return None if committed is None else _committed_outcome(elements[0], committed[0])
+        own_keys = [b"".join([keys[i] for i in element.indexes]) for element in elements]
+        if elements and not await self._commit(elements, own_keys, outcomes):
+            return None
+        return _all_of(outcomes)
 
     def forget(self, gone: GroupGone) -> None:
         """Forget groups that another worker deleted, and may have registered again."""
@@ -219,29 +225,13 @@ class Acker:
 
     # -- the short way --
 
-    async def _commit_each(
+    async def _commit(
         self,
-        acks: Sequence[Ack],
         elements: Sequence[_Element],
+        keys: Sequence[bytes],
         outcomes: list[AckOutcome | None],
     ) -> bool:
-        """Commit whole runs; False when the call is not that simple, and nothing was done."""
-        committed = await self._commit(
-            elements,
-            [id_keys([acks[i].transaction_id for i in element.indexes]) for element in elements],
-        )
-        if committed is None:
-            return False
-        for element, one in zip(elements, committed, strict=True):
-            outcome = _committed_outcome(element, one)
-            for index in element.indexes:
-                outcomes[index] = outcome
-        return True
-
-    async def _commit(
-        self, elements: Sequence[_Element], keys: Sequence[bytes]
-    ) -> list[Committed] | None:
-        """Commit the runs with these id keys, all or none: None then."""
+        """Commit the messages with these id keys, all or none: False when it is not that simple."""
         call = tuple(
             CommitRequest(
                 call=0,  # numbered by the flush
@@ -254,7 +244,11 @@ class Acker:
         )
         committed = await self._coalescer.submit(call)
         if committed is None or not all(one.applied for one in committed):
-            return None
+            return False
+        for element, one in zip(elements, committed, strict=True):
+            outcome = AckOutcome(AckResult(True, lease_released=one.released), element.partition)
+            for index in element.indexes:
+                outcomes[index] = outcome
         for request in call:
             message_count = len(request.ids) // KEY_BYTES
             self._counters.add(Counter.MESSAGES_ACKED, message_count)
@@ -266,7 +260,7 @@ class Acker:
                 if one.released and one.more
             ]
         )
-        return committed
+        return True
 
     async def _flush(self, calls: Sequence[_Call]) -> list[list[Committed] | None]:
         # Each (partition, group) once: a second call for one, which concurrent requests may bring,
@@ -352,8 +346,10 @@ class Acker:
         )
 
 
-def _committed_outcome(element: _Element, committed: Committed) -> AckOutcome:
-    return AckOutcome(AckResult(True, lease_released=committed.released), element.partition)
+def _all_of(outcomes: Sequence[AckOutcome | None]) -> list[AckOutcome]:
+    done = [outcome for outcome in outcomes if outcome is not None]
+    assert len(done) == len(outcomes)
+    return done
 
 
 def _settle_requests(acks: Sequence[Ack], elements: Sequence[_Element]) -> list[SettleRequest]:

@@ -15,6 +15,7 @@ behind it, and one producer with a skewed clock widens nobody's range.
 from __future__ import annotations
 
 import hashlib
+from binascii import unhexlify
 from collections.abc import Sequence
 
 import msgspec
@@ -29,6 +30,8 @@ _KEY_MAX = (1 << 128) - 1
 _UUID_CHARS = 36
 # The bytes at position 6 of a UUIDv7: version nibble 7.
 _V7_BYTES = bytes(range(0x70, 0x80))
+# Upper case digits are another text; they become what is no digit.
+_LOWER_CASE_ALONE = bytes.maketrans(b"ABCDEF", b"------")
 
 
 class IdRange(msgspec.Struct, frozen=True, gc=False):
@@ -62,33 +65,32 @@ def uuid_keys(transaction_ids: Sequence[str]) -> bytes | None:
     """
     if set(map(len, transaction_ids)) != {_UUID_CHARS}:
         return None
-    return joined_uuid_keys("".join(transaction_ids), len(transaction_ids))
+    return joined_uuid_keys(
+        "".join(transaction_ids).encode("utf-8", "surrogatepass"), len(transaction_ids)
+    )
 
 
-def joined_uuid_keys(joined: str, count: int) -> bytes | None:
+def joined_uuid_keys(joined: bytes, count: int) -> bytes | None:
     """`uuid_keys` of *count* texts of a UUID's length, given in one.
 
     A handful of operations on the whole converts and checks them all.
     """
-    if len(joined) != count * _UUID_CHARS:
-        return None
-    dashes = "-" * count
-    digits = joined.replace("-", "")
+    dashes = b"-" * count
+    digits = joined.translate(_LOWER_CASE_ALONE, b"-")
     if (
-        len(digits) != count * 32
+        len(joined) != count * _UUID_CHARS
+        or len(digits) != count * 32
         or joined[8::_UUID_CHARS] != dashes
         or joined[13::_UUID_CHARS] != dashes
         or joined[18::_UUID_CHARS] != dashes
         or joined[23::_UUID_CHARS] != dashes
-        or "8" in joined[14::_UUID_CHARS]
+        or b"8" in joined[14::_UUID_CHARS]
     ):
         return None
     try:
-        keys = bytes.fromhex(digits)
+        return unhexlify(digits)
     except ValueError:
         return None
-    # fromhex also takes upper case and white space, which are other texts.
-    return keys if keys.hex() == digits else None
 
 
 def _hashed_key(transaction_id: str) -> bytes:

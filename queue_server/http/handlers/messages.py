@@ -268,7 +268,7 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
     uniform = read_uniform_acks(raw)
     if uniform is not None:
         check_count(len(uniform.ids), state.settings.max_batch_items, "acknowledgments")
-        await _check_acks(request, [uniform.like])
+        await _check_acks(request, [run.like for run in uniform.runs])
         answer = await _ack_uniform(state, uniform)
         if answer is not None:
             return answer
@@ -290,17 +290,21 @@ async def _check_acks(request: web.Request, acks: list[Ack]) -> None:
 
 async def _ack_uniform(state: State, acks: UniformAcks) -> web.Response | None:
     """None when it is not that simple, and nothing was done."""
-    group = acks.group or QUEUE_MODE
-    check_text(acks.like.consumer_group or group, "consumerGroup")
-    outcome = await state.acker.ack_uniform(acks.like, acks.keys, ConsumerGroup(group))
-    if outcome is None:
+    group = ConsumerGroup(acks.group) if acks.group else QUEUE_MODE
+    likes = [run.like for run in acks.runs]
+    _check_groups(likes, group)
+    outcomes = await state.acker.ack_runs(likes, [run.keys for run in acks.runs], group)
+    if outcomes is None:
         return None
-    return _json(state, uniform_answer(acks.ids, _ack_entry(0, acks.like, outcome)))
+    entries = [
+        (run.count, _ack_entry(0, run.like, outcome))
+        for run, outcome in zip(acks.runs, outcomes, strict=True)
+    ]
+    return _json(state, uniform_answer(acks.ids, entries))
 
 
 async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.StreamResponse:
-    for name in {ack.consumer_group for ack in acks}:
-        check_text(name or group, "consumerGroup")
+    _check_groups(acks, group)
     outcomes = await state.acker.ack(acks, group)
     return _json(
         state,
@@ -311,6 +315,12 @@ async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.Strea
             ]
         ),
     )
+
+
+def _check_groups(acks: list[Ack], group: ConsumerGroup) -> None:
+    """Errors: `BadRequest`."""
+    for name in {ack.consumer_group for ack in acks}:
+        check_text(name or group, "consumerGroup")
 
 
 def _ack_entry(index: int, ack: Ack, outcome: AckOutcome) -> wire.AckEntry | wire.AckEntryNoop:
