@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from queue_server import __version__
-from queue_server.cli.commands import messages, queues, status
+from queue_server.cli.commands import dead_letters, groups, keys, messages, queues, serve, status
 from queue_server.cli.exits import Exit
 
 PROGRAM = "queue-server"
@@ -52,7 +52,7 @@ def _root(
     """
 
 
-for module in (status, queues, messages):
+for module in (serve, status, messages, queues, groups, dead_letters, keys):
     module.add_to(app)
 
 

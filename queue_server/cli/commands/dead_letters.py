@@ -1,0 +1,290 @@
+"""`dlq`: look at dead letters, move them back, remove them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from queue_server.cli.client import Client, segment
+from queue_server.cli.exits import CliError, Exit, usage_error
+from queue_server.cli.output import count
+from queue_server.cli.session import Session, Yes, server_command
+
+_DLQ = "/api/v1/dlq"
+_PAGE = 1000
+_SEARCHED_MAX = 100_000
+
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Of which queue.")]
+Group = Annotated[
+    str, typer.Option("--group", "-g", show_default=False, help="Only of this consumer group.")
+]
+Partition = Annotated[
+    str, typer.Option("--partition", "-p", show_default=False, help="Only of this partition.")
+]
+Error = Annotated[
+    str, typer.Option("--error", "-e", show_default=False, help="Only with this in their reason.")
+]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="TIME",
+        show_default=False,
+        help="Only those that failed since then (ISO 8601).",,
+    ),
+]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="TIME", show_default=False, help="Only those that failed before then (ISO 8601).",
+    ),
+]
+
+
+def add_to(parent: typer.Typer) -> None:
+    app = typer.Typer(
+        no_args_is_help=True,
+        help="Look at dead letters, move them back, remove them.",
+        epilog="Example: queue-server dlq ls orders --error timeout",
+    )
+    parent.add_typer(app, name="dlq")
+    server_command(app, "ls")(list_letters)
+    server_command(app, "show")(show)
+    server_command(app, "redrive")(redrive)
+    server_command(app, "purge")(purge)
+
+
+def list_letters(
+    session: Session,
+    queue: Annotated[
+        str, typer.Argument(metavar="[QUEUE]", show_default=False, help="Of which queue.")
+    ] = "",
+    group: Group = "",
+    partition: Partition = "",
+    error: Error = "",
+    from_: From = "",
+    to: To = "",
+    limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="At most so many.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="After so many others.")] = 0,
+) -> None:
+    """List dead letters, the newest failure first.
+
+    With --json: `{"deadLetters": [...], "total"}`, as the server's /api/v1/dlq tells them.
+
+    \b
+    Examples:
+      queue-server dlq ls
+      queue-server dlq ls orders --group billing --error timeout --from 2026-02-03T00:00:00Z
+    """
+    query = _query(queue, group, partition, error, from_, to)
+    found = session.client.get(_DLQ, query | {"limit": limit, "offset": offset})
+    letters, total = found["messages"], found["total"]
+    if session.json:
+        session.out.value({"deadLetters": letters, "total": total})
+        return
+    if not letters:
+        session.out.notice("no dead letters")
+        return
+    session.out.table(
+        ["failed", "queue", "partition", "group", ">attempts", "reason", "id"],
+        [
+            [
+                letter["failedAt"][:19].replace("T", " "),
+                letter["queue"],
+                letter["partition"],
+                letter["consumerGroup"],
+                letter["retryCount"],
+                letter["errorMessage"],
+                letter["id"],
+            ]
+            for letter in letters
+        ],
+    )
+    if total > len(letters):
+        session.out.notice((f"{count(len(letters))} of {count(total)}; --limit, --offset", "dim"))
+
+
+def show(
+    session: Session,
+    queue: Queue,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="As `dlq ls` shows it.")],
+) -> None:
+    """Show one dead letter, with its payload.
+
+    With --json: the entry, as the server's /api/v1/dlq tells it.
+
+    \b
+    Examples:
+      queue-server dlq show orders 0192f0b0-1d2c-7aa0-8a11-2f1e6f3f9a10
+    """
+    letter = _find(session.client, queue, id_)
+    if session.json:
+        session.out.value(letter)
+        return
+    session.out.table(
+        ["field", "value"],
+        [
+            [name, str(value)]
+            for name, value in letter.items()
+            if name != "data" and value is not None
+        ],
+    )
+    session.out.line()
+    session.out.line(msgspec.json.format(msgspec.json.encode(letter["data"]), indent=2).decode())
+
+
+def redrive(
+    session: Session,
+    queue: Queue,
+    id_: Annotated[str, typer.Option("--id", show_default=False, help="This one alone.")] = "",
+    to_queue: Annotated[
+        str, typer.Option("--to-queue", show_default=False, help="With --id: to another queue.")
+    ] = "",
+    group: Group = "",
+    partition: Partition = "",
+    error: Error = "",
+    from_: From = "",
+    to: To = "",
+    limit: Annotated[
+        int, typer.Option(min=0, help="At most so many, the oldest first; 0: all.")
+    ] = 0,
+    yes: Yes = False,
+) -> None:
+    """Move dead letters back to the end of their partitions, where all groups read them again.
+
+    Says how many, and asks. One that is in the queue already stays (a duplicate).
+
+    With --json: `{"queue", "moved", "duplicates", "remaining"}`.
+
+    \b
+    Examples:
+      queue-server dlq redrive orders --error timeout
+      queue-server dlq redrive orders --id 0192f0b0-1d2c-7aa0-8a11-2f1e6f3f9a10 --yes
+    """
+    query = _query(queue, group, partition, error, from_, to)
+    if to_queue and not id_:
+        raise usage_error("--to-queue goes with --id")
+    if id_:
+        if len([value for value in query.values() if value]) > 1:
+            raise usage_error("--id and a filter: one or the other")
+        letter = _find(session.client, queue, id_)
+        target = to_queue or queue
+        session.out.confirm(
+            f"move dead letter {id_} ({letter['errorMessage']}) to queue {target!r}", yes=yes
+        )
+        answer = session.client.request(
+            "POST", f"{_DLQ}/{segment(id_)}/replay", body={"queue": to_queue} if to_queue else {}
+        )
+        moved = int(answer["result"] == "moved")
+        _report(session, queue, moved, 1 - moved, 1 - moved)
+        return
+    total = session.client.get(_DLQ, query | {"limit": 1})["total"]
+    wanted = min(limit, total) if limit else total
+    if not wanted:
+        _report(session, queue, 0, 0, 0)
+        return
+    session.out.confirm(
+        f"move {count(wanted)} of {count(total)} dead letters of queue {queue!r}"
+        f"{_filter_text(query)} back to where they came from",
+        yes=yes,
+    )
+    moved = duplicates = 0
+    while True:
+        body = {
+            "queue": queue,
+            "consumerGroup": group or None,
+            "partition": partition or None,
+            "errorContains": error or None,
+            "from": from_ or None,
+            "to": to or None,
+            "limit": limit - moved if limit else None,
+        }
+        # Each call moves a bounded number. What was moved is gone from the dead letters, and the
+        # copy has an id of its own: the same call again moves nothing twice.
+        answer = session.client.request(
+            "POST", f"{_DLQ}/redrive", body=body, repeatable=True, timeout_s=120
+        )
+        moved += answer["moved"]
+        duplicates, remaining = answer["duplicates"], answer["remaining"]
+        if not answer["moved"] or not remaining or (limit and moved >= limit):
+            _report(session, queue, moved, duplicates, remaining)
+            return
+
+
+def purge(
+    session: Session,
+    queue: Queue,
+    group: Group = "",
+    partition: Partition = "",
+    error: Error = "",
+    from_: From = "",
+    to: To = "",
+    yes: Yes = False,
+) -> None:
+    """Remove dead letters for good. Says how many, and asks.
+
+    With --json: `{"queue", "deleted"}`.
+
+    \b
+    Examples:
+      queue-server dlq purge orders --to 2026-01-01T00:00:00Z
+      queue-server dlq purge orders --yes
+    """
+    query = _query(queue, group, partition, error, from_, to)
+    total = session.client.get(_DLQ, query | {"limit": 1})["total"]
+    deleted = 0
+    if total:
+        session.out.confirm(
+            f"remove {count(total)} dead letters of queue {queue!r}{_filter_text(query)} for good",
+            yes=yes,
+        )
+        deleted = session.client.request("DELETE", _DLQ, query, timeout_s=120)["deleted"]
+    if session.json:
+        session.out.value({"queue": queue, "deleted": deleted})
+        return
+    session.out.line(f"{count(deleted)} removed")
+
+
+def _report(session: Session, queue: str, moved: int, duplicates: int, remaining: int) -> None:
+    if session.json:
+        session.out.value(
+            {"queue": queue, "moved": moved, "duplicates": duplicates, "remaining": remaining}
+        )
+        return
+    twice = f", {count(duplicates)} are in the queue already and stay" if duplicates else ""
+    session.out.line(f"{count(moved)} moved{twice}; {count(remaining)} remain")
+
+
+def _find(client: Client, queue: str, id_: str) -> dict[str, Any]:
+    for offset in range(0, _SEARCHED_MAX, _PAGE):
+        letters = client.get(_DLQ, {"queue": queue, "limit": _PAGE, "offset": offset})["messages"]
+        for letter in letters:
+            if letter["id"] == id_:
+                return dict(letter)
+        if len(letters) < _PAGE:
+            break
+    raise CliError(
+        f"queue {queue!r} has no dead letter {id_}",
+        "queue-server dlq ls shows what there is",
+        exit_code=Exit.NOT_FOUND,
+    )
+
+
+def _query(
+    queue: str, group: str, partition: str, error: str, from_: str, to: str
+) -> dict[str, str | None]:
+    return {
+        "queue": queue or None,
+        "consumerGroup": group or None,
+        "partition": partition or None,
+        "errorContains": error or None,
+        "from": from_ or None,
+        "to": to or None,
+    }
+
+
+def _filter_text(query: dict[str, str | None]) -> str:
+    given = [f"{name} {value!r}" for name, value in query.items() if value and name != "queue"]
+    return f" with {', '.join(given)}" if given else ""

@@ -1,0 +1,312 @@
+"""`groups`: consumer groups, how far they are behind, where they stand."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Any
+
+import typer
+
+from queue_server.cli.client import Client, segment
+from queue_server.cli.exits import CliError, Exit, usage_error
+from queue_server.cli.output import count, duration
+from queue_server.cli.session import Session, Yes, server_command
+
+_GROUPS = "/api/v1/consumer-groups"
+_BEGINNING = "1970-01-01T00:00:00Z"
+
+Group = Annotated[str, typer.Argument(metavar="GROUP", help="Its name; __QUEUE_MODE__: no group.")]
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="On which queue.")]
+
+
+def add_to(parent: typer.Typer) -> None:
+    app = typer.Typer(
+        no_args_is_help=True,
+        help="List consumer groups, see their lag, move or delete them.",
+        epilog="Example: queue-server groups lag --min-seconds 60",
+    )
+    parent.add_typer(app, name="groups")
+    server_command(app, "ls")(list_groups)
+    server_command(app, "lag")(lag)
+    server_command(app, "seek")(seek)
+    server_command(app, "delete")(delete)
+
+
+def list_groups(
+    session: Session,
+    queue: Annotated[
+        str, typer.Option("--queue", "-q", show_default=False, help="Only on this queue.")
+    ] = "",
+) -> None:
+    """List the groups of each queue; __QUEUE_MODE__ stands for consumers without a group.
+
+    With --json: `{"groups": [...]}`, as the server's /api/v1/consumer-groups tells them.
+
+    \b
+    Examples:
+      queue-server groups ls
+      queue-server groups ls --queue orders --json | jq '.groups[].totalLag'
+    """
+    found = [
+        group for group in session.client.get(_GROUPS) if not queue or group["queueName"] == queue
+    ]
+    if session.json:
+        session.out.value({"groups": found})
+        return
+    if not found:
+        session.out.notice("no groups" + (f" on queue {queue!r}" if queue else ""))
+        return
+    session.out.table(
+        ["queue", "group", ">partitions", ">behind in", ">lag", ">oldest", "state", "starts at"],
+        [
+            [
+                group["queueName"],
+                group["name"],
+                group["members"],
+                group["partitionsWithLag"],
+                group["totalLag"],
+                duration(group["maxTimeLag"]) if group["totalLag"] else None,
+                group["state"].lower(),
+                group["subscriptionMode"],
+            ]
+            for group in found
+        ],
+    )
+
+
+def lag(
+    session: Session,
+    group: Annotated[
+        str, typer.Argument(metavar="[GROUP]", show_default=False, help="Only of this group.")
+    ] = "",
+    queue: Annotated[
+        str, typer.Option("--queue", "-q", show_default=False, help="Only on this queue.")
+    ] = "",
+    min_seconds: Annotated[
+        int,
+        typer.Option(
+            "--min-seconds", min=0, help="Only where the oldest message has waited so long."
+        ),
+    ] = 0,
+) -> None:
+    """Show where groups are behind, by partition, the worst first; at most 1000 places.
+
+    With --json: `{"lagging": [...]}`, as the server's /api/v1/consumer-groups/lagging tells them.
+
+    \b
+    Examples:
+      queue-server groups lag
+      queue-server groups lag billing --queue orders --min-seconds 300
+    """
+    found = [
+        one
+        for one in session.client.get(f"{_GROUPS}/lagging", {"minLagSeconds": min_seconds})
+        if group in ("", one["consumer_group"]) and queue in ("", one["queue_name"])
+    ]
+    if session.json:
+        session.out.value({"lagging": found})
+        return
+    if not found:
+        session.out.notice("no group is behind")
+        return
+    session.out.table(
+        ["queue", "partition", "group", ">lag", ">oldest", "last consumed"],
+        [
+            [
+                one["queue_name"],
+                one["partition_name"],
+                one["consumer_group"],
+                one["offset_lag"],
+                duration(one["time_lag_seconds"]),
+                (one["last_consumed_at"] or "never")[:19].replace("T", " "),
+            ]
+            for one in found
+        ],
+    )
+
+
+def seek(
+    session: Session,
+    group: Group,
+    queue: Queue,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="TIME",
+            show_default=False,
+            help="The first message at or after this time (ISO 8601; without a zone: UTC).",
+        ),
+    ] = "",
+    to_end: Annotated[bool, typer.Option("--to-end", help="Behind the newest message.")] = False,
+    to_beginning: Annotated[
+        bool, typer.Option("--to-beginning", help="The oldest message that is kept.")
+    ] = False,
+    partition: Annotated[
+        str, typer.Option("--partition", "-p", show_default=False, help="Only in this partition.")
+    ] = "",
+    yes: Yes = False,
+) -> None:
+    """Move a group on a queue: read again, or skip.
+
+    Shows where it stands and what it will read, and asks. Its leases there end; who holds one is
+    refused at the ack.
+
+    With --json: `{"group", "queue", "partition", "to", "partitions", "lagBefore", "lagAfter"}`.
+
+    \b
+    Examples:
+      queue-server groups seek billing orders --to-beginning
+      queue-server groups seek billing orders --to 2026-02-03T10:00:00Z --yes
+      queue-server groups seek billing orders --to-end --partition customer-7
+    """
+    if sum([bool(to), to_end, to_beginning]) != 1:
+        raise usage_error("say where to: one of --to, --to-end, --to-beginning")
+    target = "the end" if to_end else "the beginning" if to_beginning else _time(to)
+    before = _lag(session.client, group, queue, partition)
+    where = f"queue {queue!r}" + (f", partition {partition!r}" if partition else "")
+    if to_end:
+        effect = f"the {count(before)} messages that it has not acknowledged are skipped"
+    elif to_beginning:
+        stored = _stored(session.client, queue, partition)
+        effect = f"it reads all {count(stored)} stored messages, the acknowledged ones again"
+    else:
+        since = None if partition else _stored_since(session.client, queue, target)
+        effect = (
+            "it reads what was pushed from then on"
+            if since is None
+            else f"it reads the about {count(since)} messages pushed from then on"
+        )
+    session.out.confirm(
+        f"move group {group!r} on {where} to {target}: it is {count(before)} messages behind now;"
+        f" {effect}",
+        yes=yes,
+    )
+    path = f"{_GROUPS}/{segment(group)}/queues/{segment(queue)}"
+    if partition:
+        path += f"/partitions/{segment(partition)}"
+    body: dict[str, Any] = {"toEnd": True} if to_end else {"timestamp": target}
+    if to_beginning:
+        body = {"timestamp": _BEGINNING}
+    # The same seek again ends at the same place.
+    answer = session.client.request("POST", f"{path}/seek", body=body, repeatable=True)
+    after = _lag(session.client, group, queue, partition)
+    moved = answer.get("partitionsUpdated", 1)
+    if session.json:
+        session.out.value(
+            {
+                "group": group,
+                "queue": queue,
+                "partition": partition or None,
+                "to": "end" if to_end else "beginning" if to_beginning else target,
+                "partitions": moved,
+                "lagBefore": before,
+                "lagAfter": after,
+            }
+        )
+        return
+    session.out.line(
+        f"moved in {count(moved)} partitions; {count(after)} messages are to be read now"
+    )
+
+
+def delete(
+    session: Session,
+    group: Group,
+    queue: Annotated[
+        str, typer.Option("--queue", "-q", show_default=False, help="Only on this queue.")
+    ] = "",
+    keep_subscription: Annotated[
+        bool,
+        typer.Option(
+            "--keep-subscription", help="Forget its places, not where it started to read."
+        ),
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Delete a group: its places, leases and subscriptions. Messages and dead letters stay.
+
+    When it comes again it is new. With --json: `{"group", "queue", "deletedPartitions"}`.
+
+    \b
+    Examples:
+      queue-server groups delete billing --queue orders
+      queue-server groups delete billing --yes
+    """
+    found = [
+        one
+        for one in session.client.get(_GROUPS)
+        if one["name"] == group and queue in ("", one["queueName"])
+    ]
+    if not found:
+        where = f"queue {queue!r}" if queue else "any queue"
+        raise CliError(
+            f"there is no group {group!r} on {where}",
+            "queue-server groups ls shows what there is",
+            exit_code=Exit.NOT_FOUND,
+        )
+    queues = ", ".join(repr(one["queueName"]) for one in found[:5])
+    more = f" and {count(len(found) - 5)} more" if len(found) > 5 else ""
+    session.out.confirm(
+        f"delete group {group!r} on {queues}{more}:"
+        f" {count(sum(one['members'] for one in found))} places in partitions,"
+        f" {count(sum(one['totalLag'] or 0 for one in found))} messages not acknowledged",
+        yes=yes,
+    )
+    path = f"{_GROUPS}/{segment(group)}" + (f"/queues/{segment(queue)}" if queue else "")
+    answer = session.client.request(
+        "DELETE", path, {"deleteMetadata": not keep_subscription}, repeatable=True
+    )
+    deleted = answer["deletedPartitions"]
+    if session.json:
+        session.out.value({"group": group, "queue": queue or None, "deletedPartitions": deleted})
+        return
+    session.out.line("deleted ", (group, "bold"), f", {count(deleted)} places in partitions")
+
+
+def _time(text: str) -> str:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise usage_error(
+            f"--to {text}: is no ISO 8601 time", "such as 2026-02-03T10:15:00Z"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _lag(client: Client, group: str, queue: str, partition: str) -> int:
+    """What the group has not acknowledged. Errors: `CliError` for what does not exist."""
+    try:
+        depth = client.get(f"/api/v1/resources/queues/{segment(queue)}/depth", {"group": group})
+    except CliError as exc:
+        if exc.exit_code is Exit.NOT_FOUND:
+            exc.message = f"queue {queue!r} does not exist"
+        raise
+    if not partition:
+        return int(depth["pending"])
+    for one in depth["partitions"]:
+        if one["partition"] == partition:
+            return int(one["pending"])
+    raise CliError(f"queue {queue!r} has no partition {partition!r}", exit_code=Exit.NOT_FOUND)
+
+
+def _stored(client: Client, queue: str, partition: str) -> int:
+    found = client.get(f"/api/v1/resources/queues/{segment(queue)}")
+    if not partition:
+        return int(found["totals"]["total"])
+    return sum(one["stats"]["total"] for one in found["partitions"] if one["name"] == partition)
+
+
+def _stored_since(client: Client, queue: str, since: str) -> int | None:
+    """Messages stored from a time on; None when that is not told."""
+    try:
+        found = client.get(
+            "/api/v1/status/analytics", {"queue": queue, "from": since, "interval": "day"}
+        )
+    except CliError as exc:
+        if exc.status in (400, 403):  # too long ago; a credential for some queues only
+            return None
+        raise
+    return int(sum(point["messages"] for point in found["dataPoints"]))
