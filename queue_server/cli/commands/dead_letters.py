@@ -32,13 +32,16 @@ From = Annotated[
         "--from",
         metavar="TIME",
         show_default=False,
-        help="Only those that failed since then (ISO 8601).",,
+        help="Only those that failed since then (ISO 8601).",
     ),
 ]
 To = Annotated[
     str,
     typer.Option(
-        "--to", metavar="TIME", show_default=False, help="Only those that failed before then (ISO 8601).",
+        "--to",
+        metavar="TIME",
+        show_default=False,
+        help="Only those that failed before (ISO 8601).",
     ),
 ]
 

@@ -84,9 +84,7 @@ def lag(
     ] = "",
     min_seconds: Annotated[
         int,
-        typer.Option(
-            "--min-seconds", min=0, help="Only where the oldest message has waited so long."
-        ),
+        typer.Option("--min-seconds", min=0, help="Only where the oldest message is so old."),
     ] = 0,
 ) -> None:
     """Show where groups are behind, by partition, the worst first; at most 1000 places.
