@@ -1098,6 +1098,31 @@ class QueueRows(TypedDict):
     total: int
 
 
+class StoredOptions(TypedDict):
+    """The options of a queue, null where nobody set one."""
+
+    namespace: str
+    task: str
+    leaseTime: int
+    retryLimit: int
+    retryDelay: int | None
+    priority: int
+    maxSize: int
+    ttl: int | None
+    deadLetterQueue: bool
+    dlqAfterMaxRetries: bool
+    delayedProcessing: int
+    windowBuffer: int
+    retentionSeconds: int
+    completedRetentionSeconds: int
+    retentionEnabled: bool
+    encryptionEnabled: bool
+    maxWaitTimeSeconds: int
+    dedupWindowSeconds: int | None
+    retryBackoff: bool
+    deliveryLimit: int
+
+
 class PartitionRows(TypedDict):
     partitions: list[PartitionRow]
     total: int

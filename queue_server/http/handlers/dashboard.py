@@ -22,11 +22,13 @@ from queue_server.domain.names import (
     check_names,
     check_text,
 )
+from queue_server.domain.options import OptionChanges
 from queue_server.http.answers import json_answer, page_of
+from queue_server.http.handlers.resources import find_queue
 from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_time
 from queue_server.http.state import STATE
 from queue_server.settings import SECRETS, Option, Settings
-from queue_server.storage import dashboard, groups
+from queue_server.storage import dashboard, groups, statistics
 from queue_server.storage import queues as stored_queues
 from queue_server.storage.dashboard import SeekPreview
 
@@ -66,6 +68,20 @@ async def queues(request: web.Request) -> web.Response:
         found = [row for row in found if grants.allow(Use.LOOK, row.name)]
         total = len(found)
     return json_answer({"queues": found, "total": total})
+
+
+async def queue_options(request: web.Request) -> web.Response:
+    """The options as they are stored: null is what nobody set, which the protocol echoes as set."""
+    transactions = request.app[STATE].transactions
+    found = await find_queue(request)
+    options = await statistics.options(transactions, found.id)
+    return json_answer(
+        {"namespace": found.namespace, "task": found.task}
+        | {
+            field.encode_name: getattr(options, field.name)
+            for field in msgspec.structs.fields(OptionChanges)
+        }
+    )
 
 
 async def partitions(request: web.Request) -> web.Response:

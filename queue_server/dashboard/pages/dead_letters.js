@@ -1,0 +1,198 @@
+import { html, useState } from "../lib/view.js";
+import { get, path, post, remove } from "../lib/api.js";
+import { count, groupName, plural, short } from "../lib/format.js";
+import { useData } from "../lib/live.js";
+import { href, requery } from "../lib/router.js";
+import { Action, Ago, Card, Confirm, Dialog, Empty, ErrorBox, Loaded, Page, Pager, Payload, Search, Table, toast } from "../lib/components.js";
+
+const LIMIT = 50;
+const NO_REASON = "no reason given";
+// One call moves so many, so that the bar moves and a click can stop it.
+const REDRIVE_AT_ONCE = 500;
+
+export function DeadLetters({ query }) {
+  const [dialog, setDialog] = useState(null);
+  const [chosen, setChosen] = useState(new Set());
+  const queue = query.get("queue") ?? "";
+  const error = query.get("error") ?? "";
+  const offset = Number(query.get("offset") ?? 0);
+  const wanted = (event) => event === "message.failed";
+  const errors = useData((signal) => get("/api/v1/dashboard/dead-letter-errors", { queue }, signal), [queue], { every: 5000, wanted });
+  const letters = useData((signal) => get("/api/v1/dlq", { queue, errorContains: error, limit: LIMIT, offset }, signal),
+    [queue, error, offset], { every: 5000, wanted });
+  const renew = () => {
+    setChosen(new Set());
+    errors.reload();
+    letters.reload();
+  };
+  const close = () => setDialog(null);
+  const choose = (id, on) => {
+    const next = new Set(chosen);
+    if (on) next.add(id);
+    else next.delete(id);
+    setChosen(next);
+  };
+  const page = letters.data?.messages ?? [];
+  const shown = page.filter((one) => chosen.has(one.id));
+  const set = { queue, error };
+
+  return html`
+    <${Page} title="Dead letters" about="Messages whose attempts ran out. They stay until they are moved back or deleted.">
+      <${Card} title="By reason" actions=${queue && html`<span class="muted small">of ${queue}</span> <button type="button" class="small" onClick=${() => requery({ queue: "", error: "", offset: "" })}>All queues</button>`}>
+        <${Loaded} of=${errors}>${({ errors: rows }) => (rows.length ? html`
+          <${Table} caption="Dead letters by reason" id=${(row) => `${row.queue}\n${row.error}`} rows=${rows} columns=${[
+            { key: "error", label: "Reason", render: (row) => html`<button type="button" class="link" onClick=${() => {
+              setChosen(new Set());
+              requery({ queue: row.queue, error: row.error, offset: "" });
+            }}>${row.error || NO_REASON}</button>` },
+            { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
+            { key: "count", label: "Messages", number: true, render: (row) => short(row.count) },
+            { key: "groups", label: "Groups", number: true, render: (row) => short(row.groups) },
+            { key: "first", label: "First", number: true, render: (row) => html`<${Ago} at=${row.firstFailedAt} />` },
+            { key: "last", label: "Last", number: true, render: (row) => html`<${Ago} at=${row.lastFailedAt} />` },
+            { key: "actions", label: "", kind: "right", render: (row) => row.error && html`<${Action} kind="small" access="read-write" use="administer" queue=${row.queue}
+              label=${`Redrive ${row.error} of ${row.queue}`} onClick=${() => setDialog({ redrive: row })}>Redrive<//>` },
+          ]} />` : html`<${Empty} title="No dead letters">Every message was read, or is still to be.<//>`)}<//>
+      <//>
+      ${(letters.error || letters.data?.total > 0 || queue || error) && html`
+        <${Card} title=${error ? `“${error}”` : queue ? `In ${queue}` : "Newest"} actions=${html`
+          <${Action} access="read-write" use="administer" queue=${queue || "*"} disabled=${!shown.length} onClick=${() => setDialog("selected")}>Redrive ${shown.length || ""} selected<//>
+          <${Action} access="read-write" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog({ redrive: set })}>Redrive all<//>
+          <${Action} kind="danger" access="admin" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog("purge")}>Purge all<//>`}
+          about=${queue ? "" : "Choose a reason above to move or delete all of its messages."}>
+          <div class="toolbar"><${Search} key=${error} label="Search reasons" placeholder="Part of the reason" value=${error} onInput=${(text) => requery({ error: text, offset: "" })} /></div>
+          <${Loaded} of=${letters}>${({ messages, total }) => (messages.length ? html`
+            <${Table} caption="Dead letters" id=${(row) => row.id} rows=${messages} columns=${[
+              { key: "choose", label: html`<input type="checkbox" aria-label="Select all on this page" checked=${shown.length === messages.length}
+                onChange=${(event) => setChosen(event.currentTarget.checked ? new Set(messages.map((one) => one.id)) : new Set())} />`,
+                render: (row) => html`<input type="checkbox" aria-label=${`Select ${row.transactionId}`} checked=${chosen.has(row.id)} onChange=${(event) => choose(row.id, event.currentTarget.checked)} />` },
+              { key: "id", label: "Transaction id", kind: "mono", render: (row) => html`<button type="button" class="link" onClick=${() => setDialog({ inspect: row })}>${row.transactionId}</button>` },
+              { key: "queue", label: "Queue / partition", render: (row) => `${row.queue} / ${row.partition}` },
+              { key: "group", label: "Group", render: (row) => groupName(row.consumerGroup) },
+              { key: "error", label: "Reason", render: (row) => row.errorMessage || html`<span class="muted">${NO_REASON}</span>` },
+              { key: "retries", label: "Retries", number: true, render: (row) => count(row.retryCount) },
+              { key: "at", label: "Given up", number: true, render: (row) => html`<${Ago} at=${row.failedAt} />` },
+            ]} />
+            <${Pager} offset=${offset} limit=${LIMIT} total=${total} noun=${total === 1 ? "dead letter" : "dead letters"} onOffset=${(next) => requery({ offset: next || "" })} />`
+            : html`<${Empty} title="None here">None matches; they may have been moved back meanwhile.<//>`)}<//>
+        <//>`}
+      ${dialog?.inspect && html`<${Inspect} letter=${dialog.inspect} onClose=${close} onDone=${renew} />`}
+      ${dialog?.redrive && html`<${RedriveAll} of=${dialog.redrive} onClose=${() => {
+        close();
+        renew();
+      }} />`}
+      ${dialog === "selected" && html`<${RedriveSelected} letters=${shown} onClose=${() => {
+        close();
+        renew();
+      }} />`}
+      ${dialog === "purge" && html`
+        <${Confirm} title=${`Delete ${plural(letters.data?.total ?? 0, "dead letter")}?`} verb="Delete them" word=${queue} onClose=${close} act=${async () => {
+          const { deleted } = await remove("/api/v1/dlq", { queue, errorContains: error });
+          toast(`Deleted ${plural(deleted, "dead letter")}`);
+          renew();
+        }}><p>All dead letters of <b>${queue}</b>${error && html` whose reason contains “${error}”`} go for good, with their payloads.</p><//>`}
+    <//>`;
+}
+
+function Inspect({ letter, onClose, onDone }) {
+  const [failure, setFailure] = useState(null);
+  const retry = async () => {
+    try {
+      const answer = await post(path`/api/v1/dlq/${letter.id}/replay`, {});
+      toast(answer.retried ? `Moved back to ${answer.queue} / ${answer.partition}` : "It was moved before; nothing was done");
+      onDone();
+      onClose();
+    } catch (error) {
+      setFailure(error);
+    }
+  };
+  return html`
+    <${Dialog} wide title=${letter.transactionId} onClose=${onClose}>
+      <div class="body">
+        <dl class="facts">
+          <dt>Reason</dt><dd>${letter.errorMessage || NO_REASON}</dd>
+          <dt>Where</dt><dd><a href=${href(["queues", letter.queue])}>${letter.queue}</a> / ${letter.partition}</dd>
+          <dt>Group</dt><dd>${groupName(letter.consumerGroup)}</dd>
+          <dt>Retries</dt><dd>${count(letter.retryCount)}</dd>
+          <dt>Pushed</dt><dd><${Ago} at=${letter.createdAt} /></dd>
+          <dt>Given up</dt><dd><${Ago} at=${letter.failedAt} /></dd>
+        </dl>
+        <${Payload} value=${letter.data} />
+        ${failure && html`<${ErrorBox} error=${failure} />`}
+      </div>
+      <footer>
+        <a href=${href(["messages", letter.partitionId, letter.transactionId])}>Message and trace</a>
+        <button type="button" onClick=${onClose}>Close</button>
+        <${Action} kind="primary" access="read-write" use="administer" queue=${letter.queue} onClick=${retry}>Redrive<//>
+      </footer>
+    <//>`;
+}
+
+/** Runs *step()* until it says that all is done; a click stops it between two steps. */
+function Progress({ title, total, explain, step, onClose }) {
+  const [state, setState] = useState({ done: 0, duplicates: 0, running: false, ended: false, error: null });
+  const [stop] = useState({ asked: false });
+  const run = async () => {
+    let [done, duplicates] = [0, 0];
+    setState((old) => ({ ...old, running: true, error: null }));
+    try {
+      for (let more = true; more && !stop.asked;) {
+        const moved = await step();
+        done += moved.moved;
+        duplicates += moved.duplicates;
+        more = moved.more;
+        setState({ done, duplicates, running: true, ended: false, error: null });
+      }
+      setState({ done, duplicates, running: false, ended: true, error: null });
+    } catch (error) {
+      setState({ done, duplicates, running: false, ended: true, error });
+    }
+  };
+  const leave = () => {
+    stop.asked = true;
+    onClose();
+  };
+  return html`
+    <${Dialog} title=${title} onClose=${leave}>
+      <div class="body">
+        ${explain}
+        ${(state.running || state.ended) && html`
+          <progress max=${Math.max(total, 1)} value=${state.ended && !state.error && !stop.asked ? Math.max(total, 1) : state.done + state.duplicates}></progress>
+          <p role="status">${count(state.done)} of ${count(total)} moved${state.duplicates > 0 && `, ${count(state.duplicates)} were there already and stay`}${state.ended && !state.error && "."}</p>`}
+        ${state.error && html`<${ErrorBox} error=${state.error} />`}
+      </div>
+      <footer>
+        ${state.ended ? html`<button type="button" class="primary" onClick=${leave}>Done</button>`
+          : state.running ? html`<button type="button" onClick=${leave}>Stop</button>`
+          : html`<button type="button" onClick=${leave}>Cancel</button><button type="button" class="primary" disabled=${!total} onClick=${run}>Redrive</button>`}
+      </footer>
+    <//>`;
+}
+
+const REDRIVE = "A copy of each is pushed to the end of the partition it came from, where every group gets it, and the dead letter goes.";
+
+function RedriveAll({ of: { queue, error }, onClose }) {
+  const source = useData((signal) => get("/api/v1/dlq", { queue, errorContains: error, limit: 1 }, signal), [], { every: 0 });
+  const total = source.data?.total ?? 0;
+  const step = async () => {
+    const { moved, duplicates, remaining } = await post("/api/v1/dlq/redrive", {
+      queue, limit: REDRIVE_AT_ONCE, ...(error && { errorContains: error }),
+    });
+    return { moved, duplicates, more: remaining > 0 && moved > 0 };
+  };
+  return html`<${Progress} title="Redrive dead letters" total=${total} step=${step} onClose=${onClose} explain=${html`
+    <${Loaded} of=${source} lines=${1}>${() => html`<p><b>${plural(total, "dead letter")}</b> of <b>${queue}</b>${error && html` whose reason contains “${error}”`}.</p>`}<//>
+    <p class="muted">${REDRIVE}</p>`} />`;
+}
+
+function RedriveSelected({ letters, onClose }) {
+  const [left] = useState([...letters]);
+  const [total] = useState(letters.length);
+  const step = async () => {
+    const letter = left.shift();
+    const answer = await post(path`/api/v1/dlq/${letter.id}/replay`, {});
+    return { moved: answer.retried ? 1 : 0, duplicates: answer.retried ? 0 : 1, more: left.length > 0 };
+  };
+  return html`<${Progress} title="Redrive selected dead letters" total=${total} step=${step} onClose=${onClose}
+    explain=${html`<p><b>${plural(total, "dead letter")}</b>.</p><p class="muted">${REDRIVE}</p>`} />`;
+}

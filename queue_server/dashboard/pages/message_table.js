@@ -1,0 +1,18 @@
+// How messages are listed.
+import { html } from "../lib/view.js";
+import { href } from "../lib/router.js";
+import { Ago, Badge, preview } from "../lib/components.js";
+
+const STATUS_TONES = { pending: "accent", processing: "warn", completed: "good", dead_letter: "bad" };
+
+export function Status({ status }) {
+  return html`<${Badge} tone=${STATUS_TONES[status] ?? ""}>${status.replace("_", " ")}<//>`;
+}
+
+export const MESSAGE_COLUMNS = [
+  { key: "at", label: "Stored", render: (row) => html`<${Ago} at=${row.createdAt} />` },
+  { key: "id", label: "Transaction id", kind: "mono", render: (row) => html`<a href=${href(["messages", row.partitionId, row.transactionId])}>${row.transactionId}</a>` },
+  { key: "partition", label: "Partition", render: (row) => row.partition },
+  { key: "status", label: "Status", render: (row) => html`<${Status} status=${row.status} />` },
+  { key: "payload", label: "Payload", kind: "mono", render: (row) => preview(row.data) },
+];

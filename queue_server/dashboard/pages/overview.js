@@ -1,0 +1,159 @@
+import { html, useMemo, useState } from "../lib/view.js";
+import { get } from "../lib/api.js";
+import { ageSeconds, bytes, count, duration, NONE, percent, plural, rate, short } from "../lib/format.js";
+import { ageTone, problems } from "../lib/health.js";
+import { useData, useThroughput, withRates } from "../lib/live.js";
+import { href } from "../lib/router.js";
+import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
+import { Chart } from "../lib/chart.js";
+
+const SERIES = [
+  { label: "In", colour: "--in", fill: true },
+  { label: "Out", colour: "--out" },
+];
+const RANGES = [["live", "Last 5 minutes, live"], ["1", "Last hour"], ["24", "Last day"], ["168", "Last week"]];
+const HOUR_MS = 3_600_000;
+
+export function Overview() {
+  const samples = useThroughput();
+  const queues = useData(async (signal) => {
+    const answer = await get("/api/v1/dashboard/queues", {}, signal);
+    return { ...answer, queues: withRates(answer.queues) };
+  }, [], { every: 3000, wanted: (event) => event === "queue.depth" || event === "system.stats" });
+  const health = useData((signal) => get("/health", {}, signal), [], { every: 3000 });
+  const postgres = useData((signal) => get("/api/v1/analytics/postgres-stats", {}, signal), [], { every: 10_000 });
+  const workers = useData((signal) => loadWorkers(signal), [], { every: 5000 });
+
+  const rows = queues.data?.queues ?? [];
+  const sum = (name) => rows.reduce((total, row) => total + row[name], 0);
+  const behind = rows.filter((row) => row.depth > 0 && row.oldestUnreadAt);
+  const oldest = behind.reduce(
+    (worst, row) => (!worst || row.oldestUnreadAt < worst.oldestUnreadAt ? row : worst), null);
+  const last = samples.at(-1);
+  const failing = Math.round(samples.reduce((total, one) => total + one.failed, 0));
+
+  return html`
+    <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
+      <${Verdict} ready=${queues.data && (health.data || health.error)} found=${problems({
+        health: health.data, healthError: health.error, queues: queues.data?.queues,
+        postgres: postgres.data, workers: workers.data, failing,
+      })} />
+      <${Stats}>
+        <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
+        <${Stat} label="Out" value=${rate(last && Math.max(last.acked, 0))} unit="msg/s" note=${last && `${rate(last.popped)} delivered`} />
+        <${Stat} label="Unread" value=${queues.data ? short(sum("depth")) : NONE} unit="messages"
+          note=${queues.data && `${short(sum("processing"))} being worked on`} />
+        <${Stat} label="Oldest unread" value=${oldest ? duration(ageSeconds(oldest.oldestUnreadAt)) : queues.data ? "none" : NONE}
+          tone=${oldest ? ageTone(oldest) : ""} note=${oldest && html`<a href=${href(["queues", oldest.name])}>${oldest.name}</a>`} />
+        <${Stat} label="Dead letters" value=${queues.data ? short(sum("deadLetters")) : NONE} href="#/dead-letters"
+          tone=${sum("deadLetters") ? "warn" : ""} />
+        <${Stat} label="Queues" value=${count(queues.data?.total)} href="#/queues" note=${queues.data && plural(sum("partitions"), "partition")} />
+      <//>
+      <${Throughput} samples=${samples} />
+      <div class="grid-2">
+        <${Card} title="Furthest behind" actions=${html`<a href="#/queues">All queues</a>`}>
+          <${Loaded} of=${queues}>${() => behind.length
+            ? html`<${Table} caption="Queues with the oldest unread messages" id=${(row) => row.name}
+                rows=${[...behind].sort((a, b) => (a.oldestUnreadAt < b.oldestUnreadAt ? -1 : 1)).slice(0, 6)}
+                columns=${[
+                  { key: "name", label: "Queue", render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>` },
+                  { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
+                  { key: "age", label: "Oldest", number: true, render: (row) => html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` },
+                ]} />`
+            : html`<${Empty} title="Everything is read">No group is behind in any queue.<//>`}<//>
+        <//>
+        <${Card} title="PostgreSQL"><${Loaded} of=${postgres}>${(data) => html`<${Postgres} data=${data} health=${health} />`}<//><//>
+      </div>
+      <${Card} title="Workers">
+        <${Loaded} of=${workers}>${(data) => html`
+          <${Table} caption="The serving processes" id=${(row) => `${row.hostname} ${row.workerId}`} rows=${data} columns=${[
+            { key: "worker", label: "Worker", render: (row) => html`${row.workerId} <span class="muted small">on ${row.hostname}</span>` },
+            { key: "state", label: "State", render: (row) => (row.silentSeconds > 10
+              ? html`<${Badge} tone="bad">silent for ${duration(row.silentSeconds)}<//>` : html`<${Badge} tone="good">serving<//>`) },
+            { key: "cpu", label: "CPU", number: true, render: (row) => percent(row.cpu) },
+            { key: "memory", label: "Memory", number: true, render: (row) => bytes(row.rssBytes) },
+            { key: "lag", label: "Loop lag", number: true, render: (row) => duration(row.avgEventLoopLagMs / 1000) },
+            { key: "pool", label: "DB connections", number: true, render: (row) => count(row.dbConnections) },
+            { key: "messages", label: "Messages so far", number: true, render: (row) => short(row.messagesProcessed) },
+          ]} />`}<//>
+      <//>
+    <//>`;
+}
+
+function Verdict({ ready, found }) {
+  if (!ready) return html`<div class="verdict wait" role="status"><span class="sign" aria-hidden="true">…</span><strong>Looking</strong></div>`;
+  if (!found.length) {
+    return html`<div class="verdict good" role="status"><span class="sign" aria-hidden="true">✓</span>
+      <div><strong>Healthy</strong><p>Pushes are stored, and no queue is behind.</p></div></div>`;
+  }
+  const tone = found.some((one) => one.tone === "bad") ? "bad" : "warn";
+  return html`
+    <div class=${`verdict ${tone}`} role="status"><span class="sign" aria-hidden="true">!</span>
+      <div><strong>${plural(found.length, "thing needs", "things need")} attention</strong>
+        <ul>${found.slice(0, 6).map((one, index) => html`<li key=${index}><a href=${one.link.href}>${one.link.text}</a>: ${one.why}</li>`)}
+          ${found.length > 6 && html`<li>and ${count(found.length - 6)} more</li>`}</ul></div></div>`;
+}
+
+function Throughput({ samples }) {
+  const [range, setRange] = useState("live");
+  const live = useMemo(() => [
+    samples.map((one) => one.at), samples.map((one) => one.pushed), samples.map((one) => one.acked),
+  ], [samples]);
+  return html`
+    <${Card} title="Throughput" about="messages a second, over all queues"
+      actions=${html`<${Choice} label="Range" value=${range} options=${RANGES} onChange=${setRange} />`}>
+      ${range !== "live" ? html`<${History} key=${range} hours=${Number(range)} />`
+        : samples.length > 1 ? html`<${Chart} label="Throughput over the last minutes" data=${live} series=${SERIES} unit="msg/s" />`
+        : html`<${Skeleton} lines=${6} />`}
+    <//>`;
+}
+
+function History({ hours }) {
+  const source = useData((signal) => get("/api/v1/status", {
+    from: new Date(Date.now() - hours * HOUR_MS).toISOString(),
+  }, signal), [hours], { every: 30_000 });
+  return html`<${Loaded} of=${source}>${({ throughput }) => {
+    if (!throughput.length) return html`<${Empty} title="No history yet">It is kept from the start of the server on; come back in a few minutes.<//>`;
+    const points = [...throughput].reverse();
+    const data = [
+      points.map((one) => new Date(one.timestamp).getTime() / 1000),
+      points.map((one) => one.ingestedPerSecond), points.map((one) => one.processedPerSecond),
+    ];
+    return html`<${Chart} label="Throughput" data=${data} series=${SERIES} unit="msg/s" />`;
+  }}<//>`;
+}
+
+function Postgres({ data, health }) {
+  const active = data.activeQueries ?? [];
+  const longest = active.reduce((most, one) => Math.max(most, ageSeconds(one.startedAt) ?? 0), 0);
+  const dead = data.deadTuples.reduce((sum, one) => sum + one.dead, 0);
+  const live = data.deadTuples.reduce((sum, one) => sum + one.live, 0);
+  return html`
+    <dl class="facts">
+      <dt>Takes writes</dt><dd>${health.error ? html`<${Badge} tone="bad">no<//> ${health.error.message}` : html`<${Badge} tone="good">yes<//>`}</dd>
+      <dt>Size</dt><dd>${bytes(data.database.sizeBytes)}</dd>
+      <dt>Connections</dt><dd>${count(data.database.connections)}</dd>
+      <dt>Reads from memory</dt><dd>${percent(data.databaseCache.hitRatio)}</dd>
+      <dt>Running now</dt><dd>${plural(active.length, "statement")}${active.length ? `, the longest for ${duration(longest)}` : ""}</dd>
+      <dt>Dead rows</dt><dd>${percent(live + dead ? dead / (live + dead) : 0)} of ${short(live + dead)}</dd>
+    </dl>`;
+}
+
+async function loadWorkers(signal) {
+  const from = new Date(Date.now() - 180_000).toISOString();
+  const [{ workers }, system] = await Promise.all([
+    get("/api/v1/analytics/worker-metrics", {}, signal),
+    get("/api/v1/analytics/system-metrics", { from }, signal),
+  ]);
+  return workers.map((worker) => {
+    const replica = system.replicas.find(
+      (one) => one.hostname === worker.hostname && String(one.workerId) === String(worker.workerId));
+    const metrics = replica?.timeSeries?.at(-1)?.metrics;
+    return {
+      ...worker,
+      silentSeconds: ageSeconds(worker.lastSeen),
+      cpu: metrics ? (metrics.cpu.user_us.last + metrics.cpu.system_us.last) / 1e6 : null,
+      rssBytes: metrics?.memory.rss_bytes.last ?? null,
+    };
+  });
+}

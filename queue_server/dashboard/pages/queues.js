@@ -1,0 +1,88 @@
+import { html, useState } from "../lib/view.js";
+import { get } from "../lib/api.js";
+import { count, rate, short } from "../lib/format.js";
+import { ageTone } from "../lib/health.js";
+import { useData, withRates } from "../lib/live.js";
+import { go, href, requery } from "../lib/router.js";
+import { Action, Ago, Badge, Card, Empty, Loaded, Page, Pager, Search, Table } from "../lib/components.js";
+import { QueueForm } from "./queue_form.js";
+import { DeleteQueue } from "./queue_actions.js";
+
+const LIMIT = 50;
+
+const VALUES = {
+  name: (row) => row.name.toLowerCase(),
+  depth: (row) => row.depth,
+  in: (row) => row.inRate ?? 0,
+  out: (row) => row.outRate ?? 0,
+  // The older, the more.
+  age: (row) => (row.depth > 0 && row.oldestUnreadAt ? -new Date(row.oldestUnreadAt).getTime() : -Infinity),
+  processing: (row) => row.processing,
+  dead: (row) => row.deadLetters,
+  partitions: (row) => row.partitions,
+};
+
+export function Queues({ query }) {
+  const [dialog, setDialog] = useState(null);
+  const search = query.get("search") ?? "";
+  const sort = { key: query.get("sort") ?? "depth", down: query.get("order") !== "up" };
+  const offset = Number(query.get("offset") ?? 0);
+  const source = useData(async (signal) => {
+    const answer = await get("/api/v1/dashboard/queues", {}, signal);
+    return { ...answer, queues: withRates(answer.queues) };
+  }, [], { every: 3000, wanted: (event) => event === "queue.depth" || event === "queue.created" });
+  const close = () => setDialog(null);
+
+  const columns = [
+    { key: "name", label: "Queue", sort: true, render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>
+      ${row.namespace && row.namespace !== row.name && html` <span class="muted small">${row.namespace}${row.task && ` / ${row.task}`}</span>`}` },
+    { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<span title=${count(row.depth)}>${short(row.depth)}</span>` },
+    { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.inRate) },
+    { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.outRate) },
+    { key: "age", label: "Oldest unread", number: true, sort: true, render: (row) => (row.depth > 0
+      ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : html`<span class="muted">–</span>`) },
+    { key: "processing", label: "In work", number: true, sort: true, render: (row) => short(row.processing) },
+    { key: "dead", label: "Dead letters", number: true, sort: true, render: (row) => (row.deadLetters
+      ? html`<a href=${href(["dead-letters"], { queue: row.name })}>${short(row.deadLetters)}</a>` : "0") },
+    { key: "partitions", label: "Partitions", number: true, sort: true, render: (row) => short(row.partitions) },
+    { key: "actions", label: "", kind: "right", render: (row) => html`<span class="actions">
+      <${Action} kind="small" access="read-write" use="administer" queue=${row.name} label=${`Configure ${row.name}`}
+        onClick=${() => setDialog({ configure: row.name })}>Configure<//>
+      <${Action} kind="small danger" access="admin" use="administer" queue=${row.name} label=${`Delete ${row.name}`}
+        onClick=${() => setDialog({ remove: row.name })}>Delete<//></span>` },
+  ];
+
+  return html`
+    <${Page} title="Queues" about="What waits, how fast it comes and goes, and how long the oldest has waited."
+      actions=${html`<${Action} kind="primary" access="read-write" queue="*" onClick=${() => setDialog({ create: true })}>Create queue<//>`}>
+      <${Card}>
+        <div class="toolbar">
+          <${Search} label="Search queues" placeholder="Search by name" value=${search} onInput=${(text) => requery({ search: text, offset: "" })} />
+        </div>
+        <${Loaded} of=${source} lines=${8}>${({ queues, total }) => {
+          if (!queues.length) {
+            return html`<${Empty} title="No queue yet">Create one, or push a message: its queue is made with it.<//>`;
+          }
+          const wanted = search.toLowerCase();
+          const found = queues.filter((row) => `${row.name}\n${row.namespace}\n${row.task}`.toLowerCase().includes(wanted));
+          if (!found.length) return html`<${Empty} title="No queue matches">None has “${search}” in its name, namespace or task.<//>`;
+          const value = VALUES[sort.key] ?? VALUES.depth;
+          const sorted = [...found].sort((a, b) => {
+            const [x, y] = [value(a), value(b)];
+            return (x < y ? -1 : x > y ? 1 : 0) * (sort.down ? -1 : 1) || (a.name < b.name ? -1 : 1);
+          });
+          return html`
+            ${total > queues.length && html`<p class="notice warn">The ${count(queues.length)} queues with the most unread messages of ${count(total)} are shown.</p>`}
+            <${Table} caption="Queues" columns=${columns} rows=${sorted.slice(offset, offset + LIMIT)} id=${(row) => row.name}
+              sort=${sort} onSort=${({ key, down }) => requery({ sort: key, order: down ? "down" : "up", offset: "" })} />
+            <${Pager} offset=${offset} limit=${LIMIT} total=${sorted.length} noun=${sorted.length === 1 ? "queue" : "queues"} onOffset=${(next) => requery({ offset: next || "" })} />`;
+        }}<//>
+      <//>
+      ${dialog?.create && html`<${QueueForm} onClose=${close} onDone=${(name) => go(["queues", name])} />`}
+      ${dialog?.configure && html`<${QueueForm} name=${dialog.configure} onClose=${close} onDone=${() => {
+        close();
+        source.reload();
+      }} />`}
+      ${dialog?.remove && html`<${DeleteQueue} name=${dialog.remove} onClose=${close} onDone=${source.reload} />`}
+    <//>`;
+}
