@@ -813,6 +813,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 86_400
 
+    # -- metrics --
+
+    metrics_queues_max: Annotated[
+        int,
+        Option(
+            ("METRICS_QUEUES_MAX",),
+            "Queues with series of their own in /metrics/prometheus, the oldest first; the others"
+            " are told together.",
+            "20",
+            _integer(0, 10_000),
+        ),
+    ] = 100
+
     # -- logs --
 
     log_level: Annotated[

@@ -38,12 +38,14 @@ from queue_server.cluster.acceptor import Acceptor
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import StorageUnavailable
 from queue_server.http.app import HttpServer, build_app
+from queue_server.http.limits import ParkedPops
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
 from queue_server.observability.sampling import Sampler
 from queue_server.services.background import Background
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
 from queue_server.storage import queues
+from queue_server.storage.figures import FiguresCache
 from queue_server.storage.pool import open_pool
 from queue_server.storage.readiness import Readiness
 from queue_server.storage.transactions import Transactions
@@ -242,6 +244,8 @@ class QueueServer:
         pusher = Pusher(transactions, directory, self._rooms, row, keyring)
         acker = Acker(transactions, directory, self._rooms, row, keyring, pace)
         administration = Administration(transactions, directory, self._rooms, pusher, keyring)
+        parked_pops = ParkedPops(settings.max_parked_pops, settings.max_parked_pops_per_address)
+        self._sampler = Sampler(row, transactions.pool_stats, lambda: parked_pops.count)
         self._background = Background(transactions, settings, administration.groups)
         self._state = State(
             settings=settings,
@@ -255,8 +259,10 @@ class QueueServer:
             row=row,
             administration=administration,
             readiness=Readiness(transactions, context.index),
+            figures=FiguresCache(transactions, settings.metrics_queues_max),
+            parked_pops=parked_pops,
+            sampler=self._sampler,
         )
-        self._sampler = Sampler(row, transactions.pool_stats, lambda: self._state.parked_pops.count)
         self._http = HttpServer(
             build_app(self._state),
             settings,

@@ -116,7 +116,7 @@ class Cpu(TypedDict):
 
 
 class Metrics(TypedDict):
-    """Counters of the whole server; pool, memory and CPU are those of the worker that answers."""
+    """Figures of the whole server; memory and CPU are those of its workers."""
 
     uptime: float
     requests: CountAndRate

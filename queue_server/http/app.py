@@ -22,16 +22,19 @@ from queue_server.http.handlers.health import VERSION
 from queue_server.http.limits import limit_rate
 from queue_server.http.request import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from queue_server.http.route import lines_served
+from queue_server.http.route_groups import route_groups
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
+from queue_server.observability.counters import RouteGroup
 from queue_server.settings import Settings
 
 
 def build_app(state: State) -> web.Application:
     settings = state.settings
+    groups: dict[web.AbstractRoute, RouteGroup] = {}
     app = web.Application(
         middlewares=[
-            middleware.observe(state.row),
+            middleware.observe(state.row, groups),
             middleware.answer_preflight,
             middleware.answer_errors,
         ],
@@ -47,6 +50,7 @@ def build_app(state: State) -> web.Application:
         lambda: openapi.document(table, VERSION)
     )
     app[DOCUMENT] = document
+    groups.update(route_groups(app))
     open_paths = (*settings.jwt_skip_paths, *OPEN_PATHS)
     if settings.has_authentication:
         tokens = TokenVerifier(settings) if settings.jwt_enabled else None

@@ -16,10 +16,10 @@ from queue_server.domain.errors import Forbidden, QueueServerError, Unauthentica
 from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
-from queue_server.http.request import PRINCIPAL
+from queue_server.http.request import PRINCIPAL, query_bool
 from queue_server.http.route import Route
 from queue_server.http.state import State
-from queue_server.observability.counters import Counter, Row
+from queue_server.observability.counters import Counter, RouteGroup, Row
 from queue_server.observability.logging import request_id
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,11 @@ REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
-def observe(counters: Row) -> Middleware:
-    """Give each request its id, count it and log it (at debug: there are thousands a second)."""
+def observe(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Middleware:
+    """Give each request its id, count, time and log it (at debug: there are thousands a second).
+
+    *groups*: with which routes each is counted.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -46,6 +49,11 @@ def observe(counters: Row) -> Middleware:
             status = response.status
             return response
         finally:
+            group = groups.get(request.match_info.route, RouteGroup.UNKNOWN)
+            if group is RouteGroup.POP and query_bool(request, "wait"):
+                group = RouteGroup.POP_WAITING
+            duration_us = int((time.perf_counter() - begin) * 1e6)
+            counters.observe_request(group, status, duration_us)
             counters.add(Counter.REQUESTS)
             if status >= 500:
                 counters.add(Counter.REQUESTS_FAILED)
@@ -56,7 +64,7 @@ def observe(counters: Row) -> Middleware:
                     request.path,
                     extra={
                         "status": status,
-                        "duration_ms": round((time.perf_counter() - begin) * 1000, 2),
+                        "duration_ms": round(duration_us / 1000, 2),
                     },
                 )
             request_id.reset(token)

@@ -75,6 +75,12 @@ def _messaging_routes() -> list[Route]:
             answers={200: answer.Metrics},
         ),
         Route(
+            "GET", "/metrics/prometheus", health.prometheus,
+            access=Access.READ, tag="Health",
+            summary="The same and more, for Prometheus",
+            answers={200: Content("text/plain")},
+        ),
+        Route(
             "GET", "/openapi.json", document.openapi,
             access=Access.PUBLIC, tag="Documentation",
             summary="This document",

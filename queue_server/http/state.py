@@ -12,7 +12,9 @@ from queue_server.broker.push import Pusher
 from queue_server.broker.transaction import Transactor
 from queue_server.http.limits import ParkedPops
 from queue_server.observability.counters import Counters, Row
+from queue_server.observability.sampling import Sampler
 from queue_server.settings import Settings
+from queue_server.storage.figures import FiguresCache
 from queue_server.storage.readiness import Readiness
 from queue_server.storage.transactions import Transactions
 
@@ -34,6 +36,9 @@ class State:
         row: Row,
         administration: Administration,
         readiness: Readiness,
+        figures: FiguresCache,
+        parked_pops: ParkedPops,
+        sampler: Sampler,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -46,9 +51,9 @@ class State:
         self.row = row
         self.administration = administration
         self.readiness = readiness
-        self.parked_pops = ParkedPops(
-            settings.max_parked_pops, settings.max_parked_pops_per_address
-        )
+        self.figures = figures
+        self.sampler = sampler
+        self.parked_pops = parked_pops
         self.draining = False
 
 

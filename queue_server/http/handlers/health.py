@@ -1,30 +1,26 @@
-"""Is it alive, would it serve, and what has it done: wire-api 3.1 and 3.2."""
+"""Is it alive, would it serve, and what has it done: wire-api 3.1 to 3.3."""
 
 from __future__ import annotations
 
-import resource
+import asyncio
+import contextlib
+import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from aiohttp import web
 
-from queue_server.http import wire
-from queue_server.http.state import STATE, State
-from queue_server.observability.counters import Counter, Counters
+from queue_server.http import exposition, wire
+from queue_server.http.state import STATE
+from queue_server.observability.counters import Counter, Counters, State
 
 try:
     VERSION = version("queue-server")
 except PackageNotFoundError:
     VERSION = "0.1.0"  # run from a checkout
 
-_POP_PHASES = {
-    "wait": Counter.POP_WAIT_US,
-    "lease": Counter.POP_LEASE_US,
-    "query": Counter.POP_QUERY_US,
-    "decode": Counter.POP_DECODE_US,
-    "decrypt": Counter.POP_DECRYPT_US,
-    "send": Counter.POP_SEND_US,
-}
+
+# Prometheus gives a scrape ten seconds.
+_PROBE_PATIENCE_S = 3.0
 
 
 async def livez(request: web.Request) -> web.Response:
@@ -50,7 +46,7 @@ async def health(request: web.Request) -> web.Response:
     requests = counters.total(Counter.REQUESTS)
     messages = _messages(counters)
     uptime = max(counters.uptime_seconds(), 0.001)
-    pool = _pool(state)
+    pool = _pool(counters)
     return web.json_response(
         {
             "status": "healthy",
@@ -85,33 +81,38 @@ def _unavailable(answer: dict[str, str]) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Counters of the whole server; pool, memory and CPU are those of the worker that answers."""
+    """Figures of the whole server, whichever worker answers; memory and CPU are the workers'."""
     state = request.app[STATE]
+    # The others' are from the last second.
+    state.sampler.sample()
     counters = state.counters
     uptime = max(counters.uptime_seconds(), 0.001)
     requests = counters.total(Counter.REQUESTS)
     messages = _messages(counters)
     open_ = counters.connections()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return web.json_response(
         {
             "uptime": round(uptime, 1),
             "requests": {"total": requests, "rate": round(requests / uptime, 2)},
             "messages": {"total": messages, "rate": round(messages / uptime, 2)},
             "connections": {"open": sum(open_), "byWorker": open_},
-            "database": _pool(state),
+            "database": _pool(counters),
             "memory": {
-                "rss": _rss_bytes(),
+                "rss": sum(counters.states(State.RESIDENT_BYTES)),
                 "heapTotal": 0,
                 "heapUsed": 0,
                 "external": 0,
                 "arrayBuffers": 0,
             },
-            "cpu": {"user": int(usage.ru_utime * 1e6), "system": int(usage.ru_stime * 1e6)},
+            "cpu": {
+                "user": sum(counters.states(State.CPU_USER_US)),
+                "system": sum(counters.states(State.CPU_SYSTEM_US)),
+            },
             "counters": counters.totals(),
             "retries": counters.retries(),
             "popPhasesMs": {
-                name: counters.total(counter) / 1000 for name, counter in _POP_PHASES.items()
+                name: counters.total(counter) / 1000
+                for name, counter in exposition.POP_PHASES.items()
             },
         }
     )
@@ -121,18 +122,23 @@ def _messages(counters: Counters) -> int:
     return counters.total(Counter.MESSAGES_PUSHED) + counters.total(Counter.MESSAGES_POPPED)
 
 
-def _pool(state: State) -> dict[str, int]:
-    stats = state.transactions.pool_stats()
+def _pool(counters: Counters) -> dict[str, int]:
     return {
-        "poolSize": stats.get("pool_size", 0),
-        "idleConnections": stats.get("pool_available", 0),
-        "waitingRequests": stats.get("requests_waiting", 0),
+        "poolSize": sum(counters.states(State.POOL_SIZE)),
+        "idleConnections": sum(counters.states(State.POOL_AVAILABLE)),
+        "waitingRequests": sum(counters.states(State.POOL_WAITING)),
     }
 
 
-def _rss_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize()
+async def prometheus(request: web.Request) -> web.Response:
+    """The same and more for Prometheus; without a database, what is known without one."""
+    state = request.app[STATE]
+    state.sampler.sample()
+    database_up = False
+    # A database that says nothing keeps the probe for longer than a scrape waits.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PROBE_PATIENCE_S):
+            database_up = await state.readiness.reason() is None
+    figures = await state.figures.current() if database_up else None
+    body = exposition.render(state.counters, figures, database_up=database_up, now=time.monotonic())
+    return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE})

@@ -33,7 +33,7 @@ from queue_server.http.request import (
 )
 from queue_server.http.state import STATE, State
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
-from queue_server.observability.counters import Counter
+from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
 from queue_server.storage.leases import Claim, Run
 
 BATCH_MAX = 1_000_000
@@ -58,6 +58,7 @@ async def push(request: web.Request) -> web.StreamResponse:
         for queue in {item.queue for item in items}:
             grants.require(Use.PUSH, queue)
     answer = await state.pusher.push(items, len(body), producer_sub(request))
+    state.row.observe(BATCH_MESSAGES[Operation.PUSH], len(items))
     return _json(state, answer, status=201)
 
 
@@ -234,6 +235,7 @@ async def _send(
         raise ConnectionResetError(f"a pop answer breaks off: {exc.message}") from exc
     pieces.append(b"]}")
     state.row.add(Counter.MESSAGES_POPPED, message_count)
+    state.row.observe(BATCH_MESSAGES[Operation.POP], message_count)
     if response is None:
         return _json(state, b"".join(pieces))
     for piece in pieces:
@@ -296,6 +298,7 @@ async def _ack_uniform(state: State, acks: UniformAcks) -> web.Response | None:
     outcomes = await state.acker.ack_runs(likes, [run.keys for run in acks.runs], group)
     if outcomes is None:
         return None
+    state.row.observe(BATCH_MESSAGES[Operation.ACK], len(acks.ids))
     entries = [
         (run.count, _ack_entry(0, run.like, outcome))
         for run, outcome in zip(acks.runs, outcomes, strict=True)
@@ -306,6 +309,7 @@ async def _ack_uniform(state: State, acks: UniformAcks) -> web.Response | None:
 async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.StreamResponse:
     _check_groups(acks, group)
     outcomes = await state.acker.ack(acks, group)
+    state.row.observe(BATCH_MESSAGES[Operation.ACK], len(acks))
     return _json(
         state,
         wire.encoder.encode(

@@ -1,0 +1,61 @@
+-- name: queue_figures
+-- What lies in each of the oldest queues, and in all others together (a null name). Queues keep
+-- their place in this order, so one that is made later never ends another one's series.
+WITH ranked AS (
+    SELECT
+        q.id,
+        CASE WHEN row_number() OVER (ORDER BY q.created_at, q.name) <= %(own_max)s THEN q.name END
+            AS name
+    FROM queen.queues q
+)
+SELECT
+    r.name, count(DISTINCT r.id), count(s.o_partition_id), coalesce(sum(s.o_total), 0)::bigint,
+    coalesce(sum(s.o_depth), 0)::bigint,
+    coalesce(sum(least(s.o_processing, s.o_depth)), 0)::bigint,
+    coalesce(sum(s.o_dead), 0)::bigint,
+    coalesce(extract(epoch FROM clock_timestamp() - min(f.created_at)), 0)::float8
+FROM ranked r
+LEFT JOIN queen.partition_statistics(
+    %(shard)s::smallint, ARRAY(SELECT i.id FROM queen.queues i)
+) s ON s.o_queue_id = r.id
+LEFT JOIN LATERAL (
+    SELECT g.created_at
+    FROM queen.segments g
+    WHERE
+        s.o_depth > 0
+        AND g.shard = %(shard)s
+        AND g.partition_id = s.o_partition_id
+        AND g.base_offset <= s.o_slowest
+    ORDER BY g.base_offset DESC
+    LIMIT 1
+) f ON true
+GROUP BY r.name
+ORDER BY r.name
+
+-- name: vacuum_horizon
+-- What keeps dead rows from being removed: how many transactions ago the oldest snapshot was taken,
+-- and for how many seconds the oldest transaction that holds one has been open. A role without
+-- pg_read_all_stats sees the sessions of its own alone.
+WITH holders AS (
+    SELECT a.backend_xmin, a.xact_start
+    FROM pg_stat_activity a
+    WHERE
+        a.backend_xmin IS NOT NULL
+        AND a.pid <> pg_backend_pid()
+        AND (a.datname = current_database() OR a.datname IS NULL)
+        AND a.backend_type <> 'autovacuum worker'
+)
+SELECT
+    greatest(
+        coalesce((SELECT max(age(h.backend_xmin)) FROM holders h), 0),
+        coalesce((SELECT max(age(s.xmin)) FROM pg_replication_slots s), 0),
+        coalesce(
+            (
+                SELECT max(age(p.transaction)) FROM pg_prepared_xacts p
+                WHERE p.database = current_database()
+            ), 0
+        )
+    ),
+    coalesce(
+        (SELECT extract(epoch FROM clock_timestamp() - min(h.xact_start)) FROM holders h), 0
+    )::float8
