@@ -9,7 +9,18 @@ from collections.abc import Sequence
 import typer
 
 from queue_server import __version__
-from queue_server.cli.commands import dead_letters, groups, keys, messages, queues, serve, status
+from queue_server.cli.commands import (
+    bench,
+    dead_letters,
+    doctor,
+    groups,
+    keys,
+    messages,
+    migrate,
+    queues,
+    serve,
+    status,
+)
 from queue_server.cli.exits import Exit
 
 PROGRAM = "queue-server"
@@ -52,7 +63,18 @@ def _root(
     """
 
 
-for module in (serve, status, messages, queues, groups, dead_letters, keys):
+for module in (
+    serve,
+    status,
+    messages,
+    queues,
+    groups,
+    dead_letters,
+    keys,
+    migrate,
+    doctor,
+    bench,
+):
     module.add_to(app)
 
 

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Collection
 from importlib import resources
 
+import msgspec
 import psycopg
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,7 @@ def migrate(conninfo: str) -> int:
     database is newer than this version, or the server is too old; psycopg's errors otherwise.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        if connection.info.server_version < _SERVER_VERSION_MIN:
-            raise SchemaError(
-                f"PostgreSQL {connection.info.server_version // 10000} is too old: "
-                f"{_SERVER_VERSION_MIN // 10000} or newer is needed"
-            )
+        _check_server(connection)
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
             connection.execute(
@@ -59,6 +56,42 @@ def migrate(conninfo: str) -> int:
             return count + _apply_functions(connection, applied)
 
 
+class Plan(msgspec.Struct, frozen=True):
+    """What `migrate` would do to a database."""
+
+    migrations: list[str]  # to be applied, in this order
+    functions: list[str]  # to be applied because their text is new or has changed
+    problem: str | None  # why it would refuse
+
+    @property
+    def is_current(self) -> bool:
+        return not (self.migrations or self.functions or self.problem)
+
+
+def plan(connection: psycopg.Connection) -> Plan:
+    """What `migrate` would do now; nothing is changed."""
+    applied: dict[str, str] = {}
+    found = connection.execute("SELECT to_regclass('public.queue_server_schema')").fetchone()
+    if found is not None and found[0] is not None:
+        rows = connection.execute("SELECT name, checksum FROM public.queue_server_schema")
+        applied = dict(rows.fetchall())
+    problem = None
+    try:
+        _check_server(connection)
+        _check_applied(applied)
+    except SchemaError as exc:
+        problem = str(exc)
+    return Plan(
+        [name for name in _files("migrations") if name not in applied],
+        [
+            name
+            for name, text in _files("functions").items()
+            if applied.get(name) != _checksum(text)
+        ],
+        problem,
+    )
+
+
 def is_right(applied: Collection[str]) -> bool:
     """Whether this version can work with a database to which these migrations were applied.
 
@@ -68,7 +101,15 @@ def is_right(applied: Collection[str]) -> bool:
     return known <= set(applied) and not any("_post_" in name for name in set(applied) - known)
 
 
-def _apply_migrations(connection: psycopg.Connection, applied: dict[str, str]) -> int:
+def _check_server(connection: psycopg.Connection) -> None:
+    if connection.info.server_version < _SERVER_VERSION_MIN:
+        raise SchemaError(
+            f"PostgreSQL {connection.info.server_version // 10000} is too old: "
+            f"{_SERVER_VERSION_MIN // 10000} or newer is needed"
+        )
+
+
+def _check_applied(applied: dict[str, str]) -> None:
     files = _files("migrations")
     unknown = {name for name in applied if name.startswith("migrations/")} - files.keys()
     if unknown:
@@ -76,14 +117,18 @@ def _apply_migrations(connection: psycopg.Connection, applied: dict[str, str]) -
             f"the database is newer than this server: it has {', '.join(sorted(unknown))}; "
             "start the newer version"
         )
-    count = 0
     for name, text in files.items():
-        checksum = _checksum(text)
-        if name not in applied:
-            _apply(connection, name, text, checksum)
-            count += 1
-        elif applied[name] != checksum:
+        if name in applied and applied[name] != _checksum(text):
             raise SchemaError(f"{name} was changed after it had been applied to this database")
+
+
+def _apply_migrations(connection: psycopg.Connection, applied: dict[str, str]) -> int:
+    _check_applied(applied)
+    count = 0
+    for name, text in _files("migrations").items():
+        if name not in applied:
+            _apply(connection, name, text, _checksum(text))
+            count += 1
     return count
 
 

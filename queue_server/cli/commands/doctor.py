@@ -1,0 +1,388 @@
+"""`doctor`: what is wrong, or may become so, with a server, its database and its machine."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import typer
+
+from queue_server import __version__
+from queue_server.cli.exits import CliError, Exit
+from queue_server.cli.output import count, duration
+from queue_server.cli.session import Session, full_command
+from queue_server.settings import Settings
+
+if TYPE_CHECKING:
+    from queue_server.storage.diagnostics import Diagnosis
+
+_MIB = 1024 * 1024
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+# Besides the workers' pools: the supervisor's migrations, this command, a psql, a backup.
+_OTHER_CONNECTIONS = 4
+_SHARED_BUFFERS_MIN = 128 * _MIB
+_MAX_WAL_MIN = 1024 * _MIB
+# Leases end by the database's clock alone; tokens and the times in logs are this machine's.
+_CLOCK_WARN_S = 1.0
+_CLOCK_FAIL_S = 30.0
+_OLD_TRANSACTION_S = 600.0
+_OLD_XMIN = 10_000_000  # transactions; dead rows since then stay in every table
+_FROZEN_WARN = 1_000_000_000  # PostgreSQL stops taking writes at two thousand million
+_FROZEN_FAIL = 1_800_000_000
+_DISK_WARN = 0.15  # of the disk is free
+_DISK_FAIL = 0.05
+_SLOW_HEALTH_S = 1.0
+
+
+class Check(msgspec.Struct):
+    """One line of `doctor`."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str | None = None
+
+
+def add_to(app: typer.Typer) -> None:
+    full_command(app, "doctor")(doctor)
+
+
+def doctor(session: Session) -> None:
+    """Check server, database and machine; say what to do about what is found.
+
+    Nothing is changed. Database and limits are those of a server that is started with the same
+    options and environment as this command: run it as the server's user, on its machine. Ends with
+    1 when a check fails; warnings are no failure.
+
+    With --json: `{"ok", "checks": [{"check", "status", "found", "fix"}]}`; a status is ok, warn or
+    fail.
+
+    \b
+    Examples:
+      queue-server doctor
+      queue-server doctor --database-url postgresql://queue@db/queue --url http://10.0.0.5:6632
+      queue-server doctor --json | jq '.checks[] | select(.status != "ok")'
+    """
+    checks: list[Check] = []
+    for check in _all(session):
+        checks.append(check)
+        if not session.json:
+            session.out.line(
+                (f"{check.status:4}", _STYLES[check.status]), f"  {check.check}: {check.found}"
+            )
+            if check.fix:
+                session.out.line((f"      {check.fix}", "bold"))
+    failed = sum(check.status == "fail" for check in checks)
+    if session.json:
+        session.out.value({"ok": not failed, "checks": checks})
+    elif not failed:
+        warned = sum(check.status == "warn" for check in checks)
+        session.out.line()
+        session.out.line(f"{len(checks)} checks, {warned} warnings, nothing fails")
+    if failed:
+        raise CliError(f"{failed} of {len(checks)} checks fail")
+
+
+def _all(session: Session) -> Iterator[Check]:
+    settings = session.settings
+    yield from _server(session)
+    yield from _database(session, settings)
+    yield from _machine(settings)
+
+
+def _server(session: Session) -> Iterator[Check]:
+    client = session.client
+    began = time.monotonic()
+    try:
+        health = client.get_health()
+    except CliError as exc:
+        yield Check("server", "fail", exc.message, exc.fix or None)
+        return
+    took_s = time.monotonic() - began
+    if health.get("status") != "healthy":
+        reason = str(health.get("error", "no reason given"))
+        yield Check(
+            "server", "fail", f"{client.url} cannot serve: {reason}", "see the database below"
+        )
+        return
+    yield Check(
+        "server",
+        "warn" if took_s > _SLOW_HEALTH_S else "ok",
+        f"{client.url} is healthy, answered in {took_s * 1000:.0f} ms,"
+        f" {health.get('workers', '?')} workers, up {health.get('uptime', '?')}",
+        "it is slow to answer: are its CPUs or its database busy?"
+        if took_s > _SLOW_HEALTH_S
+        else None,
+    )
+    version = str(health.get("version", "unknown"))
+    yield Check(
+        "version of the server",
+        "ok" if version == __version__ else "warn",
+        version,
+        None if version == __version__ else f"this command is of version {__version__}",
+    )
+
+
+def _database(session: Session, settings: Settings) -> Iterator[Check]:
+    from queue_server.storage import diagnostics, migrate
+
+    try:
+        with session.database() as connection:
+            connection.execute("SET default_transaction_read_only = on")
+            found = diagnostics.diagnose(connection)
+            plan = migrate.plan(connection)
+    except CliError as exc:
+        if exc.exit_code is not Exit.UNREACHABLE:
+            raise
+        yield Check("database", "fail", exc.message, exc.fix or None)
+        return
+    whose = "its own" if settings.conninfo is None else "given"
+    yield Check(
+        "database",
+        "ok",
+        f"PostgreSQL {found.server_version // 10000}.{found.server_version % 10000} ({whose}),"
+        f" {found.database_bytes / _MIB:,.0f} MiB",
+    )
+    if plan.problem:
+        yield Check("schema", "fail", plan.problem, "start the version that fits the database")
+    elif plan.is_current:
+        yield Check("schema", "ok", f"that of version {__version__}")
+    else:
+        yield Check(
+            "schema",
+            "warn",
+            f"{len(plan.migrations)} migrations and {len(plan.functions)} function files to apply",
+            "a start of this version applies them; queue-server migrate --plan lists them",
+        )
+    yield from _durability(found)
+    yield from _connections(found, settings)
+    yield from _housekeeping(found)
+    yield from _sizes(found)
+    yield _clock(found)
+    yield Check("time zone", "ok", f"{found.settings.get('TimeZone')}; times are kept in UTC")
+    yield (
+        Check("encoding", "ok", "UTF8")
+        if found.is_utf8
+        else Check(
+            "encoding",
+            "fail",
+            "not UTF8: names and payloads of other scripts are refused",
+            "make the database anew with ENCODING 'UTF8'",
+        )
+    )
+    yield Check("extensions", "ok", f"{', '.join(found.extensions)}; none is needed")
+
+
+def _durability(found: Diagnosis) -> Iterator[Check]:
+    lost = "acknowledged messages are lost when PostgreSQL or the machine crashes"
+    if found.is_standby:
+        yield Check("writable", "fail", "it is a standby", "name the primary")
+    for name, bad, why in (
+        ("fsync", ("off",), f"{lost}, and the database may be damaged"),
+        ("synchronous_commit", ("off",), lost),
+        ("full_page_writes", ("off",), "a crash may damage the database"),
+    ):
+        value = found.settings.get(name, "?")
+        if value in bad:
+            yield Check(name, "fail", f"{value}: {why}", f"ALTER SYSTEM SET {name} = on, reload")
+        else:
+            yield Check(name, "ok", value)
+    yield Check("wal_level", "ok", found.settings.get("wal_level", "?"))
+
+
+def _connections(found: Diagnosis, settings: Settings) -> Iterator[Check]:
+    limit = int(found.settings["max_connections"])
+    reserved = sum(
+        int(found.settings.get(name, "0"))
+        for name in ("superuser_reserved_connections", "reserved_connections")
+    )
+    needed = settings.db_pool_size + _OTHER_CONNECTIONS
+    text = (
+        f"{limit}, of which {reserved} are reserved and {found.connection_count} in use;"
+        f" {settings.workers} workers need {settings.db_pool_size}"
+    )
+    if limit - reserved < needed:
+        yield Check(
+            "max_connections",
+            "fail",
+            text,
+            f"raise max_connections to {needed + reserved} or more, or lower DB_POOL_SIZE",
+        )
+    else:
+        yield Check("max_connections", "ok", text)
+
+
+def _housekeeping(found: Diagnosis) -> Iterator[Check]:
+    for name in ("autovacuum", "track_counts"):
+        value = found.settings.get(name, "?")
+        if value == "on":
+            yield Check(name, "ok", value)
+        else:
+            yield Check(
+                name,
+                "fail",
+                f"{value}: small tables that change all the time grow, and everything slows down",
+                f"ALTER SYSTEM SET {name} = on, reload",
+            )
+    if found.prepared_count:
+        yield Check(
+            "prepared transactions",
+            "warn",
+            f"{found.prepared_count}, the oldest since {duration(found.prepared_age_s or 0)}:"
+            " they hold locks and keep dead rows",
+            "this server makes none; COMMIT PREPARED or ROLLBACK PREPARED those in"
+            " pg_prepared_xacts",
+        )
+    else:
+        yield Check("prepared transactions", "ok", "none")
+    age_s = found.transaction_age_s
+    if age_s is not None and age_s > _OLD_TRANSACTION_S:
+        yield Check(
+            "oldest transaction",
+            "warn",
+            f"open since {duration(age_s)}: dead rows cannot be removed meanwhile",
+            "see pg_stat_activity, order by xact_start; pg_terminate_backend ends it",
+        )
+    else:
+        yield Check("oldest transaction", "ok", "none" if age_s is None else duration(age_s))
+    xmin_age = max(found.xmin_age or 0, found.slot_xmin_age or 0)
+    if xmin_age > _OLD_XMIN:
+        yield Check(
+            "oldest xmin",
+            "warn",
+            f"{count(xmin_age)} transactions ago: no row that died since can be removed",
+            "see backend_xmin in pg_stat_activity and xmin in pg_replication_slots",
+        )
+    else:
+        yield Check("oldest xmin", "ok", f"{count(xmin_age)} transactions ago")
+    if found.idle_slot_count:
+        unbounded = found.settings.get("max_slot_wal_keep_size") == "-1"
+        yield Check(
+            "replication slots",
+            "warn",
+            f"{found.idle_slot_count} without a reader keep log"
+            + (" until the disk is full" if unbounded else ""),
+            "drop those that nobody needs (pg_drop_replication_slot), or set"
+            " max_slot_wal_keep_size",
+        )
+    if found.frozen_age > _FROZEN_WARN:
+        yield Check(
+            "transaction ids",
+            "fail" if found.frozen_age > _FROZEN_FAIL else "warn",
+            f"the oldest is {count(found.frozen_age)} transactions old; at 2,000,000,000"
+            " PostgreSQL takes no more writes",
+            "find what holds vacuum back (above), then VACUUM FREEZE",
+        )
+    else:
+        yield Check("transaction ids", "ok", f"{count(found.frozen_age)} since the last freeze")
+
+
+def _sizes(found: Diagnosis) -> Iterator[Check]:
+    for name, size, least, fix in (
+        (
+            "shared_buffers",
+            found.shared_buffers_bytes,
+            _SHARED_BUFFERS_MIN,
+            "a quarter of the memory is usual; needs a restart of PostgreSQL",
+        ),
+        (
+            "max_wal_size",
+            found.max_wal_bytes,
+            _MAX_WAL_MIN,
+            "frequent checkpoints write whole pages again: 4GB suits a queue",
+        ),
+    ):
+        text = f"{size / _MIB:,.0f} MiB"
+        small = size < least
+        yield Check(name, "warn" if small else "ok", text, fix if small else None)
+
+
+def _clock(found: Diagnosis) -> Check:
+    off = abs(found.clock_ahead_s)
+    side = "ahead of" if found.clock_ahead_s > 0 else "behind"
+    text = (
+        f"the database's is {off:.3f} s {side} this machine's"
+        f" (to {max(found.clock_precision_s, 0.001):.3f} s)"
+    )
+    if off - found.clock_precision_s <= _CLOCK_WARN_S:
+        return Check("clocks", "ok", text)
+    return Check(
+        "clocks",
+        "fail" if off > _CLOCK_FAIL_S else "warn",
+        f"{text}: tokens expire by this one, leases and delays by the other",
+        "run a time service (NTP) on both",
+    )
+
+
+def _machine(settings: Settings) -> Iterator[Check]:
+    if settings.conninfo is None:
+        yield _disk(settings)
+    else:
+        yield Check("disk", "ok", "that of the database is on its own machine: watch it there")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A worker's connections, its pool, listeners, pipes, logs.
+    needed = settings.max_connections + settings.connections_per_worker + 100
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        yield Check(
+            "open files",
+            "warn",
+            f"at most {count(hard)} (ulimit -Hn), {count(needed)} may be needed by a worker with"
+            f" MAX_CONNECTIONS={settings.max_connections}",
+            "raise the limit (LimitNOFILE= of a unit), or lower MAX_CONNECTIONS",
+        )
+    else:
+        text = "unlimited" if hard == resource.RLIM_INFINITY else count(hard)
+        yield Check("open files", "ok", f"{text}, {count(needed)} needed")
+    yield _reuse_port(settings.host)
+    cpus = len(os.sched_getaffinity(0))
+    yield Check(
+        "workers",
+        "warn" if settings.workers > 2 * cpus else "ok",
+        f"{settings.workers} on {cpus} CPUs",
+        "more than one for each CPU only costs memory" if settings.workers > 2 * cpus else None,
+    )
+
+
+def _disk(settings: Settings) -> Check:
+    path = settings.data_dir
+    while not path.exists():
+        path = path.parent
+    usage = shutil.disk_usage(path)
+    share = usage.free / usage.total
+    text = f"{usage.free / _MIB / 1024:,.1f} GiB free at {settings.data_dir} ({share:.0%})"
+    if share >= _DISK_WARN:
+        return Check("disk", "ok", text)
+    return Check(
+        "disk",
+        "fail" if share < _DISK_FAIL else "warn",
+        f"{text}: when it is full, pushes fail",
+        "make room, or let messages go sooner (retentionSeconds)",
+    )
+
+
+def _reuse_port(host: str) -> Check:
+    """Workers listen on one port by it."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as first, socket.socket(family) as second:
+            for one in (first, second):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            first.bind(address)
+            first.listen()
+            second.bind((address[0], first.getsockname()[1]))
+            second.listen()
+    except OSError as exc:
+        return Check(
+            "SO_REUSEPORT",
+            "fail",
+            f"two processes cannot listen on one port of {host}: {exc.strerror or exc}",
+            "check HOST; the kernel must be Linux 3.9 or newer",
+        )
+    return Check("SO_REUSEPORT", "ok", f"several workers can listen on one port of {host}")
