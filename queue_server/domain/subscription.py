@@ -43,7 +43,11 @@ def start_of(
 
 
 def parse_time(text: str) -> datetime.datetime | None:
-    """An ISO 8601 time, UTC unless it says otherwise; None when it is not one."""
+    """An ISO 8601 time, UTC unless it says otherwise; None when it is not one.
+
+    Times of the years 1 and 9999 are none: what is added to a time, or a move to another zone, must
+    not lead out of what can be represented.
+    """
     try:
         # A `+` that was not percent-encoded arrives as a space.
         moment = datetime.datetime.fromisoformat(text.strip().replace(" ", "+"))
@@ -52,6 +56,8 @@ def parse_time(text: str) -> datetime.datetime | None:
             moment = datetime.datetime.fromisoformat(text.strip())
         except ValueError:
             return None
+    if not datetime.MINYEAR < moment.year < datetime.MAXYEAR:
+        return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return moment

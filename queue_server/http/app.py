@@ -46,12 +46,14 @@ def build_app(state: State) -> web.Application:
     app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
     table = (*routes(), *Dashboard().routes())
     app.add_routes(line.definition() for line in table)
+    open_paths = (*settings.jwt_skip_paths, *OPEN_PATHS)
     document: Callable[[], dict[str, Any]] = functools.cache(
-        lambda: openapi.document(table, VERSION)
+        lambda: openapi.document(
+            table, VERSION, open_paths if settings.has_authentication else None
+        )
     )
     app[DOCUMENT] = document
     groups.update(route_groups(app))
-    open_paths = (*settings.jwt_skip_paths, *OPEN_PATHS)
     if settings.has_authentication:
         tokens = TokenVerifier(settings) if settings.jwt_enabled else None
         if tokens is not None:

@@ -93,13 +93,13 @@ class Dashboard:
                 "GET", "/dashboard", self._to_index,
                 access=Access.PUBLIC, tag="Dashboard",
                 summary="Leads to the dashboard's page",
-                answers={302: Content("text/plain")},
+                answers={302: None},
             ),
             Route(
                 "GET", "/dashboard/", self._to_index,
                 access=Access.PUBLIC, tag="Dashboard",
                 summary="Leads to the dashboard's page",
-                answers={302: Content("text/plain")},
+                answers={302: None},
             ),
             Route(
                 "GET", "/dashboard/{path:.+}", self._file,
@@ -114,7 +114,8 @@ class Dashboard:
 
     async def _to_index(self, request: web.Request) -> web.Response:
         # Relative, so that it also leads home behind a proxy that serves us under a prefix.
-        raise web.HTTPFound("../" if request.path.endswith("/") else "./")
+        location = "../" if request.path.endswith("/") else "./"
+        return web.Response(status=302, headers={"Location": location})
 
     async def _file(self, request: web.Request) -> web.Response:
         file = self._files.get(request.match_info["path"])

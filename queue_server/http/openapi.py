@@ -6,7 +6,7 @@ It is made when it is first asked for, in some 50 ms, and once in each worker.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -44,7 +44,10 @@ _RETRY_AFTER = {
 }
 
 
-def document(table: Sequence[Route], version: str) -> dict[str, Any]:
+def document(
+    table: Sequence[Route], version: str, open_paths: Collection[str] | None
+) -> dict[str, Any]:
+    """*open_paths*: those that need no credential; None: no path needs one."""
     types = [answer.Error]
     for line in table:
         types += [type_ for type_ in (line.body, *line.answers.values()) if _is_json(type_)]
@@ -62,7 +65,10 @@ def document(table: Sequence[Route], version: str) -> dict[str, Any]:
             for status, type_ in line.answers.items()
         }
         operations = paths.setdefault(line.canonical_path, {})
-        operations[line.method.lower()] = _operation(line, body, answers, error)
+        operation = _operation(line, body, answers, error)
+        if open_paths is not None and not _is_open(line, open_paths):
+            operation["security"] = [{"credential": []}]
+        operations[line.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -79,7 +85,7 @@ def document(table: Sequence[Route], version: str) -> dict[str, Any]:
                 "credential": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A token or an API key; not asked for without authentication",
+                    "description": "A token or an API key",
                 }
             },
         },
@@ -88,6 +94,11 @@ def document(table: Sequence[Route], version: str) -> dict[str, Any]:
 
 def _is_json(type_: Any) -> bool:
     return type_ is not None and not isinstance(type_, Content)
+
+
+def _is_open(line: Route, open_paths: Collection[str]) -> bool:
+    folders = tuple(path for path in open_paths if path.endswith("/") and path != "/")
+    return line.access is Access.PUBLIC or line.path in open_paths or line.path.startswith(folders)
 
 
 def _operation(
@@ -99,7 +110,6 @@ def _operation(
         "tags": [line.tag],
         "summary": line.summary,
         "description": _access_text(line),
-        "security": [] if line.access is Access.PUBLIC else [{}, {"credential": []}],
         "parameters": [
             *(_path_parameter(name) for name in names),
             *(_parameter(query) for query in line.query),

@@ -1,8 +1,9 @@
 """The OpenAPI document says of the server what it serves, and its page shows it safely."""
 
 import html.parser
+import inspect
 import re
-from typing import Any, cast
+from typing import Any
 
 import jsonschema_rs
 import pytest
@@ -19,11 +20,8 @@ from queue_server.settings import Settings
 @pytest.fixture(scope="module")
 def app() -> web.Application:
     """The application as a worker builds it, without what answers its requests."""
-    parts = (
-        "transactions", "directory", "pusher", "popper", "acker", "transactor", "counters", "row",
-        "administration", "readiness",
-    )  # fmt: skip
-    return build_app(State(settings=Settings(), **cast(Any, dict.fromkeys(parts))))
+    parts: dict[str, Any] = dict.fromkeys(inspect.signature(State).parameters)
+    return build_app(State(**parts | {"settings": Settings()}))
 
 
 @pytest.fixture(scope="module")
