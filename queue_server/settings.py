@@ -774,6 +774,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 7 * 24 * 3600
 
+    # -- figures for charts --
+
+    stats_interval_ms: Annotated[
+        int,
+        Option(
+            ("STATS_INTERVAL_MS",),
+            "How often each worker books in the database what it did, in milliseconds. Charts are"
+            " late by as much.",
+            "5000",
+            _milliseconds,
+        ),
+    ] = 10_000
+    metrics_retention_days: Annotated[
+        int,
+        Option(
+            ("METRICS_RETENTION_DAYS", "STATS_HISTORY_RETENTION_DAYS"),
+            "How long the figures by minute are kept: a row for each worker and for each queue in"
+            " use, every minute.",
+            "30",
+            _integer(1, 36_500),
+        ),
+    ] = 7
+
     # -- CORS --
 
     cors_allowed_origins: Annotated[

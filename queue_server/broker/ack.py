@@ -16,6 +16,7 @@ from typing import Annotated
 
 import msgspec
 
+from queue_server.broker.activity import Activity, QueueActivity
 from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
@@ -98,7 +99,9 @@ class Acker:
         counters: Row,
         keyring: Keyring,
         pace: Pace,
+        activity: Activity | None = None,
     ) -> None:
+        self._activity = activity or Activity()
         self._keyring = keyring
         self._pace = pace
         self._transactions = transactions
@@ -249,10 +252,12 @@ class Acker:
             outcome = AckOutcome(AckResult(True, lease_released=one.released), element.partition)
             for index in element.indexes:
                 outcomes[index] = outcome
-        for request in call:
+        for element, request in zip(elements, call, strict=True):
             message_count = len(request.ids) // KEY_BYTES
             self._counters.add(Counter.MESSAGES_ACKED, message_count)
+            self._activity.of(element.partition.queue).ack_success += message_count
             self._pace.note(request.subscription_id, message_count)
+        self._activity.count_acks(element.partition.queue for element in elements)
         self._tell(
             [
                 element
@@ -293,6 +298,7 @@ class Acker:
 
         settled = await self._transactions.run(work)
         self._note_settled(acks, elements, settled, outcomes)
+        self._activity.count_acks(element.partition.queue for element in elements)
 
     async def settle_in(
         self,
@@ -323,22 +329,26 @@ class Acker:
     ) -> None:
         """Fill in the outcomes, count and tell what was done; after the commit."""
         for element, one in zip(elements, settled, strict=True):
+            activity = self._activity.of(element.partition.queue)
             for index, result in zip(element.indexes, one.results, strict=True):
                 outcomes[index] = AckOutcome(result, element.partition)
-                self._count(_status(acks[index].status), result)
+                self._count(_status(acks[index].status), result, activity)
         self._tell(
             [element for element, one in zip(elements, settled, strict=True) if one.released]
         )
 
-    def _count(self, status: AckStatus, result: AckResult) -> None:
+    def _count(self, status: AckStatus, result: AckResult, activity: QueueActivity) -> None:
         if result.dead_letter:
             self._counters.add(Counter.MESSAGES_DEAD_LETTERED)
+            activity.dead_letters += 1
         if result.error == STALE_LEASE:
             self._counters.add(Counter.ACKS_REFUSED)
         if result.success and status is AckStatus.COMPLETED:
             self._counters.add(Counter.MESSAGES_ACKED)
+            activity.ack_success += 1
         elif result.success and status is AckStatus.FAILED:
             self._counters.add(Counter.MESSAGES_FAILED)
+            activity.ack_failed += 1
 
     def _tell(self, elements: Sequence[_Element]) -> None:
         self._rooms.tell(

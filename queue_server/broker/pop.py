@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
+from queue_server.broker.activity import Activity
 from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
@@ -148,7 +149,9 @@ class Popper:
         keyring: Keyring,
         pace: Pace,
         worker_count: int = 1,
+        activity: Activity | None = None,
     ) -> None:
+        self._activity = activity or Activity()
         self._keyring = keyring
         self._pace = pace
         self._worker_count = worker_count
@@ -445,8 +448,37 @@ class Popper:
 
             if await self._transactions.run(work):
                 self._counters.add(Counter.MESSAGES_DEAD_LETTERED)
+                self._activity.of(partition.queue).dead_letters += 1
 
     # -- an answer --
+
+    def note_sent(self, delivery: Delivery) -> None:
+        """Count a delivery that goes out; by commit on delivery it is acknowledged with that."""
+        message_count = delivery.message_count
+        self._counters.add(Counter.MESSAGES_POPPED, message_count)
+        if delivery.lease_id is None:
+            self._counters.add(Counter.MESSAGES_ACKED, message_count)
+        now = time.time()
+        queues_seen: set[str] = set()
+        for claim in delivery.claims:
+            queue = delivery.partitions[claim.partition_id].queue
+            activity = self._activity.of(queue)
+            if queue not in queues_seen:
+                queues_seen.add(queue)
+                activity.pop_requests += 1
+            for run in claim.runs:
+                count = run.end - run.start
+                activity.delivered(count, int((now - run.created_at.timestamp()) * 1000))
+                if delivery.lease_id is None:
+                    activity.ack_success += count
+
+    def note_empty(self, queue: QueueName | None) -> None:
+        """Count a pop that ends without a message."""
+        self._counters.add(Counter.POP_REQUESTS_EMPTY)
+        if queue is not None:
+            activity = self._activity.of(queue)
+            activity.pop_requests += 1
+            activity.pop_empty += 1
 
     async def chunks(
         self, delivery: Delivery, claim_text: Callable[[Claim, Run], bytes]

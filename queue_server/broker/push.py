@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from queue_server.broker.activity import Activity
 from queue_server.broker.coalescer import Coalescer
 from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
@@ -292,7 +293,9 @@ class Pusher:
         rooms: Rooms,
         counters: Row,
         keyring: Keyring,
+        activity: Activity | None = None,
     ) -> None:
+        self._activity = activity or Activity()
         self._transactions = transactions
         self._keyring = keyring
         self._directory = directory
@@ -381,6 +384,8 @@ class Pusher:
         for lane in ordered:
             lane.report(places[lane.partition.id].base_offset if lane.drafts else 0, as_text=True)
         self._note_stored(ordered)
+        for request in requests:
+            self._activity.count_pushes(partition.queue for partition, _ in request.lanes)
         return [request.text or _encoder.encode(request.results) for request in requests]
 
     async def push_in(
@@ -462,6 +467,8 @@ class Pusher:
         self._counters.add(Counter.PUSH_TRANSACTIONS)
         self._counters.add(Counter.MESSAGES_PUSHED, stored_count)
         self._counters.add(Counter.MESSAGES_DUPLICATE, total_count - stored_count)
+        for lane in lanes:
+            self._activity.of(lane.partition.queue).push_messages += lane.stored_count
         self._rooms.tell(
             [
                 News(lane.partition.queue, lane.partition.partition)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from queue_server.broker.ack import Ack, Acker, AckOutcome
+from queue_server.broker.activity import Activity
 from queue_server.broker.push import DuplicatePush, PartitionsChanged, Pusher, PushResult, check_ids
 from queue_server.domain.errors import QueueFull, QueueServerError, Unavailable
 from queue_server.domain.message import NewMessage
@@ -43,7 +44,14 @@ class TransactionResult(msgspec.Struct, frozen=True):
 class Transactor:
     """Carries out transactions."""
 
-    def __init__(self, transactions: Transactions, pusher: Pusher, acker: Acker) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        pusher: Pusher,
+        acker: Acker,
+        activity: Activity | None = None,
+    ) -> None:
+        self._activity = activity or Activity()
         self._transactions = transactions
         self._pusher = pusher
         self._acker = acker
@@ -119,6 +127,10 @@ class Transactor:
             raise TransactionRefused("too_large", exc.message) from None
         for note in after_commit:
             note()
+        self._activity.count_transaction(
+            [element.partition.queue for element in elements]
+            + [partition.queue for partition, _ in partitions]
+        )
         return TransactionResult(pushed, [one for one in outcomes if one is not None])
 
 

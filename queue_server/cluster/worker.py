@@ -27,11 +27,13 @@ from typing import Protocol
 import uvloop
 
 from queue_server.broker.ack import Acker
+from queue_server.broker.activity import Activity
 from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
+from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
 from queue_server.broker.wakeup import Rooms
 from queue_server.cluster.acceptor import Acceptor
@@ -43,11 +45,13 @@ from queue_server.http.state import State
 from queue_server.observability.counters import Counters
 from queue_server.observability.sampling import Sampler
 from queue_server.services.background import Background
+from queue_server.services.series import Series
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
 from queue_server.storage import queues
 from queue_server.storage.figures import FiguresCache
 from queue_server.storage.pool import open_pool
 from queue_server.storage.readiness import Readiness
+from queue_server.storage.series import Address
 from queue_server.storage.transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -223,9 +227,10 @@ class QueueServer:
         settings = context.settings
         row = context.counters.worker(context.index)
         self._context = context
+        pool_size = max(CONNECTIONS_PER_WORKER_MIN, settings.db_pool_size // settings.workers)
         self._pool = open_pool(
             context.conninfo,
-            size=max(CONNECTIONS_PER_WORKER_MIN, settings.db_pool_size // settings.workers),
+            size=pool_size,
             connection_timeout_ms=settings.db_connection_timeout_ms,
             statement_timeout_ms=settings.db_statement_timeout_ms,
             lock_timeout_ms=settings.db_lock_timeout_ms,
@@ -238,12 +243,25 @@ class QueueServer:
         directory = Directory(transactions)
         keyring = keyring_of(settings)
         pace = Pace(settings.workers)
+        activity = Activity()
         self._popper = Popper(
-            transactions, directory, self._rooms, row, keyring, pace, settings.workers
+            transactions, directory, self._rooms, row, keyring, pace, settings.workers, activity
         )
-        pusher = Pusher(transactions, directory, self._rooms, row, keyring)
-        acker = Acker(transactions, directory, self._rooms, row, keyring, pace)
+        pusher = Pusher(transactions, directory, self._rooms, row, keyring, activity)
+        acker = Acker(transactions, directory, self._rooms, row, keyring, pace, activity)
         administration = Administration(transactions, directory, self._rooms, pusher, keyring)
+        throughput = Throughput(context.counters)
+        address = Address(socket.gethostname(), context.listener.getsockname()[1], context.index)
+        self._series = Series(
+            transactions,
+            row,
+            activity,
+            self._rooms,
+            throughput,
+            address,
+            interval_s=settings.stats_interval_ms / 1000,
+            pool_size_max=pool_size,
+        )
         parked_pops = ParkedPops(settings.max_parked_pops, settings.max_parked_pops_per_address)
         self._sampler = Sampler(row, transactions.pool_stats, lambda: parked_pops.count)
         self._background = Background(transactions, settings, administration.groups)
@@ -254,7 +272,7 @@ class QueueServer:
             pusher=pusher,
             popper=self._popper,
             acker=acker,
-            transactor=Transactor(transactions, pusher, acker),
+            transactor=Transactor(transactions, pusher, acker, activity),
             counters=context.counters,
             row=row,
             administration=administration,
@@ -262,6 +280,8 @@ class QueueServer:
             figures=FiguresCache(transactions, settings.metrics_queues_max),
             parked_pops=parked_pops,
             sampler=self._sampler,
+            throughput=throughput,
+            address=address,
         )
         self._http = HttpServer(
             build_app(self._state),
@@ -294,6 +314,7 @@ class QueueServer:
         await self._http.start()
         self._acceptor.start()
         self._background.start()
+        self._series.start()
 
     async def _wait_for_database(self) -> None:
         """Errors: `StorageUnavailable` when it does not answer within the time for a boot."""
@@ -316,6 +337,7 @@ class QueueServer:
         await asyncio.gather(self._background.stop(), self._http.finish())
         # Leases of answers that could not be sent go back while there is still a database.
         await self._popper.finish()
+        await self._series.stop()
         for task in (self._watch, self._sampling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

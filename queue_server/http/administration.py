@@ -11,6 +11,7 @@ from queue_server.http.handlers import (
     dashboard,
     dead_letters,
     resources,
+    series,
     status,
     stored_messages,
     traces,
@@ -154,9 +155,9 @@ def _status_routes() -> list[Route]:
             answers={200: answer.Buffers},
         ),
         Route(
-            "GET", "/api/v1/status/analytics", status.analytics,
+            "GET", "/api/v1/status/analytics", series.analytics,
             access=Access.READ, tag="Status",
-            summary="Messages pushed over time, as far as they are still stored",
+            summary="Messages pushed over time",
             query=(*_QUEUES, *_RANGE, Query("interval", "minute, hour or day")),
             answers={200: answer.Pushes},
         ),
@@ -184,16 +185,54 @@ def _status_routes() -> list[Route]:
 def _analytics_routes() -> list[Route]:
     return [
         Route(
-            "GET", "/api/v1/analytics/system-metrics", status.system_metrics,
+            "GET", "/api/v1/analytics/system-metrics", series.system_metrics,
             access=Access.READ, tag="Analytics",
-            summary="The machine over time",
-            query=_RANGE, answers={200: answer.SystemMetrics},
+            summary="Memory, CPU and database connections of each worker over time",
+            query=(
+                *_RANGE, Query("hostname", "of the worker"),
+                Query("workerId", "its slot", "integer", 0, 2**31 - 1),
+            ), answers={200: answer.SystemMetrics},
         ),
         Route(
-            "GET", "/api/v1/analytics/worker-metrics", status.worker_metrics,
+            "GET", "/api/v1/analytics/worker-metrics", series.worker_metrics,
             access=Access.READ, tag="Analytics",
             summary="The workers over time, and their sums",
             query=_RANGE, answers={200: answer.WorkerMetrics},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queue-lag", series.queue_lag,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Analytics",
+            summary="How old messages were when delivered, and the oldest unread one, over time",
+            query=(*_QUEUES, *_RANGE), answers={200: list[answer.QueueLagPoint]},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queue-ops", series.queue_operations,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Analytics",
+            summary="What was done to each queue over time",
+            query=(*_QUEUES, *_RANGE), answers={200: answer.QueueOperations},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queue-parked-replicas", series.parked_replicas,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Analytics",
+            summary="At which workers pops wait for queues, over time",
+            query=(Query("queue", "the name of the queue"), *_RANGE),
+            answers={200: answer.ParkedReplicas},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/throughput", series.throughput,
+            access=Access.READ, tag="Analytics",
+            summary="Messages minute by minute, newest first",
+            query=(
+                *_QUEUES, Query("fromDateTime", "ISO 8601 time", "time"),
+                Query("toDateTime", "ISO 8601 time", "time"),
+            ),
+            answers={200: answer.ThroughputByMinute},
+        ),
+        Route(
+            "GET", "/api/v1/analytics/queue-stats", analytics.partition_stats,
+            access=Access.READ, scope=_LOOK_QUERY, tag="Analytics",
+            summary="What lies in each partition, page by page",
+            query=(*_QUEUES, *_PAGE), answers={200: list[answer.PartitionStats]},
         ),
         Route(
             "GET", "/api/v1/analytics/postgres-stats", status.postgres,

@@ -489,6 +489,7 @@ class DeadLetterSums(TypedDict):
 
 class Worker(TypedDict):
     hostname: str
+    port: int
     workerId: int
     pid: int
     avgEventLoopLagMs: float
@@ -506,8 +507,32 @@ class ErrorSums(TypedDict):
     dlqMessages: int
 
 
+class ThroughputPoint(TypedDict):
+    timestamp: Time
+    ingested: int
+    processed: int
+    popMessages: int
+    ingestedPerSecond: float
+    processedPerSecond: float
+    popPerSecond: float
+    avgLagMs: float
+    maxLagMs: int
+    avgEventLoopLagMs: float
+    maxEventLoopLagMs: float
+    minFreeSlots: int
+    dbErrors: int
+    ackFailed: int
+    dlqCount: int
+    queenCpuUserPct: float
+    queenCpuSysPct: float
+    queenRssMb: float
+    dbPoolActive: float
+    dbPoolIdle: float
+    dbPoolSize: float
+
+
 class Status(Series):
-    throughput: list[Json]
+    throughput: list[ThroughputPoint]
     queues: list[StatusQueue]
     messages: StatusMessages
     leases: Leases
@@ -598,6 +623,14 @@ Pushes = TypedDict(
 class Refreshed(TypedDict):
     success: Literal[True]
     refreshed: bool
+    skipped: NotRequired[bool]
+    reason: NotRequired[str]
+    partition: NotRequired[int]
+    queue: NotRequired[int]
+    namespace: NotRequired[int]
+    task: NotRequired[int]
+    system: NotRequired[int]
+    cleanup: NotRequired[int]
 
 
 class BufferStats(TypedDict):
@@ -621,8 +654,63 @@ class PopMaintenance(TypedDict):
 # ── analytics ───────────────────────────────────────────────────────────────────────────────────
 
 
+class Gauge(TypedDict):
+    avg: float
+    min: float
+    max: float
+    last: float
+
+
+class GaugesOfCpu(TypedDict):
+    user_us: Gauge
+    system_us: Gauge
+
+
+class GaugesOfMemory(TypedDict):
+    rss_bytes: Gauge
+    virtual_bytes: Gauge
+
+
+class GaugesOfDatabase(TypedDict):
+    pool_size: Gauge
+    pool_idle: Gauge
+    pool_active: Gauge
+
+
+class GaugesOfThreads(TypedDict):
+    pool_size: Gauge
+    queue_size: Gauge
+
+
+class ThreadPools(TypedDict):
+    db: GaugesOfThreads
+    system: GaugesOfThreads
+
+
+class Gauges(TypedDict):
+    cpu: GaugesOfCpu
+    memory: GaugesOfMemory
+    database: GaugesOfDatabase
+    threadpool: ThreadPools
+    registries: dict[str, Gauge]
+    shared_state: dict[str, Gauge]
+
+
+class ReplicaPoint(TypedDict):
+    timestamp: Time
+    sampleCount: int
+    metrics: Gauges
+
+
+class Replica(TypedDict):
+    hostname: str
+    port: int
+    workerId: int
+    timeSeries: list[ReplicaPoint]
+
+
 class SystemMetrics(Series):
-    replicas: list[Json]
+    replicas: list[Replica]
     replicaCount: int
 
 
@@ -639,11 +727,136 @@ class WorkerSums(TypedDict):
     pendingMessages: int
 
 
+class WorkersPoint(TypedDict):
+    timestamp: Time
+    pushMessages: int
+    popMessages: int
+    ackMessages: int
+    pushRequests: int
+    popRequests: int
+    ackRequests: int
+    jobsDone: int
+    pushPerSecond: float
+    popPerSecond: float
+    ackPerSecond: float
+    avgEventLoopLagMs: float
+    maxEventLoopLagMs: float
+    avgFreeSlots: float
+    minFreeSlots: int
+    dbConnections: float
+    avgJobQueueSize: float
+    maxJobQueueSize: int
+    backoffSize: int
+    avgLagMs: float
+    maxLagMs: int
+    lagCount: int
+    dbErrors: int
+    ackSuccess: int
+    ackFailed: int
+    dlqCount: int
+
+
+class QueueLag(TypedDict):
+    queueName: str
+    popCount: int
+    avgLagMs: float
+    maxLagMs: int
+
+
 class WorkerMetrics(Series):
-    timeSeries: list[Json]
+    timeSeries: list[WorkersPoint]
     workers: list[Worker]
-    queues: list[Json]
+    queues: list[QueueLag]
     summary: WorkerSums
+
+
+class QueueLagPoint(QueueLag):
+    bucketTime: Time
+    depth: int | None
+    oldestUnreadSeconds: float | None
+
+
+class QueueOperationsPoint(TypedDict):
+    bucket: Time
+    queueName: str
+    pushRequests: int
+    pushMessages: int
+    popRequests: int
+    popMessages: int
+    popEmpty: int
+    ackRequests: int
+    ackSuccess: int
+    ackFailed: int
+    dlqCount: int
+    transactions: int
+    partitionsCreated: int
+    partitionsDeleted: int
+    partitionCount: int
+    avgLagMs: float
+    maxLagMs: int
+    pushPerSecond: float
+    popPerSecond: float
+    ackPerSecond: float
+    emptyPerSecond: float
+    parkedCount: int
+    depth: int | None
+    oldestUnreadSeconds: float | None
+
+
+class QueueOperations(Series):
+    series: list[QueueOperationsPoint]
+    queues: list[str]
+
+
+class ParkedPoint(TypedDict):
+    bucket: Time
+    queueName: str
+    hostname: str
+    workerId: int
+    parkedCount: int
+
+
+class ParkedReplica(TypedDict):
+    hostname: str
+    workerId: int
+
+
+class ParkedReplicas(Series):
+    series: list[ParkedPoint]
+    replicas: list[ParkedReplica]
+
+
+class MinuteRate(TypedDict):
+    messagesPerMinute: int
+    messagesPerSecond: float
+
+
+class MinuteLag(TypedDict):
+    avgSeconds: float
+    avgMilliseconds: float
+    sampleCount: int
+
+
+class MinutePoint(TypedDict):
+    timestamp: Time
+    incoming: MinuteRate
+    completed: MinuteRate
+    processing: MinuteRate
+    failed: MinuteRate
+    deadLetter: MinuteRate
+    lag: MinuteLag
+
+
+class ThroughputByMinute(TypedDict):
+    throughput: list[MinutePoint]
+
+
+class PartitionStats(Six):
+    queue: str
+    namespace: str
+    task: str
+    partition: str
+    partitionId: str
 
 
 class DatabaseFigures(TypedDict):

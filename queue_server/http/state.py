@@ -9,6 +9,8 @@ from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
+from queue_server.broker.snapshot import Snapshots
+from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
 from queue_server.http.limits import ParkedPops
 from queue_server.observability.counters import Counters, Row
@@ -16,6 +18,7 @@ from queue_server.observability.sampling import Sampler
 from queue_server.settings import Settings
 from queue_server.storage.figures import FiguresCache
 from queue_server.storage.readiness import Readiness
+from queue_server.storage.series import Address
 from queue_server.storage.transactions import Transactions
 
 
@@ -39,6 +42,8 @@ class State:
         figures: FiguresCache,
         parked_pops: ParkedPops,
         sampler: Sampler,
+        throughput: Throughput,
+        address: Address,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -53,7 +58,10 @@ class State:
         self.readiness = readiness
         self.figures = figures
         self.sampler = sampler
+        self.throughput = throughput
+        self.address = address  # of this worker
         self.parked_pops = parked_pops
+        self.snapshots = Snapshots(transactions)
         self.draining = False
 
 

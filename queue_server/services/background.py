@@ -13,7 +13,8 @@ from queue_server.broker.groups import Groups
 from queue_server.domain.retention import eviction_rule, retention_rule
 from queue_server.services.election import Election
 from queue_server.services.periodic import Periodic, Service
-from queue_server.services.retention import Cleanup, MessageRetention
+from queue_server.services.retention import DAY_S, Cleanup, MessageRetention
+from queue_server.services.series import DEPTH_INTERVALS, Depths
 from queue_server.settings import Settings
 from queue_server.storage.transactions import Transactions
 
@@ -44,10 +45,12 @@ class Background:
                     groups,
                     idle_days=settings.partition_cleanup_days,
                     trace_age_s=settings.trace_retention_s,
+                    series_age_s=settings.metrics_retention_days * DAY_S,
                     batch_size=settings.retention_batch_size,
                 ),
                 _CLEANUP_INTERVAL_S,
             ),
+            (Depths(transactions), settings.stats_interval_ms / 1000 * DEPTH_INTERVALS),
         ]
         self._election = Election(transactions, [service.name for service, _ in services])
         self._loops = [

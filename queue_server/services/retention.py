@@ -15,7 +15,7 @@ from queue_server.broker.groups import Groups
 from queue_server.domain.names import PartitionId
 from queue_server.domain.options import QueueOptions
 from queue_server.domain.retention import Rule
-from queue_server.storage import retention
+from queue_server.storage import retention, series
 from queue_server.storage.retention import QueueRule, Span
 from queue_server.storage.transactions import Transactions
 
@@ -24,8 +24,8 @@ STEP_PARTITIONS = 1000
 # Partitions that one pass visits: with more, a round takes several passes, each of some 50 ms.
 PASS_PARTITIONS = 20_000
 
-_DAY_S = 24 * 3600
-HISTORY_AGE_S = 90 * _DAY_S
+DAY_S = 24 * 3600
+HISTORY_AGE_S = 90 * DAY_S
 
 _BEGIN = PartitionId(0)
 
@@ -100,7 +100,7 @@ class MessageRetention:
 
 
 class Cleanup:
-    """Removes what is of no more use: idle partitions, old traces and history, what crashes left.
+    """Removes what is of no more use: idle partitions, old traces and figures, what crashes left.
 
     Interval: a minute. Batch: *batch_size* segments, traces or entries.
     """
@@ -114,12 +114,14 @@ class Cleanup:
         *,
         idle_days: int,
         trace_age_s: int,
+        series_age_s: int,
         batch_size: int,
     ) -> None:
         self._transactions = transactions
         self._groups = groups
-        self._idle_s = idle_days * _DAY_S  # 0 = partitions stay
+        self._idle_s = idle_days * DAY_S  # 0 = partitions stay
         self._trace_age_s = trace_age_s
+        self._series_age_s = series_age_s
         self._batch_size = batch_size
         self._after = _BEGIN
 
@@ -147,6 +149,8 @@ class Cleanup:
             "cursors": await self._groups.clear_remains(),
             "traces": await self._delete_all(retention.delete_old_traces, self._trace_age_s),
             "history": await self._delete_all(retention.delete_old_history, HISTORY_AGE_S),
+            "minutes": await self._delete_all(series.delete_old_worker_minutes, self._series_age_s)
+            + await self._delete_all(series.delete_old_queue_minutes, self._series_age_s),
         }
 
     async def _delete_all(

@@ -14,8 +14,6 @@ from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Transactions
 
-# Of each partition a chart looks at so many of the newest segments at most.
-_CHART_SEGMENTS_MAX = 10_000
 _LAGGING_MAX = 1000
 # More queues than anybody has.
 _QUEUES_MAX = 1_000_000
@@ -386,27 +384,6 @@ async def lagging(transactions: Transactions, lag_s_min: float) -> list[LaggingG
         {"shard": SHARD, "lag_s_min": lag_s_min, "limit": _LAGGING_MAX},
     )
     return [LaggingGroup(*row) for row in rows]
-
-
-async def pushes(
-    transactions: Transactions,
-    filter_: QueueFilter,
-    start: datetime.datetime,
-    end: datetime.datetime,
-    interval_s: int,
-) -> list[tuple[datetime.datetime, int]]:
-    """Messages pushed in each interval of [*start*, *end*), as far as they are still stored."""
-    rows = await transactions.call(
-        STATEMENTS["pushes_by_time"],
-        filter_.parameters()
-        | {
-            "start": start,
-            "end": end,
-            "interval_s": interval_s,
-            "segments_max": _CHART_SEGMENTS_MAX,
-        },
-    )
-    return [(row[0], row[1]) for row in rows]
 
 
 async def all_queues(

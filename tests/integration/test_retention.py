@@ -138,6 +138,7 @@ class Log:
             Groups(self.transactions, Directory(self.transactions), Rooms()),
             idle_days=idle_days,
             trace_age_s=7 * DAY_S,
+            series_age_s=7 * DAY_S,
             batch_size=100,
         ).run_once()
 

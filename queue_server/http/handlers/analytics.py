@@ -7,11 +7,13 @@ from typing import Any
 from aiohttp import web
 
 from queue_server.domain.errors import BadRequest
-from queue_server.http.answers import json_answer
+from queue_server.http.answers import json_answer, page_of
 from queue_server.http.handlers.resources import find_queue, queue_filter, six
 from queue_server.http.state import STATE
 from queue_server.storage import statistics
 from queue_server.storage.statistics import PartitionStatistics, QueueFilter, QueueStatistics
+
+_PARTITIONS_LIMIT = 1000
 
 
 async def queues(request: web.Request) -> web.Response:
@@ -32,6 +34,25 @@ async def queue(request: web.Request) -> web.Response:
     found = await find_queue(request)
     partitions = await statistics.partitions(request.app[STATE].transactions, found.id)
     return json_answer(_entry(found, partitions))
+
+
+async def partition_stats(request: web.Request) -> web.Response:
+    """A page of all partitions, by queue and name."""
+    limit, offset = page_of(request, _PARTITIONS_LIMIT)
+    found = await _partitions(request, queue_filter(request))
+    rows = [
+        {
+            "queue": queue.name,
+            "namespace": queue.namespace,
+            "task": queue.task,
+            "partition": one.name,
+            "partitionId": str(one.id),
+            **six(one.counts),
+        }
+        for queue, partitions in sorted(found, key=lambda pair: pair[0].name)
+        for one in partitions
+    ]
+    return json_answer(rows[offset : offset + limit])
 
 
 async def depths(request: web.Request) -> web.Response:

@@ -83,7 +83,7 @@ async def pop(request: web.Request) -> web.StreamResponse:
         echo["conflationConflict"] = True
     delivery = answer.delivery
     if delivery is None:
-        state.row.add(Counter.POP_REQUESTS_EMPTY)
+        state.popper.note_empty(wanted.queue)
         if wanted.conflation:
             # Who asked must see whether it was granted, so here nothing has a body.
             return _json(state, wire.encoder.encode({"success": True, "messages": [], **echo}))
@@ -209,7 +209,6 @@ async def _send(
         )
         return b"," + text[1:-1]
 
-    message_count = delivery.message_count
     pieces = [head]
     size_bytes = len(head)
     response: web.StreamResponse | None = None
@@ -234,8 +233,8 @@ async def _send(
         # a whole one.
         raise ConnectionResetError(f"a pop answer breaks off: {exc.message}") from exc
     pieces.append(b"]}")
-    state.row.add(Counter.MESSAGES_POPPED, message_count)
-    state.row.observe(BATCH_MESSAGES[Operation.POP], message_count)
+    state.popper.note_sent(delivery)
+    state.row.observe(BATCH_MESSAGES[Operation.POP], delivery.message_count)
     if response is None:
         return _json(state, b"".join(pieces))
     for piece in pieces:

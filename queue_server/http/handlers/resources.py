@@ -14,9 +14,8 @@ from queue_server.http import wire
 from queue_server.http.answers import json_answer, page_of
 from queue_server.http.request import query_int
 from queue_server.http.state import STATE
-from queue_server.observability.counters import Counter
 from queue_server.storage import statistics
-from queue_server.storage.statistics import NOTHING, Counts, QueueFilter, QueueStatistics, Spread
+from queue_server.storage.statistics import Counts, QueueFilter, QueueStatistics, Spread
 
 _QUEUES_LIMIT = 1000
 _PARTITIONS_LIMIT = 610
@@ -228,24 +227,27 @@ async def tasks(request: web.Request) -> web.Response:
 
 async def overview(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    found = await statistics.all_queues(state.transactions)
-    seconds, offsets = await statistics.lags(state.transactions)
-    uptime_s = max(state.counters.uptime_seconds(), 1.0)
+    snapshot = await state.snapshots.current()
+    found = snapshot.queues
+    rates = state.throughput.everywhere()
     return json_answer(
         {
             "queues": len(found),
-            "partitions": sum(one.partition_count for one in found),
+            "partitions": snapshot.partition_count,
             "namespaces": len({one.namespace for one in found if one.namespace}),
             "tasks": len({one.task for one in found if one.task}),
-            "messages": six(sum((one.counts for one in found), NOTHING)),
-            "lag": {"time": _spread(seconds), "offset": _spread(offsets)},
-            # Since the server started, on this host.
+            "messages": six(snapshot.counts),
+            "lag": {
+                "time": _spread(snapshot.lag_seconds),
+                "offset": _spread(snapshot.lag_offsets),
+            },
+            # Over the last seconds, of all hosts.
             "throughput": {
-                "ingestedPerSecond": _rate(state.counters.total(Counter.MESSAGES_PUSHED), uptime_s),
-                "processedPerSecond": _rate(state.counters.total(Counter.MESSAGES_ACKED), uptime_s),
+                "ingestedPerSecond": round(rates.pushed, 2),
+                "processedPerSecond": round(rates.acked, 2),
             },
             "timestamp": wire_time(datetime.datetime.now(datetime.UTC)),
-            "statsAge": 0,
+            "statsAge": int(snapshot.age_s),
         }
     )
 
@@ -329,10 +331,6 @@ def _spread(spread: Spread) -> dict[str, float]:
         "min": round(spread.min, 3),
         "max": round(spread.max, 3),
     }
-
-
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds, 2)
 
 
 def _group_state(cursor_count: int, lag_s_max: float) -> str:

@@ -1,19 +1,11 @@
-"""How it goes: status, analytics, statistics (wire-api 5.2, 5.3, 5.8, 5.9).
-
-Figures of processes are those of this host. No history of them is kept: a chart is drawn from what
-the metrics route tells over time, so the series here are empty.
-"""
+"""How it goes: status, statistics, maintenance (wire-api 5.2, 5.3, 5.8, 5.9)."""
 
 from __future__ import annotations
 
 import datetime
-import socket
-import time
-from typing import Any
 
 from aiohttp import web
 
-from queue_server.domain.errors import BadRequest
 from queue_server.domain.options import RETRY_DELAY_ECHO_MS, TTL_ECHO_S
 from queue_server.domain.segment import wire_time
 from queue_server.http.answers import json_answer, page_of
@@ -24,73 +16,53 @@ from queue_server.http.handlers.resources import (
     six,
     time_or_null,
 )
-from queue_server.http.request import query_time
-from queue_server.http.state import STATE, State
-from queue_server.observability.counters import Counter, Counters
-from queue_server.observability.counters import State as Life
+from queue_server.http.handlers.series import (
+    frame,
+    points_of,
+    sum_counts,
+    throughput_entry,
+    time_range,
+    worker_entries,
+)
+from queue_server.http.state import STATE
 from queue_server.storage import statistics
 from queue_server.storage.statistics import NOTHING, QueueFilter
 from queue_server.storage.stored_messages import MessageFilter
 
-_HOUR = datetime.timedelta(hours=1)
-_DAY = datetime.timedelta(days=1)
 # Before all messages.
 _FIRST_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MESSAGES_LIMIT = 50
-# The length of a bucket, in minutes, for ranges up to so many hours.
-_BUCKETS = ((1, 1), (6, 5), (24, 15), (168, 60))
-_BUCKET_MAX = 360
-_INTERVALS = {"minute": 60, "hour": 3600, "day": 86_400}
-# A chart has no room for more.
-_POINTS_MAX = 10_000
-
-
-def _range(
-    request: web.Request, default: datetime.timedelta
-) -> tuple[datetime.datetime, datetime.datetime]:
-    end = query_time(request, "to") or datetime.datetime.now(datetime.UTC)
-    start = query_time(request, "from")
-    if start is None:
-        # A time that is the first of all has none before it.
-        start = max(end, datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)) - default
-    return start, end
-
-
-def _frame(request: web.Request) -> dict[str, Any]:
-    """What all series have in common."""
-    start, end = _range(request, _HOUR)
-    hours = (end - start).total_seconds() / 3600
-    bucket_minutes = next((minutes for most, minutes in _BUCKETS if hours <= most), _BUCKET_MAX)
-    return {
-        "timeRange": {"from": wire_time(start), "to": wire_time(end)},
-        "bucketMinutes": bucket_minutes,
-        "pointCount": 0,
-    }
 
 
 async def status(request: web.Request) -> web.Response:
+    """Requests, errors and throughput are those of the time asked for, the rest is as of now."""
     state = request.app[STATE]
     filter_ = queue_filter(request)
-    queues = await statistics.all_queues(state.transactions, filter_)
-    filtered = filter_ != QueueFilter()
-    queue_ids = [queue.id for queue in queues] if filtered else None
+    range_ = time_range(request)
+    if filter_ == QueueFilter():
+        snapshot = await state.snapshots.current()
+        queues, age_s, queue_ids = snapshot.queues, snapshot.age_s, None
+    else:
+        queues, age_s = await statistics.all_queues(state.transactions, filter_), 0.0
+        queue_ids = [queue.id for queue in queues]
     leases = await statistics.leases(state.transactions, queue_ids)
     letters = await statistics.dead_letters(state.transactions, queue_ids)
-    counters = state.counters
+    points, _ = await points_of(state, range_, filter_)
+    sums = sum_counts(points)
     requests = {
-        "push": counters.total(Counter.PUSH_REQUESTS),
-        "pop": counters.total(Counter.POP_REQUESTS),
-        "ack": counters.total(Counter.ACK_REQUESTS),
+        "push": sums.push_requests,
+        "pop": sums.pop_requests,
+        "ack": sums.ack_requests,
     }
     messages = {
-        "push": counters.total(Counter.MESSAGES_PUSHED),
-        "pop": counters.total(Counter.MESSAGES_POPPED),
-        "ack": counters.total(Counter.MESSAGES_ACKED),
+        "push": sums.push_messages,
+        "pop": sums.pop_messages,
+        "ack": sums.ack_messages,
     }
     return json_answer(
-        _frame(request)
+        frame(range_, len(points))
         | {
-            "throughput": [],
+            "throughput": [throughput_entry(point) for point in reversed(points)],
             "queues": [
                 {
                     "id": queue.id,
@@ -114,6 +86,7 @@ async def status(request: web.Request) -> web.Response:
                 "active": leases.lease_count,
                 "partitionsWithLeases": leases.partition_count,
                 "totalBatchSize": leases.message_count,
+                # A batch ends where the acknowledged messages end: what is leased is not acked.
                 "totalAcked": 0,
             },
             "deadLetterQueue": {
@@ -123,13 +96,13 @@ async def status(request: web.Request) -> web.Response:
                     {"error": text, "count": count} for text, count in letters.top_errors
                 ],
             },
-            "workers": _workers(state),
+            "workers": await worker_entries(state, range_),
             "errors": {
-                "dbErrors": sum(counters.retries().values()),
-                "ackFailed": counters.total(Counter.MESSAGES_FAILED),
-                "dlqMessages": letters.total,
+                "dbErrors": sums.retries,
+                "ackFailed": sums.ack_failed,
+                "dlqMessages": sums.dead_letters,
             },
-            "statsAge": 0,
+            "statsAge": int(age_s),
         }
     )
 
@@ -222,61 +195,29 @@ async def queue_messages(request: web.Request) -> web.Response:
     )
 
 
-async def analytics(request: web.Request) -> web.Response:
-    """Messages pushed over time, as far as they are still stored."""
-    start, end = _range(request, _DAY)
-    interval = request.query.get("interval", "hour")
-    if interval not in _INTERVALS:
-        interval = "hour"
-    if (end - start).total_seconds() / _INTERVALS[interval] > _POINTS_MAX:
-        raise BadRequest(f"more than {_POINTS_MAX} intervals of a {interval}: ask for a larger one")
-    points = await statistics.pushes(
-        request.app[STATE].transactions, queue_filter(request), start, end, _INTERVALS[interval]
-    )
+async def refresh(request: web.Request) -> web.Response:
+    """Compute the cached figures anew; how many things there are of each kind."""
+    state = request.app[STATE]
+    if state.snapshots.is_taking:
+        return json_answer(
+            {
+                "success": True,
+                "refreshed": False,
+                "skipped": True,
+                "reason": "they are being computed now",
+            }
+        )
+    snapshot = await state.snapshots.refresh()
     return json_answer(
         {
-            "dataPoints": [
-                {"timestamp": wire_time(bucket), "messages": count} for bucket, count in points
-            ],
-            "interval": interval,
-            "from": wire_time(start),
-            "to": wire_time(end),
-        }
-    )
-
-
-async def refresh(request: web.Request) -> web.Response:
-    """Nothing is cached, so there is nothing to be recomputed."""
-    return json_answer({"success": True, "refreshed": False})
-
-
-async def system_metrics(request: web.Request) -> web.Response:
-    return json_answer(_frame(request) | {"replicas": [], "replicaCount": 0})
-
-
-async def worker_metrics(request: web.Request) -> web.Response:
-    state = request.app[STATE]
-    counters = state.counters
-    found = await statistics.all_queues(state.transactions)
-    counts = sum((queue.counts for queue in found), NOTHING)
-    return json_answer(
-        _frame(request)
-        | {
-            "timeSeries": [],
-            "workers": _workers(state),
-            "queues": [],
-            "summary": {
-                "totalPushMessages": counters.total(Counter.MESSAGES_PUSHED),
-                "totalPopMessages": counters.total(Counter.MESSAGES_POPPED),
-                "totalAckMessages": counters.total(Counter.MESSAGES_ACKED),
-                "totalPushRequests": counters.total(Counter.PUSH_REQUESTS),
-                "totalPopRequests": counters.total(Counter.POP_REQUESTS),
-                "totalAckRequests": counters.total(Counter.ACK_REQUESTS),
-                "totalDbErrors": sum(counters.retries().values()),
-                "totalAckFailed": counters.total(Counter.MESSAGES_FAILED),
-                "totalDlq": counters.total(Counter.MESSAGES_DEAD_LETTERED),
-                "pendingMessages": counts.pending,
-            },
+            "success": True,
+            "refreshed": True,
+            "partition": snapshot.partition_count,
+            "queue": len(snapshot.queues),
+            "namespace": len({one.namespace for one in snapshot.queues if one.namespace}),
+            "task": len({one.task for one in snapshot.queues if one.task}),
+            "system": 1,
+            "cleanup": 0,  # old figures go by themselves
         }
     )
 
@@ -382,33 +323,3 @@ def _cache(hits: int, reads: int) -> dict[str, float]:
         "reads": reads,
         "hitRatio": round(hits / (hits + reads), 4) if hits + reads else 0,
     }
-
-
-def _workers(state: State) -> list[dict[str, Any]]:
-    """The workers of this host; what they do not measure is 0."""
-    counters: Counters = state.counters
-    host = socket.gethostname()
-    pool = state.transactions.pool_stats()
-    workers = []
-    for slot in range(counters.worker_count):
-        row = counters.worker(slot)
-        if not row.is_ready():
-            continue
-        seen = time.time() - row.silent_seconds()
-        workers.append(
-            {
-                "hostname": host,
-                "workerId": slot,
-                "pid": row.get(Life.PID),
-                "avgEventLoopLagMs": 0,
-                "maxEventLoopLagMs": 0,
-                "freeSlots": 0,
-                # The pools of a server's workers have one size.
-                "dbConnections": pool.get("pool_size", 0),
-                "jobQueueSize": 0,
-                "messagesProcessed": row.get(Counter.MESSAGES_PUSHED)
-                + row.get(Counter.MESSAGES_POPPED),
-                "lastSeen": wire_time(datetime.datetime.fromtimestamp(seen, datetime.UTC)),
-            }
-        )
-    return workers

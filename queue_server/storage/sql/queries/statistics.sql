@@ -253,34 +253,6 @@ SELECT u.id, u.conflation
 FROM queen.subscriptions u
 WHERE u.queue_id = %(queue_id)s::uuid AND u.consumer_group = %(consumer_group)s
 
--- name: pushes_by_time
--- Messages pushed in each interval, by the history that is still stored: from the segments of the
--- partitions in use since then, without their bodies.
-SELECT
-    date_bin(make_interval(secs => %(interval_s)s), s.created_at, 'epoch'::timestamptz) AS bucket,
-    sum(s.next_offset - s.base_offset)::bigint
-FROM queen.queues q
-JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id
-JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
-CROSS JOIN LATERAL (
-    SELECT g.created_at, g.base_offset, g.next_offset
-    FROM queen.segments g
-    WHERE
-        g.shard = %(shard)s
-        AND g.partition_id = p.id
-        AND g.base_offset >= queen.offset_at(%(shard)s::smallint, p.id, %(start)s::timestamptz)
-        AND g.base_offset < queen.offset_at(%(shard)s::smallint, p.id, %(end)s::timestamptz)
-    ORDER BY g.base_offset DESC
-    LIMIT %(segments_max)s
-) s
-WHERE
-    (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
-    AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
-    AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
-    AND a.last_segment_at >= %(start)s::timestamptz
-GROUP BY bucket
-ORDER BY bucket
-
 -- name: database_sizes
 SELECT
     current_database(), pg_database_size(current_database()), d.blks_hit, d.blks_read,

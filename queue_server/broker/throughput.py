@@ -1,0 +1,48 @@
+"""How many messages a second all workers of all servers have to do with, now.
+
+Those of this host are seen in shared memory, second by second. What others do is known from what
+they last booked (storage/series.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from queue_server.observability.counters import Counter, Counters
+from queue_server.storage.series import Rates
+
+# A rate is that of the last so many seconds.
+WINDOW_S = 10
+
+
+class Throughput:
+    """Rates over the last seconds; `sample` is called once a second."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._samples: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW_S + 1)
+        self.others = Rates()
+
+    def sample(self) -> None:
+        self._samples.append(
+            (
+                time.monotonic(),
+                self._counters.total(Counter.MESSAGES_PUSHED),
+                self._counters.total(Counter.MESSAGES_POPPED),
+                self._counters.total(Counter.MESSAGES_ACKED),
+            )
+        )
+
+    def here(self, window_s: int = WINDOW_S) -> Rates:
+        """Of this host."""
+        if len(self._samples) < 2:
+            return Rates()
+        then, now = self._samples[max(-1 - window_s, -len(self._samples))], self._samples[-1]
+        seconds = max(now[0] - then[0], 0.001)
+        pushed, popped, acked = ((now[i] - then[i]) / seconds for i in (1, 2, 3))
+        return Rates(pushed, popped, acked)
+
+    def everywhere(self, window_s: int = WINDOW_S) -> Rates:
+        """Of all hosts."""
+        return self.here(window_s) + self.others
