@@ -71,9 +71,7 @@ function Shell() {
     }}>Skip to the content</a>
     <div class="shell">
       <div class="side">
-        <div class="side-top">
-          <a class="brand" href="#/"><img src="dashboard/icon.svg" alt="" />Queue server</a>
-        </div>
+        <a class="brand" href="#/"><img src="dashboard/icon.svg" alt="" />Queue server</a>
         <nav class="nav" aria-label="Pages">
           ${NAVIGATION.map(([key, label]) => html`
             <a key=${key} href=${`#/${key}`} aria-current=${(parts[0] ?? "") === key ? "page" : undefined}>${label}</a>`)}

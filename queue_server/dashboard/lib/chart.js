@@ -7,8 +7,19 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/** data: [times in seconds, values, ...]; series: [{label, colour: "--css-name", fill}]. */
-export function Chart({ data, series, height = 200, label, format = rate, unit = "" }) {
+const DAY_S = 86_400;
+
+/** Times at the bottom, in the form that their distance asks for. */
+function timeTexts(_, ticks) {
+  const span = ticks.at(-1) - ticks[0];
+  const form = span > 2 * DAY_S ? { day: "2-digit", month: "short" }
+    : span > 600 ? { hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+  return ticks.map((tick) => new Intl.DateTimeFormat("en-GB", form).format(new Date(tick * 1000)));
+}
+
+/** data: [times in seconds, values, ...]; series: [{label, colour: "--css-name", fill}].
+ *  With *seconds* the chart is always so wide, and ends at the newest time. */
+export function Chart({ data, series, height = 200, label, format = rate, unit = "", seconds = 0 }) {
   const box = useRef(null);
   const plot = useRef(null);
   const [at, setAt] = useState(null);
@@ -27,9 +38,12 @@ export function Chart({ data, series, height = 200, label, format = rate, unit =
       height,
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
-      scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
+      scales: {
+        x: seconds ? { range: (_, low, high) => [high - seconds, high] } : {},
+        y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] },
+      },
       axes: [
-        { ...axis, space: 80 },
+        { ...axis, space: 88, size: 32, values: timeTexts },
         { ...axis, size: 56, space: 40, values: (_, ticks) => ticks.map((tick) => (tick % 1 ? "" : format(tick))) },
       ],
       series: [

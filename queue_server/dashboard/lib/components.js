@@ -180,7 +180,7 @@ export function Table({ columns, rows, id, sort, onSort, caption }) {
             <tr key=${id(row)}>
               ${columns.map((column) => html`
                 <td key=${column.key} data-label=${typeof column.label === "string" ? column.label : ""}
-                  class=${`${column.number ? "number" : ""} ${column.kind ?? ""}`}>${column.render(row)}</td>`)}
+                  class=${`${column.number ? "number" : ""} ${column.kind ?? ""}`}><span class="cell">${column.render(row)}</span></td>`)}
             </tr>`)}
         </tbody>
       </table>

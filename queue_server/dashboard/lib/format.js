@@ -60,6 +60,12 @@ export function duration(seconds) {
   return `${whole} s`;
 }
 
+/** `duration` for where there is little room: one unit, unless the first is small. */
+export function briefly(seconds) {
+  const text = duration(seconds);
+  return /^\d\d/.test(text) ? text.split(" ").slice(0, 2).join(" ") : text;
+}
+
 export function ageSeconds(time) {
   return time == null ? null : Math.max(0, (Date.now() - new Date(time).getTime()) / 1000);
 }
@@ -68,7 +74,6 @@ export function absoluteTime(time) {
   return time == null ? "" : absolute.format(new Date(time));
 }
 
-/** Seconds or milliseconds of an option, with what they are in larger units. */
 export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }

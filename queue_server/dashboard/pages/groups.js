@@ -1,6 +1,6 @@
 import { html, useEffect, useState } from "../lib/view.js";
 import { get, path, post, remove } from "../lib/api.js";
-import { ageSeconds, count, duration, groupName, NONE, plural, QUEUE_MODE, short } from "../lib/format.js";
+import { ageSeconds, briefly, count, duration, groupName, NONE, plural, QUEUE_MODE, short } from "../lib/format.js";
 import { OLD_S, VERY_OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
@@ -71,7 +71,7 @@ export function Group({ group, queue, query }) {
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
           <${Stat} label="Unread" value=${short(row.lag)} unit="messages" />
-          <${Stat} label="Oldest unread" value=${row.lag ? duration(ageSeconds(row.oldestUnreadAt)) : "none"} tone=${lagTone(row.lag ? ageSeconds(row.oldestUnreadAt) : 0)} />
+          <${Stat} label="Oldest unread" value=${row.lag ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} tone=${lagTone(row.lag ? ageSeconds(row.oldestUnreadAt) : 0)} />
           <${Stat} label="Partitions behind" value=${short(row.laggingPartitions)} unit=${`of ${short(row.partitions)}`} />
           <${Stat} label="Held now" value=${short(row.leasedPartitions)} unit="partitions" note="under a live lease" />
           <${Stat} label="Last read" value=${row.consumedAt ? html`<${Ago} at=${row.consumedAt} suffix="" />` : "never"} />

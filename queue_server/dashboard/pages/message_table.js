@@ -10,9 +10,9 @@ export function Status({ status }) {
 }
 
 export const MESSAGE_COLUMNS = [
-  { key: "at", label: "Stored", render: (row) => html`<${Ago} at=${row.createdAt} />` },
-  { key: "id", label: "Transaction id", kind: "mono", render: (row) => html`<a href=${href(["messages", row.partitionId, row.transactionId])}>${row.transactionId}</a>` },
-  { key: "partition", label: "Partition", render: (row) => row.partition },
+  { key: "at", label: "Stored", kind: "one-line", render: (row) => html`<${Ago} at=${row.createdAt} />` },
+  { key: "id", label: "Transaction id", kind: "mono one-line", render: (row) => html`<a href=${href(["messages", row.partitionId, row.transactionId])}>${row.transactionId}</a>` },
+  { key: "partition", label: "Partition", kind: "one-line", render: (row) => row.partition },
   { key: "status", label: "Status", render: (row) => html`<${Status} status=${row.status} />` },
-  { key: "payload", label: "Payload", kind: "mono", render: (row) => preview(row.data) },
+  { key: "payload", label: "Payload", kind: "mono fill", render: (row) => preview(row.data, 300) },
 ];

@@ -1,6 +1,6 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get } from "../lib/api.js";
-import { ageSeconds, bytes, count, duration, NONE, percent, plural, rate, short } from "../lib/format.js";
+import { ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short } from "../lib/format.js";
 import { ageTone, problems } from "../lib/health.js";
 import { useData, useThroughput, withRates } from "../lib/live.js";
 import { href } from "../lib/router.js";
@@ -43,7 +43,7 @@ export function Overview() {
         <${Stat} label="Out" value=${rate(last && Math.max(last.acked, 0))} unit="msg/s" note=${last && `${rate(last.popped)} delivered`} />
         <${Stat} label="Unread" value=${queues.data ? short(sum("depth")) : NONE} unit="messages"
           note=${queues.data && `${short(sum("processing"))} being worked on`} />
-        <${Stat} label="Oldest unread" value=${oldest ? duration(ageSeconds(oldest.oldestUnreadAt)) : queues.data ? "none" : NONE}
+        <${Stat} label="Oldest unread" value=${oldest ? briefly(ageSeconds(oldest.oldestUnreadAt)) : queues.data ? "none" : NONE}
           tone=${oldest ? ageTone(oldest) : ""} note=${oldest && html`<a href=${href(["queues", oldest.name])}>${oldest.name}</a>`} />
         <${Stat} label="Dead letters" value=${queues.data ? short(sum("deadLetters")) : NONE} href="#/dead-letters"
           tone=${sum("deadLetters") ? "warn" : ""} />
@@ -103,7 +103,7 @@ function Throughput({ samples }) {
     <${Card} title="Throughput" about="messages a second, over all queues"
       actions=${html`<${Choice} label="Range" value=${range} options=${RANGES} onChange=${setRange} />`}>
       ${range !== "live" ? html`<${History} key=${range} hours=${Number(range)} />`
-        : samples.length > 1 ? html`<${Chart} label="Throughput over the last minutes" data=${live} series=${SERIES} unit="msg/s" />`
+        : samples.length > 1 ? html`<${Chart} label="Throughput over the last minutes" data=${live} series=${SERIES} unit="msg/s" seconds=${300} />`
         : html`<${Skeleton} lines=${6} />`}
     <//>`;
 }

@@ -1,6 +1,6 @@
 import { html, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
-import { ageSeconds, count, duration, groupName, NONE, rate, short } from "../lib/format.js";
+import { ageSeconds, briefly, count, duration, groupName, NONE, rate, short } from "../lib/format.js";
 import { ageTone, OLD_S } from "../lib/health.js";
 import { useData, withRates } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
@@ -42,7 +42,7 @@ export function Queue({ name, query }) {
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
           <${Stat} label="Unread" value=${short(row.depth)} unit="messages" note=${row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`} />
-          <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${row.depth ? duration(ageSeconds(row.oldestUnreadAt)) : "none"} />
+          <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${row.depth ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} />
           <${Stat} label="In" value=${rate(row.inRate)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
           <${Stat} label="Out" value=${rate(row.outRate)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
           <${Stat} label="In work" value=${short(row.processing)} unit="messages" />

@@ -15,8 +15,8 @@ export function System() {
         <${Retention} />
         <${Tables} />
       </div>
-      <${Settings} />
       <${Migrations} />
+      <${Settings} />
     <//>`;
 }
 
@@ -81,7 +81,7 @@ function Settings() {
       actions=${html`<${Search} label="Search settings" placeholder="Search settings" value="" onInput=${(text) => setSearch(text.toLowerCase())} />`}>
       <${Loaded} of=${source} lines=${8}>${({ settings }) => html`
         <${Table} caption="Settings" id=${(row) => row.name} rows=${settings.filter((one) => `${one.name} ${one.environment.join(" ")} ${one.text}`.toLowerCase().includes(search))} columns=${[
-          { key: "name", label: "Setting", kind: "mono", render: (row) => row.environment[0] },
+          { key: "name", label: "Setting", kind: "mono one-line", render: (row) => row.environment[0] },
           { key: "value", label: "Value", kind: "mono", render: (row) => (row.secret ? html`<${Badge} tone=${row.value === "set" ? "good" : ""}>${row.value}<//>` : shown(row.value)) },
           { key: "text", label: "What it is", render: (row) => html`<span class="muted">${row.text}</span>` },
         ]} />`}<//>
@@ -99,7 +99,7 @@ function Migrations() {
   return html`
     <${Card} title="Schema" about="Migrations are applied once and in order, functions whenever their text changes.">
       <${Loaded} of=${source}>${({ files }) => html`
-        <${Table} caption="Files of the schema" id=${(row) => row.name} rows=${files} columns=${[
+        <${Table} caption="Files of the schema" id=${(row) => row.name} rows=${[...files].reverse()} columns=${[
           { key: "name", label: "File", kind: "mono", render: (row) => row.name },
           { key: "kind", label: "Kind", render: (row) => (row.name.startsWith("migrations/") ? "migration" : "functions") },
           { key: "sum", label: "Checksum", kind: "mono", render: (row) => row.checksum.slice(0, 12) },
