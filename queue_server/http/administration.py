@@ -478,6 +478,12 @@ def _dashboard_routes() -> list[Route]:
             answers={200: answer.Identity},
         ),
         Route(
+            "GET", f"{_DASHBOARD}/workers", dashboard.workers,
+            access=Access.READ, tag="Dashboard",
+            summary="The workers of this host as they are now",
+            answers={200: answer.WorkersNow},
+        ),
+        Route(
             "GET", f"{_DASHBOARD}/queues", dashboard.queues,
             access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dashboard",
             summary="The 2,000 queues with the most unread messages",

@@ -1306,6 +1306,32 @@ class Identity(TypedDict):
     grants: QueuePatterns | None
 
 
+class WorkerNow(TypedDict):
+    slot: int
+    pid: int
+    ready: bool
+    silentSeconds: float
+    startedAt: Time
+    connections: int
+    parkedPops: int
+    poolSize: int
+    poolAvailable: int
+    poolWaiting: int
+    poolWaits: int
+    residentBytes: int
+    cpuMs: int
+    requests: int
+    messages: int
+    loopLagUs: int
+    loopLagCount: int
+
+
+class WorkersNow(TypedDict):
+    hostname: str
+    restarts: int
+    workers: list[WorkerNow]
+
+
 class QueueRows(TypedDict):
     queues: list[QueueRow]
     total: int

@@ -6,6 +6,8 @@ import { href } from "./router.js";
 /** From here on a queue's oldest unread message is worth a word, and worth an alarm. */
 export const OLD_S = 300;
 export const VERY_OLD_S = 3600;
+/** A worker gives a sign of life each second. */
+export const SILENT_S = 10;
 const FULL = 0.8;
 const CACHE_LOW = 0.9;
 const CACHE_READS = 100_000;
@@ -38,26 +40,26 @@ function ofQueue(row) {
 }
 
 /** [{tone: "bad"|"warn", link, why}], the worst first. */
-export function problems({ health, healthError, queues, postgres, workers, failing }) {
+export function problems({ healthError, queues, postgres, workers, failing }) {
   const found = [];
   if (healthError) {
     found.push({ tone: "bad", link: { text: "PostgreSQL", href: href(["system"]) }, why: healthError.message });
   }
   for (const worker of workers ?? []) {
-    if (worker.silentSeconds > 10) {
-      found.push({
-        tone: "bad", link: { text: `Worker ${worker.workerId}`, href: href([]) },
-        why: `no sign of life for ${duration(worker.silentSeconds)}`,
-      });
-    }
-  }
-  for (const row of queues ?? []) found.push(...ofQueue(row));
-  if (health?.stats?.pool?.waiting > 0) {
+    if (worker.ready && worker.silentSeconds <= SILENT_S) continue;
     found.push({
-      tone: "warn", link: { text: "Database connections", href: href(["system"]) },
-      why: `${count(health.stats.pool.waiting)} requests wait for one: raise DB_POOL_SIZE if it stays so`,
+      tone: "bad", link: { text: `Worker ${worker.slot}`, href: href([]) },
+      why: worker.ready ? `no sign of life for ${duration(worker.silentSeconds)}` : "does not serve; the server starts another one",
     });
   }
+  const waiting = (workers ?? []).reduce((sum, worker) => sum + worker.poolWaiting, 0);
+  if (waiting > 0) {
+    found.push({
+      tone: "warn", link: { text: "Database connections", href: href(["system"]) },
+      why: `${count(waiting)} requests wait for one: raise DB_POOL_SIZE if it stays so`,
+    });
+  }
+  for (const row of queues ?? []) found.push(...ofQueue(row));
   const cache = postgres?.databaseCache;
   if (cache && cache.hits + cache.reads > CACHE_READS && cache.hitRatio < CACHE_LOW) {
     found.push({

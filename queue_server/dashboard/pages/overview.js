@@ -1,7 +1,7 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get } from "../lib/api.js";
 import { ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short } from "../lib/format.js";
-import { ageTone, problems } from "../lib/health.js";
+import { ageTone, problems, SILENT_S } from "../lib/health.js";
 import { useData, useThroughput, withRates } from "../lib/live.js";
 import { href } from "../lib/router.js";
 import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
@@ -35,7 +35,7 @@ export function Overview() {
   return html`
     <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
       <${Verdict} ready=${queues.data && (health.data || health.error)} found=${problems({
-        health: health.data, healthError: health.error, queues: queues.data?.queues,
+        healthError: health.error, queues: queues.data?.queues,
         postgres: postgres.data, workers: workers.data, failing,
       })} />
       <${Stats}>
@@ -66,18 +66,25 @@ export function Overview() {
       </div>
       <${Card} title="Workers">
         <${Loaded} of=${workers}>${(data) => html`
-          <${Table} caption="The serving processes" id=${(row) => `${row.hostname} ${row.workerId}`} rows=${data} columns=${[
-            { key: "worker", label: "Worker", render: (row) => html`${row.workerId} <span class="muted small">on ${row.hostname}</span>` },
-            { key: "state", label: "State", render: (row) => (row.silentSeconds > 10
-              ? html`<${Badge} tone="bad">silent for ${duration(row.silentSeconds)}<//>` : html`<${Badge} tone="good">serving<//>`) },
+          <${Table} caption="The serving processes" id=${(row) => row.slot} rows=${data} columns=${[
+            { key: "worker", label: "Worker", render: (row) => html`${row.slot} <span class="muted small">pid ${row.pid} on ${row.hostname}</span>` },
+            { key: "state", label: "State", render: (row) => html`<${WorkerState} worker=${row} />` },
             { key: "cpu", label: "CPU", number: true, render: (row) => percent(row.cpu) },
-            { key: "memory", label: "Memory", number: true, render: (row) => bytes(row.rssBytes) },
-            { key: "lag", label: "Loop lag", number: true, render: (row) => duration(row.avgEventLoopLagMs / 1000) },
-            { key: "pool", label: "DB connections", number: true, render: (row) => count(row.dbConnections) },
-            { key: "messages", label: "Messages so far", number: true, render: (row) => short(row.messagesProcessed) },
+            { key: "memory", label: "Memory", number: true, render: (row) => bytes(row.residentBytes) },
+            { key: "lag", label: "Loop lag", number: true, render: (row) => duration(row.lagSeconds) },
+            { key: "pool", label: "DB connections", number: true, render: (row) => `${count(row.poolSize - row.poolAvailable)} of ${count(row.poolSize)} busy` },
+            { key: "connections", label: "Clients", number: true, render: (row) => count(row.connections) },
+            { key: "parked", label: "Waiting pops", number: true, render: (row) => count(row.parkedPops) },
+            { key: "up", label: "Up for", number: true, render: (row) => html`<${Ago} at=${row.startedAt} suffix="" />` },
           ]} />`}<//>
       <//>
     <//>`;
+}
+
+function WorkerState({ worker }) {
+  if (!worker.ready) return html`<${Badge} tone="bad">not serving<//>`;
+  if (worker.silentSeconds > SILENT_S) return html`<${Badge} tone="bad">silent for ${duration(worker.silentSeconds)}<//>`;
+  return html`<${Badge} tone="good">serving<//>`;
 }
 
 function Verdict({ ready, found }) {
@@ -139,21 +146,22 @@ function Postgres({ data, health }) {
     </dl>`;
 }
 
+const before = new Map();
+
+/** The workers of the host that answers; CPU and lag since the last answer. */
 async function loadWorkers(signal) {
-  const from = new Date(Date.now() - 180_000).toISOString();
-  const [{ workers }, system] = await Promise.all([
-    get("/api/v1/analytics/worker-metrics", {}, signal),
-    get("/api/v1/analytics/system-metrics", { from }, signal),
-  ]);
+  const { hostname, workers } = await get("/api/v1/dashboard/workers", {}, signal);
+  const at = performance.now();
   return workers.map((worker) => {
-    const replica = system.replicas.find(
-      (one) => one.hostname === worker.hostname && String(one.workerId) === String(worker.workerId));
-    const metrics = replica?.timeSeries?.at(-1)?.metrics;
+    const key = `${hostname} ${worker.pid}`;
+    const old = before.get(key);
+    before.set(key, { at, ...worker });
+    const lags = old ? worker.loopLagCount - old.loopLagCount : 0;
     return {
       ...worker,
-      silentSeconds: ageSeconds(worker.lastSeen),
-      cpu: metrics ? (metrics.cpu.user_us.last + metrics.cpu.system_us.last) / 1e6 : null,
-      rssBytes: metrics?.memory.rss_bytes.last ?? null,
+      hostname,
+      cpu: old ? (worker.cpuMs - old.cpuMs) / (at - old.at) : null,
+      lagSeconds: lags > 0 ? (worker.loopLagUs - old.loopLagUs) / lags / 1e6 : null,
     };
   });
 }

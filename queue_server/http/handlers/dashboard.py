@@ -6,6 +6,8 @@ list of queues. The dashboard waits the longer between two requests the longer o
 
 from __future__ import annotations
 
+import datetime
+import socket
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -23,10 +25,13 @@ from queue_server.domain.names import (
     check_text,
 )
 from queue_server.domain.options import OptionChanges
+from queue_server.domain.segment import wire_time
 from queue_server.http.answers import json_answer, page_of
 from queue_server.http.handlers.resources import find_queue
 from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_time
 from queue_server.http.state import STATE
+from queue_server.observability.counters import LOOP_LAG, Counter, Row
+from queue_server.observability.counters import State as Life
 from queue_server.settings import SECRETS, Option, Settings
 from queue_server.storage import dashboard, groups, statistics
 from queue_server.storage import queues as stored_queues
@@ -56,6 +61,47 @@ async def identity(request: web.Request) -> web.Response:
             "grants": principal.grants,
         }
     )
+
+
+async def workers(request: web.Request) -> web.Response:
+    """The workers of this host as they are now, by what each wrote down within the last second.
+
+    `cpuMs`, `poolWaits` and the loop's lag only rise: two of them give a rate.
+    """
+    counters = request.app[STATE].counters
+    return json_answer(
+        {
+            "hostname": socket.gethostname(),
+            "restarts": counters.total(Counter.WORKER_RESTARTS),
+            "workers": [
+                _worker(slot, counters.worker(slot)) for slot in range(counters.worker_count)
+            ],
+        }
+    )
+
+
+def _worker(slot: int, row: Row) -> dict[str, Any]:
+    return {
+        "slot": slot,
+        "pid": row.get(Life.PID),
+        "ready": row.is_ready(),
+        "silentSeconds": round(row.silent_seconds(), 3),
+        "startedAt": wire_time(
+            datetime.datetime.fromtimestamp(row.get(Life.STARTED_AT_MS) / 1000, datetime.UTC)
+        ),
+        "connections": row.get(Life.CONNECTIONS),
+        "parkedPops": row.get(Life.PARKED_POPS),
+        "poolSize": row.get(Life.POOL_SIZE),
+        "poolAvailable": row.get(Life.POOL_AVAILABLE),
+        "poolWaiting": row.get(Life.POOL_WAITING),
+        "poolWaits": row.get(Life.POOL_WAITS),
+        "residentBytes": row.get(Life.RESIDENT_BYTES),
+        "cpuMs": (row.get(Life.CPU_USER_US) + row.get(Life.CPU_SYSTEM_US)) // 1000,
+        "requests": row.get(Counter.REQUESTS),
+        "messages": row.get(Counter.MESSAGES_PUSHED) + row.get(Counter.MESSAGES_POPPED),
+        "loopLagUs": int(row.words[LOOP_LAG.sum_place]),
+        "loopLagCount": sum(row.words[LOOP_LAG.start : LOOP_LAG.sum_place]),
+    }
 
 
 async def queues(request: web.Request) -> web.Response:
