@@ -49,8 +49,10 @@ def observe(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Mi
             status = response.status
             return response
         finally:
-            group = groups.get(request.match_info.route, RouteGroup.UNKNOWN)
-            if group is RouteGroup.POP and query_bool(request, "wait"):
+            group = groups.get(request.match_info.route)
+            if group is None:
+                group = RouteGroup.UNKNOWN
+            elif group is RouteGroup.POP and query_bool(request, "wait"):
                 group = RouteGroup.POP_WAITING
             duration_us = int((time.perf_counter() - begin) * 1e6)
             counters.observe_request(group, status, duration_us)

@@ -1,0 +1,132 @@
+"""The dashboard and the alerts under deploy/ fit what the server tells, and say what to do."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.client import Client, unique
+
+ROOT = Path(__file__).resolve().parents[2]
+ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+SCRAPE = ROOT / "deploy/prometheus/prometheus.yml"
+DASHBOARD = ROOT / "deploy/grafana/queue-server.json"
+PAGE = ROOT / "docs/monitoring.md"
+
+NAME = re.compile(r"\bqueue_server_\w+")
+
+
+async def told_names(client: Client) -> set[str]:
+    """The names of all series of a scrape, and of its families."""
+    # Something of everything: a queue with a message in it.
+    await client.push(unique("monitoring"), [1])
+    answer = await client.get("/metrics/prometheus")
+    assert answer.status == 200
+    families = list(text_string_to_metric_families(answer.raw.decode()))
+    return {sample.name for family in families for sample in family.samples} | {
+        family.name for family in families if family.type == "histogram"
+    }
+
+
+def expressions(panels: list[dict[str, Any]]) -> Iterator[str]:
+    for panel in panels:
+        yield from (target["expr"] for target in panel.get("targets", ()))
+
+
+def alert_names() -> list[str]:
+    return re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(), re.MULTILINE)
+
+
+async def test_what_dashboard_and_alerts_name_is_told(client: Client) -> None:
+    told = await told_names(client)
+    dashboard = json.loads(DASHBOARD.read_text())
+    named = {name for text in expressions(dashboard["panels"]) for name in NAME.findall(text)}
+    assert len(named) > 40
+    assert named <= told
+    named = set(NAME.findall(ALERTS.read_text()))
+    assert len(named) > 10
+    assert named <= told
+
+
+async def test_the_page_names_what_is_told_and_nothing_else(client: Client) -> None:
+    told = {re.sub(r"_(bucket|count|sum)$", "", name) for name in await told_names(client)}
+    page = PAGE.read_text()
+    named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in NAME.findall(page)}
+    assert named == {name for name in told if name.startswith("queue_server_")}
+
+
+def test_each_alert_says_what_to_do_and_is_on_the_page() -> None:
+    names = alert_names()
+    assert len(names) > 10
+    text = ALERTS.read_text()
+    assert text.count("summary:") == text.count("description:") == len(names)
+    assert re.findall(r"^\| `(QueueServer\w+)`", PAGE.read_text(), re.MULTILINE) == names
+
+
+def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for panel in panels
+        for place in (panel["gridPos"],)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+
+
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not here (Debian's package prometheus)"
+)
+
+
+@promtool
+def test_prometheus_takes_the_rules() -> None:
+    # The configuration names the rules' file, which is checked with it.
+    done = subprocess.run(
+        ["promtool", "check", "config", SCRAPE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(alert_names())} rules found" in done.stdout
+
+
+@promtool
+def test_prometheus_takes_the_dashboard_s_expressions(tmp_path: Path) -> None:
+    texts = expressions(json.loads(DASHBOARD.read_text())["panels"])
+    rules = {
+        "groups": [
+            {
+                "name": "dashboard",
+                "rules": [
+                    {"record": f"panel:{number}", "expr": text.replace("$__rate_interval", "1m")}
+                    for number, text in enumerate(texts)
+                ],
+            }
+        ]
+    }
+    file = tmp_path / "dashboard.yml"
+    file.write_text(json.dumps(rules))  # JSON is YAML
+    done = subprocess.run(
+        ["promtool", "check", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@promtool
+async def test_prometheus_takes_the_exposition(client: Client) -> None:
+    answer = await client.get("/metrics/prometheus")
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=answer.raw, capture_output=True, check=False
+    )
+    # It also judges names; those of the first broker are what they are.
+    ours = [line for line in done.stderr.decode().splitlines() if line.startswith("queue_server_")]
+    assert ours == [], done.stderr.decode()
+    assert done.returncode in (0, 3), done.stderr.decode()
