@@ -9,7 +9,7 @@ from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
-from queue_server.broker.snapshot import Snapshots
+from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
 from queue_server.http.limits import ParkedPops
@@ -61,7 +61,7 @@ class State:
         self.throughput = throughput
         self.address = address  # of this worker
         self.parked_pops = parked_pops
-        self.snapshots = Snapshots(transactions)
+        self.looks = Looks(transactions)
         self.draining = False
 
 

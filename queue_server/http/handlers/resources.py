@@ -227,19 +227,19 @@ async def tasks(request: web.Request) -> web.Response:
 
 async def overview(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    snapshot = await state.snapshots.current()
-    found = snapshot.queues
+    snapshot = await state.looks.overview.current()
+    found = snapshot.value
     rates = state.throughput.everywhere()
     return json_answer(
         {
-            "queues": len(found),
-            "partitions": snapshot.partition_count,
-            "namespaces": len({one.namespace for one in found if one.namespace}),
-            "tasks": len({one.task for one in found if one.task}),
-            "messages": six(snapshot.counts),
+            "queues": len(found.queues),
+            "partitions": found.partition_count,
+            "namespaces": len(found.namespaces),
+            "tasks": len(found.tasks),
+            "messages": six(found.counts),
             "lag": {
-                "time": _spread(snapshot.lag_seconds),
-                "offset": _spread(snapshot.lag_offsets),
+                "time": _spread(found.lag_seconds),
+                "offset": _spread(found.lag_offsets),
             },
             # Over the last seconds, of all hosts.
             "throughput": {
@@ -254,7 +254,7 @@ async def overview(request: web.Request) -> web.Response:
 
 async def groups(request: web.Request) -> web.Response:
     """One element for each group and queue."""
-    found = await statistics.groups(request.app[STATE].transactions)
+    found = (await request.app[STATE].looks.groups.current()).value
     return json_answer(
         [
             {

@@ -275,7 +275,7 @@ async def worker_metrics(request: web.Request) -> web.Response:
     for one in await series.queues(state.transactions, range_, QueueFilter()):
         queues.setdefault(one.queue, []).append(one)
     sums = sum_counts(points)
-    snapshot = await state.snapshots.current()
+    overview = (await state.looks.overview.current()).value
     return json_answer(
         frame(range_, len(points))
         | {
@@ -303,7 +303,7 @@ async def worker_metrics(request: web.Request) -> web.Response:
                 "totalDbErrors": sums.retries,
                 "totalAckFailed": sums.ack_failed,
                 "totalDlq": sums.dead_letters,
-                "pendingMessages": snapshot.counts.pending,
+                "pendingMessages": overview.counts.pending,
             },
         }
     )

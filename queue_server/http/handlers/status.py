@@ -40,8 +40,8 @@ async def status(request: web.Request) -> web.Response:
     filter_ = queue_filter(request)
     range_ = time_range(request)
     if filter_ == QueueFilter():
-        snapshot = await state.snapshots.current()
-        queues, age_s, queue_ids = snapshot.queues, snapshot.age_s, None
+        snapshot = await state.looks.overview.current()
+        queues, age_s, queue_ids = snapshot.value.queues, snapshot.age_s, None
     else:
         queues, age_s = await statistics.all_queues(state.transactions, filter_), 0.0
         queue_ids = [queue.id for queue in queues]
@@ -198,7 +198,7 @@ async def queue_messages(request: web.Request) -> web.Response:
 async def refresh(request: web.Request) -> web.Response:
     """Compute the cached figures anew; how many things there are of each kind."""
     state = request.app[STATE]
-    if state.snapshots.is_taking:
+    if state.looks.overview.is_looking:
         return json_answer(
             {
                 "success": True,
@@ -207,15 +207,16 @@ async def refresh(request: web.Request) -> web.Response:
                 "reason": "they are being computed now",
             }
         )
-    snapshot = await state.snapshots.refresh()
+    overview = (await state.looks.overview.refresh()).value
+    await state.looks.groups.refresh()
     return json_answer(
         {
             "success": True,
             "refreshed": True,
-            "partition": snapshot.partition_count,
-            "queue": len(snapshot.queues),
-            "namespace": len({one.namespace for one in snapshot.queues if one.namespace}),
-            "task": len({one.task for one in snapshot.queues if one.task}),
+            "partition": overview.partition_count,
+            "queue": len(overview.queues),
+            "namespace": len(overview.namespaces),
+            "task": len(overview.tasks),
             "system": 1,
             "cleanup": 0,  # old figures go by themselves
         }

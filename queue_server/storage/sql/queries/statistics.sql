@@ -135,8 +135,8 @@ GROUP BY q.task
 ORDER BY q.task
 
 -- name: lag_statistics
--- How far the readers of all partitions are behind: in messages, and, for the ten thousand that are
--- furthest, in seconds.
+-- How far the readers of all partitions are behind, in messages and in seconds. All are looked at:
+-- the one that has waited longest may wait for a single message.
 WITH lags AS (
     SELECT s.o_partition_id, s.o_slowest, s.o_depth
     FROM queen.partition_statistics(
@@ -150,7 +150,7 @@ times AS (
                 THEN extract(epoch FROM clock_timestamp() - f.created_at)
             ELSE 0
         END AS seconds
-    FROM (SELECT * FROM lags ORDER BY o_depth DESC LIMIT 10000) l
+    FROM lags l
     LEFT JOIN LATERAL (
         SELECT g.created_at
         FROM queen.segments g

@@ -1,0 +1,96 @@
+"""Figures over a hundred thousand partitions: looked at once, then told to all who ask."""
+
+import asyncio
+import time
+
+import psycopg
+import pytest
+
+from queue_server.broker.snapshot import Looks
+from queue_server.domain.names import QueueName
+from queue_server.storage import series
+from queue_server.storage.queues import ensure_queue
+from queue_server.storage.transactions import Transactions
+
+pytestmark = pytest.mark.alone
+
+PARTITIONS = 100_000
+# A look takes about a second on two cores that nobody else uses.
+LOOK_MAX_S = 20
+TOLD_MAX_S = 0.2
+
+
+async def fill(conninfo: str, queue_id: str) -> None:
+    """A hundred thousand partitions with 30 messages each, of which a group has read 10."""
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await connection.execute(
+            "SELECT count(*) FROM queen.ensure_partitions(1::smallint, %(queue_id)s::uuid,"
+            " (SELECT array_agg('p' || n) FROM generate_series(1, %(count)s) n))",
+            {"queue_id": queue_id, "count": PARTITIONS},
+        )
+        await connection.execute(
+            "INSERT INTO queen.segments (shard, partition_id, base_offset, next_offset, created_at,"
+            "  first_message_id, raw_bytes, codec, ids, body)"
+            " SELECT 1, a.partition_id, n * 10, n * 10 + 10,"
+            "  clock_timestamp() - make_interval(secs => 100 - n), gen_random_uuid(), 10, 0, '', ''"
+            " FROM queen.allocators a, generate_series(0, 2) n"
+        )
+        await connection.execute(
+            "UPDATE queen.allocators SET next_offset = 30, last_segment_at = clock_timestamp()"
+        )
+        await connection.execute(
+            "INSERT INTO queen.subscriptions"
+            " (queue_id, consumer_group, queue_wide, mode, starts_at)"
+            " VALUES (%s, 'readers', true, 'all', now())",
+            (queue_id,),
+        )
+        await connection.execute(
+            "INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)"
+            " SELECT 1, a.partition_id, u.id, 10 FROM queen.allocators a, queen.subscriptions u"
+        )
+        await connection.execute("ANALYZE")
+
+
+async def test_figures_over_100000_partitions_are_told_at_once(
+    conninfo: str, transactions: Transactions
+) -> None:
+    await fill(conninfo, await ensure_queue(transactions, QueueName("q")))
+    looks = Looks(transactions)
+    begin = time.monotonic()
+    first = await looks.overview.current()
+    look_s = time.monotonic() - begin
+    assert look_s < LOOK_MAX_S
+    assert first.value.partition_count == PARTITIONS
+    assert first.value.lag_offsets.max == 20
+    assert first.value.lag_seconds.max >= 99
+
+    # A hundred at the same time, and whoever comes later, look no more.
+    begin = time.monotonic()
+    told = await asyncio.gather(*(looks.overview.current() for _ in range(100)))
+    told_s = time.monotonic() - begin
+    assert told_s < TOLD_MAX_S
+    assert {one.taken_at for one in told} == {first.taken_at}
+    assert told[0].age_s >= look_s
+
+    (group,) = (await looks.groups.current()).value
+    assert (group.lag, group.lagging_count) == (20 * PARTITIONS, PARTITIONS)
+    assert group.lag_s_max >= 99
+    begin = time.monotonic()
+    await looks.groups.current()
+    assert time.monotonic() - begin < TOLD_MAX_S
+
+    # Asked for, it is new.
+    assert (await looks.overview.refresh()).taken_at > first.taken_at
+
+    begin = time.monotonic()
+    assert await series.book_depths(transactions) == 1
+    assert time.monotonic() - begin < LOOK_MAX_S
+    print(f"\na look {look_s:.2f} s, told to a hundred in {told_s * 1000:.1f} ms")
+
+
+async def test_who_has_pushed_sees_it(transactions: Transactions) -> None:
+    """With few partitions a look costs little, so everybody gets a new one."""
+    looks = Looks(transactions)
+    assert (await looks.overview.current()).value.queues == []
+    await ensure_queue(transactions, QueueName("q"))
+    assert [one.name for one in (await looks.overview.current()).value.queues] == ["q"]
