@@ -72,7 +72,7 @@ def render(
     if any(trace_ids):
         traces = [_encoder.encode(trace_id) for trace_id in trace_ids]
     subs: bytes | list[bytes] = b"null"
-    if any(producer_subs):
+    if producer_subs.count(None) < len(producer_subs):
         subs = [_encoder.encode(sub) for sub in producer_subs]
     return weave(
         count,

@@ -95,3 +95,12 @@ def test_texts_that_look_like_separators_stay_apart(texts: list[str]) -> None:
 def test_weave_puts_columns_side_by_side() -> None:
     assert weave(3, b"<", [b"1", b"2", b"3"], b">") == b"<1><2><3>"
     assert weave(0, b"<", [], b">") == b""
+
+
+def test_a_producer_with_an_empty_name_is_not_nobody() -> None:
+    """Among producers that are all empty or unknown, each stays what it was."""
+    messages = [NewMessage("q", msgspec.Raw(b"1")) for _ in range(3)]
+    ids = MessageIdRun().texts(3)
+    codec, body = pack(render(messages, ids, ids, ["", None, ""]))
+    segment = OpenSegment(0, 3, codec, body)
+    assert [segment.message(offset).producerSub for offset in range(3)] == ["", None, ""]
