@@ -33,11 +33,7 @@ def build_app(state: State) -> web.Application:
     settings = state.settings
     groups: dict[web.AbstractRoute, RouteGroup] = {}
     app = web.Application(
-        middlewares=[
-            middleware.observe(state.row, groups),
-            middleware.answer_preflight,
-            middleware.answer_errors,
-        ],
+        middlewares=[middleware.serve(state.row, groups)],
         # Bodies are read by http/request.py, which knows the limit.
         client_max_size=0,
     )
@@ -64,17 +60,7 @@ def build_app(state: State) -> web.Application:
         )
     if settings.request_rate:
         app.middlewares.append(limit_rate(settings.request_rate, open_paths))
-    app.on_response_prepare.append(
-        middleware.answer_headers(
-            {
-                "Access-Control-Allow-Origin": settings.cors_allowed_origins,
-                "Access-Control-Allow-Methods": settings.cors_allowed_methods,
-                "Access-Control-Allow-Headers": settings.cors_allowed_headers,
-                "Access-Control-Max-Age": str(settings.cors_max_age),
-            },
-            state,
-        )
-    )
+    app.on_response_prepare.append(middleware.answer_headers(state))
     return app
 
 

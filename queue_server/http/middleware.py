@@ -16,7 +16,8 @@ from queue_server.domain.errors import Forbidden, QueueServerError, Unauthentica
 from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
-from queue_server.http.request import PRINCIPAL, query_bool
+from queue_server.http.authentication import websocket_credential
+from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, query_bool
 from queue_server.http.route import Route
 from queue_server.http.state import State
 from queue_server.observability.counters import Counter, RouteGroup, Row
@@ -25,14 +26,12 @@ from queue_server.observability.logging import request_id
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("queue_server.access")
 
-REQUEST_ID_HEADER = "X-Request-Id"
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
+def serve(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Middleware:
+    """What happens to each request around all else: an id, a count, an answer also for an error.
 
-def observe(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Middleware:
-    """Give each request its id, count, time and log it (at debug: there are thousands a second).
-
-    *groups*: with which routes each is counted.
+    Logged at debug: there are thousands a second. One middleware rather than one for each of these:
+    a layer costs every request a coroutine. *groups*: with which routes each is counted and timed.
     """
 
     @web.middleware
@@ -45,7 +44,14 @@ def observe(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Mi
         begin = time.perf_counter()
         status = 499  # the client left, should no answer be made
         try:
-            response = await handler(request)
+            if request.method == "OPTIONS":
+                # It asks what a browser may send; the headers that every answer carries say it.
+                response: web.StreamResponse = web.Response(status=204)
+            else:
+                try:
+                    response = await handler(request)
+                except Exception as exc:
+                    response = _answer_error(request, exc)
             status = response.status
             return response
         finally:
@@ -74,34 +80,29 @@ def observe(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Mi
     return middleware
 
 
-@web.middleware
-async def answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """OPTIONS asks what a browser may send; the headers that every answer carries say it."""
-    if request.method == "OPTIONS":
-        return web.Response(status=204)
-    return await handler(request)
+def _answer_error(request: web.Request, exc: Exception) -> web.Response:
+    """The answer for an exception; one that nobody foresaw is our bug, logged with its trace.
 
-
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn exceptions into answers; one that nobody foresaw is our bug, logged with its trace."""
-    try:
-        return await handler(request)
-    except QueueServerError as exc:
-        response = failures.answer(exc)
-        if response.status >= 500:
-            logger.warning(
-                "%s %s answers %d", request.method, request.path, response.status,
-                extra={"error": exc.message},
-            )  # fmt: skip
-        return response
-    except web.HTTPException as exc:
-        return _answer_http(request, exc)
-    except ConnectionError:
-        raise  # the client left while its answer was written
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
-        return _json(500, "internal error, see the server's log for this request id", "internal")
+    Errors: `ConnectionError`, passed on: the client left while its answer was written.
+    """
+    match exc:
+        case QueueServerError():
+            response = failures.answer(exc)
+            if response.status >= 500:
+                logger.warning(
+                    "%s %s answers %d", request.method, request.path, response.status,
+                    extra={"error": exc.message},
+                )  # fmt: skip
+            return response
+        case web.HTTPException():
+            return _answer_http(request, exc)
+        case ConnectionError():
+            raise exc
+        case _:
+            logger.error("%s %s failed", request.method, request.path, exc_info=exc)
+            return _json(
+                500, "internal error, see the server's log for this request id", "internal"
+            )
 
 
 def authenticate(
@@ -122,7 +123,7 @@ def authenticate(
         line = lines.get(request.match_info.route)
         if line is not None and line.access is Access.PUBLIC:
             return await handler(request)
-        authorization = request.headers.get("Authorization")
+        authorization = request.headers.get("Authorization") or websocket_credential(request)
         if authorization is None:
             raise Unauthenticated
         principal = await verifier.principal_of(authorization)
@@ -165,12 +166,15 @@ def _json(status: int, message: str, code: str) -> web.Response:
 
 
 def answer_headers(
-    headers: Mapping[str, str], state: State
+    state: State,
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Put *headers* (CORS) and the request id on every answer; at the end, a word of farewell."""
+    """Put CORS and the request id on every answer; at the end, a word of farewell.
+
+    Answers of the hot path do without (http/whole_answer.py).
+    """
 
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.update(headers)
+        response.headers.update(state.headers)
         if REQUEST_ID in request:
             response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
         if state.draining:

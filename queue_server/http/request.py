@@ -95,6 +95,8 @@ def query_time(request: web.Request, name: str) -> datetime.datetime | None:
     return parse_time(request.query.get(name, ""))
 
 
+REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 MAX_BODY_BYTES: web.AppKey[int] = web.AppKey("max_body_bytes", int)
 BODY_TIMEOUT_S: web.AppKey[float] = web.AppKey("body_timeout_s", float)

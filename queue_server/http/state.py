@@ -13,6 +13,7 @@ from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
 from queue_server.http.limits import ParkedPops
+from queue_server.http.whole_answer import Heads
 from queue_server.observability.counters import Counters, Row
 from queue_server.observability.sampling import Sampler
 from queue_server.settings import Settings
@@ -62,6 +63,14 @@ class State:
         self.address = address  # of this worker
         self.parked_pops = parked_pops
         self.looks = Looks(transactions)
+        # Headers that every answer carries.
+        self.headers = {
+            "Access-Control-Allow-Origin": settings.cors_allowed_origins,
+            "Access-Control-Allow-Methods": settings.cors_allowed_methods,
+            "Access-Control-Allow-Headers": settings.cors_allowed_headers,
+            "Access-Control-Max-Age": str(settings.cors_max_age),
+        }
+        self.heads = Heads(self.headers, lambda: self.draining)
         self.draining = False
 
 

@@ -33,6 +33,7 @@ from queue_server.http.request import (
 )
 from queue_server.http.state import STATE, State
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
+from queue_server.http.whole_answer import WholeAnswer
 from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
 from queue_server.storage.leases import Claim, Run
 
@@ -87,7 +88,7 @@ async def pop(request: web.Request) -> web.StreamResponse:
         if wanted.conflation:
             # Who asked must see whether it was granted, so here nothing has a body.
             return _json(state, wire.encoder.encode({"success": True, "messages": [], **echo}))
-        return web.Response(status=204)
+        return WholeAnswer(state.heads, status=204)
     if autopilot:
         echo["autopilot"] = {
             "partitions": delivery.partition_limit,
@@ -289,7 +290,7 @@ async def _check_acks(request: web.Request, acks: list[Ack]) -> None:
         await require_partitions(request, grants, Use.POP, ids, missing_ok=True)
 
 
-async def _ack_uniform(state: State, acks: UniformAcks) -> web.Response | None:
+async def _ack_uniform(state: State, acks: UniformAcks) -> web.StreamResponse | None:
     """None when it is not that simple, and nothing was done."""
     group = ConsumerGroup(acks.group) if acks.group else QUEUE_MODE
     likes = [run.like for run in acks.runs]
@@ -341,6 +342,6 @@ def _ack_entry(index: int, ack: Ack, outcome: AckOutcome) -> wire.AckEntry | wir
     )
 
 
-def _json(state: State, body: bytes, status: int = 200) -> web.Response:
+def _json(state: State, body: bytes, status: int = 200) -> WholeAnswer:
     state.row.add(Counter.BYTES_SENT, len(body))
-    return web.Response(status=status, body=body, content_type="application/json", charset="utf-8")
+    return WholeAnswer(state.heads, body, status)
