@@ -50,7 +50,7 @@ class Output:
         self.stderr.print(styled(*parts), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table; a column whose name begins with `>` is of numbers."""
+        """A table; a column whose name begins with `>` is of numbers, with `=` is never folded."""
         self.stdout.print(table(columns, rows))
 
     def error(self, exc: CliError) -> None:
@@ -96,9 +96,11 @@ def plain(value: object) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        right = name.startswith(">")
         result.add_column(
-            name.lstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=right
+            name.lstrip(">="),
+            justify="right" if name.startswith(">") else "left",
+            overflow="fold",
+            no_wrap=name.startswith((">", "=")),
         )
     for row in rows:
         result.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
@@ -115,6 +117,10 @@ def _cell(value: Any) -> str:
 
 def count(number: int) -> str:
     return f"{number:,}"
+
+
+def some(number: int, thing: str) -> str:
+    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -84,12 +84,13 @@ def bench(
         float, typer.Option("--seconds", min=1, max=300, help="Give up a phase after so long.")
     ] = 30,
 ) -> None:
-    """Put a small, bounded load on a server: push, then pop and acknowledge, all checked.
+    """Put a small, bounded load on a server.
 
-    It works on a queue of its own, `bench-…`, with a partition for each client, and deletes it in
-    the end (which needs an admin's credential). It measures server, network and this one client
-    together, whose threads share one CPU: a figure to compare with itself. What the server can do
-    is measured by `make bench` in a checkout (bench/README.md).
+    Push, then pop and acknowledge, all counted. It works on a queue of its own, `bench-…`, with a
+    partition for each client, and deletes it in the end (which needs an admin's credential). It
+    measures server, network and this one client together, whose threads share one CPU: a figure to
+    compare with itself. What the server can do is measured by `make bench` in a checkout
+    (bench/README.md).
 
     With --json: `{"queue", "push", "consume"}`, each phase with `messages`, `requests`, `seconds`,
     `perSecond` and `requestMs` (p50, p95, p99).

@@ -9,7 +9,7 @@ import typer
 
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count
+from queue_server.cli.output import count, some
 from queue_server.cli.session import Session, Yes, server_command
 
 _DLQ = "/api/v1/dlq"
@@ -62,7 +62,7 @@ def add_to(parent: typer.Typer) -> None:
 def list_letters(
     session: Session,
     queue: Annotated[
-        str, typer.Argument(metavar="[QUEUE]", show_default=False, help="Of which queue.")
+        str, typer.Argument(metavar="QUEUE", show_default=False, help="Of which queue.")
     ] = "",
     group: Group = "",
     partition: Partition = "",
@@ -91,10 +91,10 @@ def list_letters(
         session.out.notice("no dead letters")
         return
     session.out.table(
-        ["failed", "queue", "partition", "group", ">attempts", "reason", "id"],
+        ["=failed", "queue", "partition", "group", ">attempts", "reason", "=id"],
         [
             [
-                letter["failedAt"][:19].replace("T", " "),
+                letter["failedAt"][:16].replace("T", " "),
                 letter["queue"],
                 letter["partition"],
                 letter["consumerGroup"],
@@ -240,7 +240,7 @@ def purge(
     deleted = 0
     if total:
         session.out.confirm(
-            f"remove {count(total)} dead letters of queue {queue!r}{_filter_text(query)} for good",
+            f"remove {some(total, 'dead letter')} of queue {queue!r}{_filter_text(query)} for good",
             yes=yes,
         )
         deleted = session.client.request("DELETE", _DLQ, query, timeout_s=120)["deleted"]

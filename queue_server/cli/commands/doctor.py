@@ -55,11 +55,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(session: Session) -> None:
-    """Check server, database and machine; say what to do about what is found.
+    """Check server, database and machine.
 
-    Nothing is changed. Database and limits are those of a server that is started with the same
-    options and environment as this command: run it as the server's user, on its machine. Ends with
-    1 when a check fails; warnings are no failure.
+    Each line says what to do about what was found. Nothing is changed. Database and limits are
+    those of a server that is started with the same options and environment as this command: run it
+    as the server's user, on its machine. Ends with 1 when a check fails; warnings are no failure.
 
     With --json: `{"ok", "checks": [{"check", "status", "found", "fix"}]}`; a status is ok, warn or
     fail.

@@ -9,7 +9,7 @@ import typer
 
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count, duration
+from queue_server.cli.output import count, duration, some
 from queue_server.cli.session import Session, Yes, server_command
 
 _GROUPS = "/api/v1/consumer-groups"
@@ -77,7 +77,7 @@ def list_groups(
 def lag(
     session: Session,
     group: Annotated[
-        str, typer.Argument(metavar="[GROUP]", show_default=False, help="Only of this group.")
+        str, typer.Argument(metavar="GROUP", show_default=False, help="Only of this group.")
     ] = "",
     queue: Annotated[
         str, typer.Option("--queue", "-q", show_default=False, help="Only on this queue.")
@@ -108,7 +108,7 @@ def lag(
         session.out.notice("no group is behind")
         return
     session.out.table(
-        ["queue", "partition", "group", ">lag", ">oldest", "last consumed"],
+        ["queue", "partition", "group", ">lag", ">oldest", "=last consumed"],
         [
             [
                 one["queue_name"],
@@ -116,7 +116,7 @@ def lag(
                 one["consumer_group"],
                 one["offset_lag"],
                 duration(one["time_lag_seconds"]),
-                (one["last_consumed_at"] or "never")[:19].replace("T", " "),
+                (one["last_consumed_at"] or "never")[:16].replace("T", " "),
             ]
             for one in found
         ],
@@ -176,7 +176,7 @@ def seek(
             else f"it reads the about {count(since)} messages pushed from then on"
         )
     session.out.confirm(
-        f"move group {group!r} on {where} to {target}: it is {count(before)} messages behind now;"
+        f"move group {group!r} on {where} to {target}: it is {some(before, 'message')} behind now;"
         f" {effect}",
         yes=yes,
     )
@@ -204,7 +204,7 @@ def seek(
         )
         return
     session.out.line(
-        f"moved in {count(moved)} partitions; {count(after)} messages are to be read now"
+        f"moved in {some(moved, 'partition')}; {some(after, 'message')} to be read now"
     )
 
 
@@ -247,8 +247,8 @@ def delete(
     more = f" and {count(len(found) - 5)} more" if len(found) > 5 else ""
     session.out.confirm(
         f"delete group {group!r} on {queues}{more}:"
-        f" {count(sum(one['members'] for one in found))} places in partitions,"
-        f" {count(sum(one['totalLag'] or 0 for one in found))} messages not acknowledged",
+        f" its places in {some(sum(one['members'] for one in found), 'partition')},"
+        f" {some(sum(one['totalLag'] or 0 for one in found), 'message')} not acknowledged",
         yes=yes,
     )
     path = f"{_GROUPS}/{segment(group)}" + (f"/queues/{segment(queue)}" if queue else "")
@@ -259,7 +259,7 @@ def delete(
     if session.json:
         session.out.value({"group": group, "queue": queue or None, "deletedPartitions": deleted})
         return
-    session.out.line("deleted ", (group, "bold"), f", {count(deleted)} places in partitions")
+    session.out.line("deleted ", (group, "bold"), f", its places in {some(deleted, 'partition')}")
 
 
 def _time(text: str) -> str:

@@ -32,7 +32,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 def add_to(parent: typer.Typer) -> None:
     app = typer.Typer(
         no_args_is_help=True,
-        help="Make, list and revoke API keys of a server with API_KEYS_ENABLED=true.",
+        help="Make, list and revoke API keys.",
         epilog="Example: queue-server keys create billing --push 'orders.*' --expires-in 90d",
     )
     app.callback()(_before)
@@ -86,7 +86,10 @@ def create(
         _patterns("administer", "configure, clear, delete, seek in, and look into"),
     ] = None,
 ) -> None:
-    """Make a key and print it, once: on stdout the key alone, on stderr what it opens.
+    """Make a key and print it, once.
+
+    The key alone is on stdout, what it opens on stderr. A server with API_KEYS_ENABLED=true asks
+    for keys (docs/security.md).
 
     With --json: `{"key", "id", "name", "role", "queues", "createdAt", "expiresAt"}`.
 

@@ -92,7 +92,7 @@ def push(
     queue: Queue,
     payloads: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PAYLOAD...", show_default=False, help="Messages, JSON each."),
+        typer.Argument(metavar="PAYLOAD", show_default=False, help="Messages, JSON each."),
     ] = None,
     file: Annotated[
         Path | None,
@@ -126,15 +126,16 @@ def push(
         typer.Option(
             "--id-prefix",
             show_default=False,
-            help="Transaction ids are PREFIX-<line>. The same prefix for the same file stores"
-            " nothing twice. Default: a new one.",
+            help="Transaction ids are PREFIX-1, PREFIX-2 ... by line. The same prefix for the same"
+            " file stores nothing twice. Default: a new one.",
         ),
     ] = "",
 ) -> None:
-    """Push messages: from the command line, from stdin, or from a file of JSON Lines.
+    """Push messages to a queue.
 
-    A file is sent in batches, each stored as a whole or not at all. When one fails, the error says
-    which lines are stored and how to go on; what is sent twice then is stored once.
+    From the command line, from stdin, or from a file of JSON Lines. A file is sent in batches, each
+    stored as a whole or not at all. When one fails, the error says which lines are stored and how
+    to go on; what is sent twice then is stored once.
 
     With --json: `{"queue", "messages", "duplicates", "requests", "idPrefix"}`.
 
@@ -351,16 +352,17 @@ def pop(
     wait: Annotated[
         float,
         typer.Option(
-            "--wait", "-w", min=0, max=3600, metavar="SECONDS", help="Wait for a message."
+            "--wait", "-w", min=0, max=3600, metavar="SECONDS", help="Wait so long for a message."
         ),
     ] = 0,
     ack_: Annotated[
         bool, typer.Option("--ack", help="Count them as completed at once: no lease, no ack.")
     ] = False,
 ) -> None:
-    """Pop messages: take them under a lease, to be acknowledged with `queue-server ack`.
+    """Pop messages of a queue, under a lease.
 
-    Without an ack they are delivered again when the lease ends. Nothing to pop is no error.
+    Acknowledge them with `queue-server ack`. Without an ack they are delivered again when the lease
+    ends. Nothing to pop is no error.
 
     With --json: JSON Lines, a message a line, as the server tells it; `ack` reads them.
 
@@ -449,9 +451,10 @@ def ack(
         str, typer.Option("--error", show_default=False, help="The reason of a failure.")
     ] = "",
 ) -> None:
-    """Acknowledge messages: one by its ids, or those that `pop --json` wrote, from stdin.
+    """Acknowledge popped messages.
 
-    An acknowledgement of a message covers those before it in its partition.
+    One by its ids, or those that `pop --json` wrote, from stdin. An acknowledgement of a message
+    covers those before it in its partition.
 
     With --json: JSON Lines, the server's result for each. When any is refused, the end is 1.
 
@@ -568,11 +571,11 @@ def tail(
                             help="Time between two looks.")
     ] = 1.0,
 ) -> None:  # fmt: skip
-    """Show the newest messages of a queue, then what is pushed to it, until Ctrl-C.
+    """Show the newest messages, then follow.
 
-    It browses: nothing is taken, leased or acknowledged, and no group is known of it. With --group
-    it is a consumer like any other; then --lines and --interval mean nothing, and --no-follow ends
-    when there is nothing left to pop.
+    It ends with Ctrl-C. It browses: nothing is taken, leased or acknowledged, and no group is known
+    of it. With --group it is a consumer like any other; then --lines and --interval mean nothing,
+    and --no-follow ends when there is nothing left to pop.
 
     With --json: JSON Lines, a message a line, as the server's /api/v1/messages tells it.
 

@@ -23,7 +23,7 @@ def migrate(
         bool, typer.Option("--check", help="End with 1 unless the schema is current.")
     ] = False,
 ) -> None:
-    """Say what a start of this version would do to the schema; change nothing.
+    """Say whether the schema is current; change nothing.
 
     The server itself applies what is missing when it starts, in one transaction. A `pre` migration
     only adds, so servers of the version before go on beside it; a `post` migration takes away.

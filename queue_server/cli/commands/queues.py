@@ -9,7 +9,7 @@ import typer
 
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count
+from queue_server.cli.output import count, some
 from queue_server.cli.session import Session, Yes, server_command
 from queue_server.domain.options import OptionChanges
 
@@ -67,7 +67,7 @@ def list_queues(
         session.out.notice("no queues")
         return
     session.out.table(
-        ["queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters", "created"],
+        ["queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters"],
         [
             [
                 queue["name"],
@@ -76,7 +76,6 @@ def list_queues(
                 queue["messages"]["processing"],
                 queue["messages"]["total"],
                 queue["messages"].get("deadLetter", 0),
-                queue["createdAt"][:19].replace("T", " "),
             ]
             for queue in queues
         ],
@@ -198,9 +197,9 @@ def delete(session: Session, queue: Queue, yes: Yes = False) -> None:
     found = read_queue(session.client, queue)
     totals = found["totals"]
     session.out.confirm(
-        f"delete queue {queue!r} with {count(len(found['partitions']))} partitions,"
-        f" {count(totals['total'])} messages ({count(totals['pending'])} of them pending) and"
-        f" {count(totals['deadLetter'])} dead letters",
+        f"delete queue {queue!r} with {some(len(found['partitions']), 'partition')},"
+        f" {some(totals['total'], 'message')} ({count(totals['pending'])} of them pending) and"
+        f" {some(totals['deadLetter'], 'dead letter')}",
         yes=yes,
     )
     answer = session.client.request("DELETE", f"{_QUEUES}/{segment(queue)}")
@@ -209,7 +208,7 @@ def delete(session: Session, queue: Queue, yes: Yes = False) -> None:
     if session.json:
         session.out.value({"queue": queue, "deleted": True, "messages": totals["total"]})
         return
-    session.out.line("deleted ", (queue, "bold"), f" with {count(totals['total'])} messages")
+    session.out.line("deleted ", (queue, "bold"), f" with {some(totals['total'], 'message')}")
 
 
 def read_queue(client: Client, queue: str) -> dict[str, Any]:

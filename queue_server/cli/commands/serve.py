@@ -16,9 +16,10 @@ from queue_server.settings import options
 
 def add_to(app: typer.Typer) -> None:
     def serve(**_: Any) -> None:
-        """Run the server until Ctrl-C or SIGTERM; what `python cluster.py` does.
+        """Run the server, until Ctrl-C or SIGTERM.
 
-        Settings also come from the environment: `queue-server serve --help` lists all of them.
+        It is what `python cluster.py` does. Settings also come from the environment: `queue-server
+        serve --help` lists all of them.
 
         \b
         Examples:

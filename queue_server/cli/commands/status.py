@@ -19,7 +19,7 @@ from rich.text import Text
 
 from queue_server.cli.client import Client
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count, duration, plain, styled, table
+from queue_server.cli.output import count, duration, some, styled, table
 from queue_server.cli.session import Session, server_command
 
 # What `top` shows of many queues: those with the most to read.
@@ -43,6 +43,13 @@ _COUNTERS = {
     "workerRestarts": "worker_restarts",
     "databaseRestarts": "database_restarts",
 }
+_MOVED = (
+    "messagesPushed",
+    "messagesDuplicate",
+    "messagesPopped",
+    "messagesAcked",
+    "messagesFailed",
+)
 
 
 class Status(msgspec.Struct, rename="camel"):
@@ -79,10 +86,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(session: Session) -> None:
-    """Show how a server is: health, what it holds, what it has done.
+    """Show how a server is and what it holds.
 
     Ends with 3 when the server cannot serve, so it can stand in a script's condition. Counters
-    count since the server started, on the host that is asked.
+    count since the server started, on the host that is asked; an acknowledgement counts once,
+    however many messages before it it covers.
+
+    With --json: one object, with `messages` (stored, pending, processing, completed, deadLetter),
+    `counters`, `lag` (seconds, messages), `uptimeSeconds`, `workers`, `leases`, `topErrors` ...
 
     \b
     Examples:
@@ -97,8 +108,8 @@ def status(session: Session) -> None:
     line, messages, counters = session.out.line, found.messages, found.counters
     line((found.url, "bold"), "  ", (found.status, "green"), f", version {found.version}")
     line(
-        f"up {duration(found.uptime_seconds)}, {_some(found.workers, 'worker')},"
-        f" {_some(found.connections, 'connection')}"
+        f"up {duration(found.uptime_seconds)}, {some(found.workers, 'worker')},"
+        f" {some(found.connections, 'connection')}"
     )
     line()
     session.out.table(
@@ -107,19 +118,23 @@ def status(session: Session) -> None:
     )
     line()
     line(
-        f"{_some(found.queues, 'queue')} with {_some(found.partitions, 'partition')};"
-        f" {_some(found.leases, 'live lease')}; the slowest reader is"
-        f" {count(int(found.lag['messages']))} messages, {duration(found.lag['seconds'])} behind"
+        f"{some(found.queues, 'queue')}, {some(found.partitions, 'partition')},"
+        f" {some(found.leases, 'live lease')}"
     )
     line(
-        f"since the start: {count(counters['messagesPushed'])} pushed,"
-        f" {count(counters['messagesPopped'])} popped, {count(counters['messagesAcked'])} acked,"
-        f" {count(counters['messagesFailed'])} failed,"
-        f" {count(counters['messagesDuplicate'])} duplicates"
+        f"the slowest reader is {some(int(found.lag['messages']), 'message')},"
+        f" {duration(found.lag['seconds'])} behind"
     )
+    line()
+    # An acknowledgement covers all messages before it in its partition, and counts once.
+    session.out.table(
+        ["since the start", ">pushed", ">duplicates", ">popped", ">acks", ">nacks"],
+        [["messages", *(counters[name] for name in _MOVED)]],
+    )
+    line()
     line(
-        f"{count(counters['requests'])} requests, of which {count(counters['requestsFailed'])}"
-        f" ended with a 5xx; {_some(counters['workerRestarts'], 'worker restart')}"
+        f"{some(counters['requests'], 'request')}, {count(counters['requestsFailed'])} of them"
+        f" ended with a 5xx; {some(counters['workerRestarts'], 'worker restart')}"
     )
     for error in found.top_errors:
         line(("dead letters: ", "yellow"), f"{count(error['count'])} x {error['error']}")
@@ -145,10 +160,11 @@ def top(
         ),
     ] = 0,
 ) -> None:
-    """Watch a server: messages a second, and the queues with the most to read.
+    """Watch a server, live.
 
-    q or Ctrl-C leaves. With --json each look is a line: what `status --json` writes, with `rates`
-    and `topQueues`; the first one has no rates (null).
+    Messages a second, what is stored, and the queues with the most to read. q or Ctrl-C leaves.
+    With --json each look is a line: what `status --json` writes, with `rates` and `topQueues`; the
+    first one has no rates (null).
 
     \b
     Examples:
@@ -263,12 +279,12 @@ def _screen(
     head = styled(
         (found.url, "bold"),
         f"  {found.version}, up {duration(found.uptime_seconds)},"
-        f" {_some(found.workers, 'worker')}, {_some(found.connections, 'connection')}"
+        f" {some(found.workers, 'worker')}, {some(found.connections, 'connection')}"
         f"   {time.strftime('%H:%M:%S')}",
     )
     figures = ["-"] * 5 if rates is None else [f"{x:,.0f}" for x in msgspec.structs.astuple(rates)]
     per_second = table(
-        ["a second", ">pushed", ">popped", ">acked", ">failed", ">requests"],
+        ["a second", ">pushed", ">popped", ">acks", ">nacks", ">requests"],
         [["messages", *figures]],
     )
     stored = table(
@@ -327,7 +343,3 @@ def _keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-def _some(number: int, thing: str) -> str:
-    return f"{count(number)} {plain(thing)}{'' if number == 1 else 's'}"
