@@ -489,7 +489,7 @@ class Popper:
         common. At most one opened segment is held while the consumer takes a chunk.
         Errors: `Unavailable` when a body cannot be read.
         """
-        first = True
+        separator = b""
         opened, delivery.opened = delivery.opened, None
         for claim in delivery.claims:
             for run in claim.runs:
@@ -499,11 +499,11 @@ class Popper:
                 if segment is None:
                     continue  # dropped since: nothing to hand out
                 begin = time.perf_counter_ns()
-                text = segment.run(run.start, run.end, claim_text(claim, run))
+                text = segment.run(run.start, run.end, claim_text(claim, run), separator)
                 self._spend(Counter.POP_DECODE_US, begin)
                 del segment
-                yield text if first else b"," + text
-                first = False
+                yield text
+                separator = b","
 
     async def _open(self, partition_id: PartitionId, run: Run) -> OpenSegment | None:
         key = (partition_id, run.base_offset)

@@ -128,17 +128,18 @@ class OpenSegment:
         self.raw_bytes = len(body)
         self._parts = parts
 
-    def run(self, start: int, end: int, claim: bytes) -> bytes:
+    def run(self, start: int, end: int, claim: bytes, before: bytes = b"") -> bytes:
         """The messages [start, end) as comma-separated JSON objects.
 
-        Shape: *claim* is the text for all of them that follows the offset: `,"leaseId":...`.
+        Shape: *claim* is the text for all of them that follows the offset: `,"leaseId":...`;
+        *before* is put in front of the first.
         """
         first, last = start - self.base_offset, end - self.base_offset
         parts = self._parts[first + 1 : last + 1]
         if end < self.next_offset:
             parts[-1] = parts[-1].removesuffix(_NEXT_HEAD)
         offsets = numerals(start, end)
-        offsets[0] = _HEAD + offsets[0]
+        offsets[0] = before + _HEAD + offsets[0]
         return weave(end - start, offsets, claim, parts)
 
     def message(self, offset: int) -> StoredMessage:

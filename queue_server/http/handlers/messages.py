@@ -223,8 +223,7 @@ async def _send(
                         status=200, headers={"Content-Type": "application/json; charset=utf-8"}
                     )
                     await response.prepare(request)
-                for piece in pieces:
-                    await _write(state, response, piece)
+                await _write(state, response, b"".join(pieces))
                 pieces.clear()
                 size_bytes = 0
     except QueueServerError as exc:
@@ -238,8 +237,7 @@ async def _send(
     state.row.observe(BATCH_MESSAGES[Operation.POP], delivery.message_count)
     if response is None:
         return _json(state, b"".join(pieces))
-    for piece in pieces:
-        await _write(state, response, piece)
+    await _write(state, response, b"".join(pieces))
     await response.write_eof()
     return response
 
