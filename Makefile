@@ -4,8 +4,11 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+PYTEST  = $(PY) -m pytest --database $(DATABASE)
 ARGS   ?=
 SCENARIO ?= all
+JOBS   ?= 4
+DATABASE ?= embedded
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fault lint format bench peers lock clean
@@ -16,8 +19,16 @@ help:  ## list the targets
 run: $(VENV)/run.stamp  ## start the server in the foreground (ARGS="--workers 4 --port 6632")
 	$(PY) cluster.py $(ARGS)
 
-test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe")
-	$(PY) -m pytest $(ARGS)
+# Twice, as half of a test's time is waiting and some measure it: first all that may run beside
+# others, in JOBS processes, then the others alone. 5 is pytest's "no test was chosen", which one of
+# the two may say; 1 is "some failed", after which the second is still worth its time.
+# Bytecode is kept, whatever the shell says: a hundred servers are started.
+test: export PYTHONDONTWRITEBYTECODE =
+test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe", DATABASE=pg15 or pgbouncer)
+	@$(PYTEST) --part together -n $(JOBS) --dist worksteal $(ARGS); together=$$?; \
+	case $$together in 0|1|5) ;; *) exit $$together;; esac; \
+	$(PYTEST) --part alone $(ARGS); alone=$$?; \
+	case $$together-$$alone in *-5|1-*) exit $$together;; *) exit $$alone;; esac
 
 fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour or two; ARGS="--faults mixed --seed 1")
 	$(PY) -m tests.fault $(ARGS)

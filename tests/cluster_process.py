@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +44,11 @@ class ClusterProcess:
 
     *env* is added to this process's environment (from which the server's settings are removed).
     Without *data_dir* the server gets no `--data-dir`: for tests that give a DATABASE_URL.
+    With `--database` other than `embedded` a database stands in for the folder.
     """
+
+    # From a data directory to the connection string of the database that stands in for it.
+    stand_in: ClassVar[Callable[[Path], str] | None] = None
 
     def __init__(
         self,
@@ -54,9 +58,16 @@ class ClusterProcess:
         command: Sequence[str] = (sys.executable, str(ROOT / "cluster.py")),
     ) -> None:
         self.command = list(command)
-        self.args = [*_default_args(args), *args]
+        # What tells any of the server's commands where its data is.
+        self.data_args: list[str] = []
         if data_dir is not None:
-            self.args += ["--data-dir", str(data_dir)]
+            stand_in = ClusterProcess.stand_in
+            self.data_args = (
+                ["--data-dir", str(data_dir)]
+                if stand_in is None
+                else ["--database-url", stand_in(data_dir)]
+            )
+        self.args = [*_default_args(args), *args, *self.data_args]
         clean = {k: v for k, v in os.environ.items() if not _FOREIGN_ENVIRONMENT.match(k)}
         self.env = clean | {"LOG_FORMAT": "json"} | dict(env or {})
         self.lines: list[str] = []  # everything it wrote to stdout and stderr so far

@@ -1,10 +1,50 @@
-"""Loads the fixtures: every `fix_*.py` module beside this file is a pytest plugin."""
+"""Loads the fixtures, and has the two options of our own: `--part` and `--database`.
+
+Every `fix_*.py` module beside this file is a pytest plugin.
+"""
 
 from pathlib import Path
 
 import pytest
 
+from tests.databases import KINDS, unavailable
+
 pytest_plugins = [f"tests.{path.stem}" for path in sorted(Path(__file__).parent.glob("fix_*.py"))]
 
 # All of them before the first is imported: one may import another.
 pytest.register_assert_rewrite(*pytest_plugins, "tests.client", "tests.cluster_process")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("queue server")
+    group.addoption(
+        "--part",
+        choices=["together", "alone"],
+        help="only the tests that may run beside others, or only those marked `alone`",
+    )
+    group.addoption(
+        "--database",
+        choices=KINDS,
+        default="embedded",
+        help="what the servers under test keep their data in (default: %(default)s)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if reason := unavailable(config.option.database):
+        raise pytest.UsageError(f"--database {config.option.database}: {reason}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("databases")
+        if marker is not None and config.option.database not in marker.args:
+            reason = f"with {config.option.database}: {marker.kwargs['reason']}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if part := config.option.part:
+        is_alone = part == "alone"
+        chosen = [(item.get_closest_marker("alone") is not None) is is_alone for item in items]
+        config.hook.pytest_deselected(
+            items=[item for item, mine in zip(items, chosen, strict=True) if not mine]
+        )
+        items[:] = [item for item, mine in zip(items, chosen, strict=True) if mine]

@@ -1,56 +1,81 @@
-"""A real PostgreSQL for tests that need no server: one for the session, a fresh database a test."""
+"""A real PostgreSQL for tests that need no server: one for the session, a fresh database a test.
 
-import itertools
+It is the embedded one unless `--database` says otherwise (see tests/databases.py).
+"""
+
 from collections.abc import AsyncIterator, Iterator
 
-import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from queue_server.cluster.database import EmbeddedPostgres
 from queue_server.storage.migrate import migrate
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions
+from tests.cluster_process import ClusterProcess
+from tests.databases import DatabaseKind, SharedPostgres, given_database
 from tests.server_directory import server_directory
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[EmbeddedPostgres]:
-    """The embedded PostgreSQL, without a supervisor around it."""
+def database_kind(pytestconfig: pytest.Config) -> DatabaseKind:
+    """What `--database` says."""
+    kind: DatabaseKind = pytestconfig.option.database
+    return kind
+
+
+@pytest.fixture(scope="session", autouse=True)
+def given(database_kind: DatabaseKind) -> Iterator[SharedPostgres | None]:
+    """The PostgreSQL that all servers are given; None when each runs its own."""
+    if database_kind == "embedded":
+        yield None
+        return
+    with server_directory() as folder, given_database(database_kind, folder) as postgres:
+        ClusterProcess.stand_in = postgres.stand_in
+        yield postgres
+        ClusterProcess.stand_in = None
+
+
+@pytest.fixture(scope="session")
+def postgres(given: SharedPostgres | None) -> Iterator[SharedPostgres]:
+    """The PostgreSQL of the session's tests; embedded, without a supervisor around it."""
+    if given is not None:
+        yield given
+        return
     with server_directory() as directory:
         database = EmbeddedPostgres(directory, pool_size=30)
         database.lock()
         database.start()
         try:
-            yield database
+            yield SharedPostgres(database.conninfo)
         finally:
             database.stop(10)
 
 
 @pytest.fixture(scope="session")
-def template(postgres: EmbeddedPostgres) -> str:
+def template(postgres: SharedPostgres) -> str:
     """The name of a migrated database; cloning it is faster than migrating anew."""
-    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE template_queue")
-    migrate(make_conninfo(postgres.conninfo, dbname="template_queue"))
+    postgres.execute("CREATE DATABASE {}", "template_queue")
+    migrate(postgres.direct_conninfo("template_queue"))
     return "template_queue"
 
 
 @pytest.fixture
-def conninfo(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-        yield make_conninfo(postgres.conninfo, dbname=name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+def own_database(postgres: SharedPostgres, template: str) -> Iterator[str]:
+    """The name of a migrated database of the test's own."""
+    with postgres.database(template) as name:
+        yield name
+
+
+@pytest.fixture
+def conninfo(postgres: SharedPostgres, own_database: str) -> str:
+    """The way to the test's database that a server takes."""
+    return postgres.conninfo(own_database)
+
+
+@pytest.fixture
+def direct_conninfo(postgres: SharedPostgres, own_database: str) -> str:
+    """The way to the test's database past any pooler, with a session of one's own."""
+    return postgres.direct_conninfo(own_database)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 class Proxy:
-    """Forwards a Unix socket.
+    """Forwards a Unix socket to the PostgreSQL of *target*, a connection string.
 
     With `swallow` set to some bytes, the first message to PostgreSQL that contains them is
     forwarded, PostgreSQL is given the time to answer, and the answer is thrown away together with
@@ -45,8 +45,19 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def leads_to(self, conninfo: str) -> str:
+        """The same connection string, by way of this proxy."""
+        return make_conninfo(conninfo, host=self.folder, port=5432)
+
+    async def open_target(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        given = conninfo_to_dict(self._target)
+        host, port = str(given["host"]), int(given.get("port") or 5432)
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self._target)
+        up_reader, up_writer = await self.open_target()
         pair = {writer, up_writer}
         self._writers |= pair
         lose_answer = asyncio.Event()
@@ -204,9 +215,8 @@ class NetworkProxy:
 @pytest.fixture
 async def proxy(conninfo: str) -> AsyncIterator[Proxy]:
     """A proxy before the test's database; `proxied` connects through it."""
-    host = conninfo_to_dict(conninfo)["host"]
     with tempfile.TemporaryDirectory(prefix="queue-proxy-") as folder:
-        proxy = Proxy(f"{host}/.s.PGSQL.5432", folder)
+        proxy = Proxy(conninfo, folder)
         await proxy.start()
         try:
             yield proxy
@@ -216,4 +226,4 @@ async def proxy(conninfo: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 def proxied(conninfo: str, proxy: Proxy) -> str:
-    return make_conninfo(conninfo, host=proxy.folder)
+    return proxy.leads_to(conninfo)

@@ -38,7 +38,8 @@ def migrate(conninfo: str) -> int:
     Errors: `SchemaError` when an applied migration differs from the file of this version, the
     database is newer than this version, or the server is too old; psycopg's errors otherwise.
     """
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    # Nothing is prepared: behind a pooler somebody else may already have, in the same backend.
+    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
         _check_server(connection)
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))

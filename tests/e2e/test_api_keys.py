@@ -36,9 +36,8 @@ def guarded() -> Iterator[ClusterProcess]:
 
 def run(cluster: ClusterProcess, *args: str) -> subprocess.CompletedProcess[str]:
     """A `keys` command for the database of *cluster*."""
-    data_dir = cluster.args[cluster.args.index("--data-dir") + 1]
     return subprocess.run(
-        [sys.executable, str(ROOT / "cluster.py"), "keys", "--data-dir", data_dir, *args],
+        [sys.executable, str(ROOT / "cluster.py"), "keys", *cluster.data_args, *args],
         env=cluster.env, capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
 

@@ -107,6 +107,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.alone
+@pytest.mark.databases("embedded", reason="the benchmark starts servers of its own")
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_a_scenario_moves_and_checks_its_messages(small: Path, name: str) -> None:
     (written,) = small.glob(f"*-{name}.json")
@@ -125,6 +127,8 @@ def test_a_scenario_moves_and_checks_its_messages(small: Path, name: str) -> Non
     assert written.with_suffix(".md").read_text("utf-8").startswith("# ")
 
 
+@pytest.mark.alone
+@pytest.mark.databases("embedded", reason="the benchmark starts servers of its own")
 def test_a_result_can_be_drawn(small: Path) -> None:
     (written,) = small.glob("*-root-cause.json")
     done = command("-m", "bench.plots", str(written))
@@ -191,6 +195,7 @@ class StallingBroker:
         pass
 
 
+@pytest.mark.alone
 async def test_a_stall_counts_for_every_message_it_delayed() -> None:
     # 100 messages a second for half a second, and a broker that stands still for 300 ms of it.
     broker = StallingBroker(0.3)

@@ -256,6 +256,7 @@ async def test_an_ack_sent_twice_is_a_success_twice(client: Client, queue: str) 
         assert result.get("noop") is None
 
 
+@pytest.mark.alone
 async def test_a_push_wakes_a_waiting_pop(client: Client, queue: str) -> None:
     assert (await pop(client, queue)).messages == []
     waiting = asyncio.create_task(pop(client, queue, wait="true", timeout=10_000))

@@ -227,6 +227,7 @@ async def test_kill_9_of_workers_under_load_loses_nothing(data_dir: Path) -> Non
         assert cluster.stop() == 0, cluster.output[-5000:]
 
 
+@pytest.mark.databases("embedded", reason="the server has to start PostgreSQL again")
 async def test_kill_9_of_the_postmaster_under_load_loses_nothing(data_dir: Path) -> None:
     with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()
@@ -266,6 +267,7 @@ def _postmaster(data_dir: Path) -> int:
     return int(file.read_text().splitlines()[0])
 
 
+@pytest.mark.databases("embedded", reason="the server has to start PostgreSQL again")
 async def test_a_parked_pop_outlives_a_restart_of_postgresql(data_dir: Path) -> None:
     with ClusterProcess(data_dir=data_dir) as cluster:
         cluster.wait_ready()

@@ -15,7 +15,10 @@ from queen import Queen
 from tests.client import Client, Pop
 from tests.cluster_process import ClusterProcess
 
-LATENESS_MAX = 0.7  # seconds after the end of a delay until a waiting pop has the message
+# Seconds after the end of a delay until a waiting pop has the message. Woken by its timer it is
+# punctual, which a machine with much to do is not.
+PUNCTUAL = 0.7
+LATENESS_MAX = 4.0
 EARLY_MAX = 0.05  # clocks: a delay counts from the storing, the test from the answer to the push
 
 
@@ -25,10 +28,12 @@ async def popped_at(client: Client, queue: str, **parameters: Any) -> tuple[Pop,
     return pop, time.monotonic()
 
 
-def assert_on_time(seconds: float, start: float, end: float, *, slack: float = 0.0) -> None:
+def assert_on_time(
+    seconds: float, start: float, end: float, *, slack: float = 0.0, lateness: float = LATENESS_MAX
+) -> None:
     """*seconds* after *start*; the delay itself began up to *slack* seconds earlier."""
     took = end - start
-    assert seconds - slack - EARLY_MAX <= took < seconds + LATENESS_MAX, took
+    assert seconds - slack - EARLY_MAX <= took < seconds + lateness, took
 
 
 async def stay_empty(client: Client, queue: str, until: float, **parameters: Any) -> None:
@@ -52,6 +57,7 @@ async def test_a_delayed_message_comes_when_it_is_old_enough(client: Client, que
     assert (await client.pop(queue, group="g")).data == [1]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("partition", [None, "Default"])
 async def test_a_waiting_pop_wakes_when_the_delay_is_over(
     fresh_client: Client, queue: str, partition: str | None
@@ -62,9 +68,10 @@ async def test_a_waiting_pop_wakes_when_the_delay_is_over(
     pushed = time.monotonic()
     pop, at = await popped_at(fresh_client, queue, partition=partition)
     assert pop.data == [1]
-    assert_on_time(2, pushed, at, slack=pushed - before)
+    assert_on_time(2, pushed, at, slack=pushed - before, lateness=PUNCTUAL)
 
 
+@pytest.mark.alone
 async def test_a_pop_that_waited_before_the_push_wakes_after_the_delay(
     fresh_client: Client, queue: str
 ) -> None:
@@ -76,7 +83,7 @@ async def test_a_pop_that_waited_before_the_push_wakes_after_the_delay(
     pushed = time.monotonic()
     pop, at = await waiting
     assert pop.data == [1]
-    assert_on_time(1, pushed, at, slack=pushed - before)
+    assert_on_time(1, pushed, at, slack=pushed - before, lateness=PUNCTUAL)
 
 
 async def test_each_message_has_its_own_age(client: Client, queue: str) -> None:
@@ -139,6 +146,7 @@ async def test_a_window_delivers_together(client: Client, queue: str) -> None:
     assert at - pushed >= 1 - 2 * EARLY_MAX
 
 
+@pytest.mark.alone
 async def test_a_waiting_pop_wakes_when_the_window_is_over(
     fresh_client: Client, queue: str
 ) -> None:
@@ -152,7 +160,7 @@ async def test_a_waiting_pop_wakes_when_the_window_is_over(
     pushed = time.monotonic()
     pop, at = await waiting
     assert pop.data == [1, 2]
-    assert_on_time(1, pushed, at, slack=pushed - before)
+    assert_on_time(1, pushed, at, slack=pushed - before, lateness=PUNCTUAL)
 
 
 async def test_each_partition_has_its_own_window_for_every_group(
@@ -206,6 +214,7 @@ async def test_defaults_make_nothing_stale(client: Client, queue: str) -> None:
 # ── retryDelay, retryBackoff, retryAfterMillis ──────────────────────────────────────────────────
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("status", ["failed", "retry"])
 async def test_a_nacked_message_stays_away_for_the_delay(
     fresh_client: Client, queue: str, status: str
@@ -221,7 +230,7 @@ async def test_a_nacked_message_stays_away_for_the_delay(
     assert (await fresh_client.pop(queue)).status == 204
     again, at = await popped_at(fresh_client, queue)
     assert again.data == [1, 2]
-    assert_on_time(1, acked, at, slack=acked - before)
+    assert_on_time(1, acked, at, slack=acked - before, lateness=PUNCTUAL)
 
 
 @pytest.mark.parametrize("status", ["failed", "retry"])

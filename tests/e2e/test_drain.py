@@ -65,6 +65,7 @@ async def test_a_drain_answers_parked_pops_and_keeps_every_answered_push(
     assert answered <= stored
 
 
+@pytest.mark.alone
 async def test_a_drain_ends_in_time_whatever_clients_do(data_dir: Path) -> None:
     """Idle connections, half a request, a request without its body, a reader that stopped."""
     with ClusterProcess(data_dir=data_dir) as cluster:

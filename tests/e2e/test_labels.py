@@ -411,6 +411,7 @@ async def test_concurrent_pops_by_label_never_share_a_partition(
 # ── waiting ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("by", ["namespace", "task", "both"])
 async def test_a_push_to_a_known_queue_wakes_a_waiting_pop(
     fresh_client: Client, namespace: str, task: str, by: str

@@ -9,6 +9,9 @@ import pytest
 
 from tests.client import Client, Pop, as_pop, eventually, unique
 
+# A second too late is what a pop is that nobody woke.
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 async def consumer(fresh_client: Client) -> AsyncIterator[Client]:

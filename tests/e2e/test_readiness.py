@@ -165,6 +165,7 @@ async def test_a_server_that_stops_is_not_ready(cluster: ClusterProcess) -> None
         assert answer.headers["Connection"] == "close"
 
 
+@pytest.mark.databases("embedded", reason="the server has to start PostgreSQL again")
 async def test_without_a_database_everything_is_answered_at_once(data_dir: Path) -> None:
     with ClusterProcess(env={"DB_CONNECTION_TIMEOUT": "5000"}, data_dir=data_dir) as cluster:
         cluster.wait_ready()

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.client import Client, Message, eventually, unique
 from tests.cluster_process import ClusterProcess
 
@@ -111,6 +113,7 @@ async def slowest_round_trip(client: Client, rounds: int) -> float:
     return slowest
 
 
+@pytest.mark.alone
 async def test_readers_that_stop_delay_nobody_and_cost_little(
     server: ClusterProcess, fresh_client: Client, queue: str
 ) -> None:

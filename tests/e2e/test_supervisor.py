@@ -75,6 +75,7 @@ def cluster(tmp_path: Path) -> Iterator[ClusterProcess]:
 # -- stop --
 
 
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_with_0(cluster: ClusterProcess, number: signal.Signals) -> None:
     assert health(cluster.url) == "healthy"
@@ -97,6 +98,7 @@ def test_clients_that_do_nothing_cannot_delay_the_end(cluster: ClusterProcess) -
         assert time.monotonic() - began < EXIT_LIMIT
 
 
+@pytest.mark.alone
 def test_a_worker_that_does_not_listen_is_killed_in_time(cluster: ClusterProcess) -> None:
     stopped = cluster.worker_pids()[0]
     os.kill(stopped, signal.SIGSTOP)
@@ -106,6 +108,7 @@ def test_a_worker_that_does_not_listen_is_killed_in_time(cluster: ClusterProcess
     assert not is_alive(stopped)
 
 
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
 def test_a_second_signal_ends_at_once(cluster: ClusterProcess) -> None:
     # A stopped worker would keep the drain waiting for seconds.
     processes = [*cluster.worker_pids(), cluster.postgres_pid()]
@@ -197,6 +200,7 @@ def test_after_a_killed_supervisor_a_new_one_starts_on_the_same_data_and_port(
             assert second.stop() == 0
 
 
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
 def test_a_killed_postgres_is_started_again(cluster: ClusterProcess) -> None:
     killed = cluster.postgres_pid()
     lines = len(cluster.lines)
@@ -221,6 +225,7 @@ def test_a_taken_port_is_reported_before_anything_starts(tmp_path: Path) -> None
             assert "Traceback" not in cluster.output
 
 
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
 def test_a_second_supervisor_on_one_data_dir_is_refused(
     cluster: ClusterProcess, tmp_path: Path
 ) -> None:
@@ -327,6 +332,7 @@ def test_a_given_database_that_is_absent_can_be_waited_for_no_longer_than_asked(
 # -- with a given database --
 
 
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
 def test_a_given_database_is_used_instead_of_an_own_one(
     cluster: ClusterProcess, tmp_path: Path
 ) -> None:

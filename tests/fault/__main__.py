@@ -19,10 +19,10 @@ from pathlib import Path
 
 import uvloop
 
+from tests.databases import Unavailable
 from tests.fault.checker import RECOVERY_LIMIT, RECOVERY_SHARE
 from tests.fault.faults import FAULTS
 from tests.fault.run import Phases, Run, run
-from tests.fault.system import Unavailable
 
 ROUNDS_MAX = 50
 VIOLATIONS_SHOWN = 5  # of a run; the rest is in its history

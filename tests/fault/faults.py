@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.client import uuid7
+from tests.databases import Unavailable
 from tests.fault.history import QUEUE_MODE, Pop
 from tests.fault.load import LEASE_S, Load
-from tests.fault.system import System, Topology, Unavailable, more_files
+from tests.fault.system import System, Topology, more_files
 from tests.fix_proxy import Weather
 
 IDLE_CONNECTIONS = 10_000

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.databases import DatabaseKind, Unavailable
 from tests.fault import checker
 from tests.fault.checker import RECOVERY_LIMIT, RECOVERY_SHARE, Report, Violation
 from tests.fault.faults import Fault, Stage
 from tests.fault.history import Mark, Push, Record, Recorder
 from tests.fault.load import Load
-from tests.fault.system import DatabaseKind, System, Unavailable
+from tests.fault.system import System
 
 # Whatever happens, a run ends: none of these is reached by a server that is well.
 STOP_TIMEOUT = 60.0  # seconds for the last pushes to be answered

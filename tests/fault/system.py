@@ -13,167 +13,32 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from queue_server.cluster.database import find_binaries
-from queue_server.cluster.system_user import find_user
 from tests.cluster_process import ClusterProcess
+from tests.databases import (
+    PG15_BINARIES,
+    START_TIMEOUT,
+    DatabaseKind,
+    PgBouncer,
+    Postgres,
+    Unavailable,
+    unavailable,
+)
 from tests.fix_proxy import NetworkProxy
 
-DatabaseKind = Literal["embedded", "pg15", "pgbouncer"]
 Topology = Literal["plain", "proxied", "standby", "small_disk"]
 
-PG15_BINARIES = Path("/usr/lib/postgresql/15/bin")
-PGBOUNCER = "/usr/sbin/pgbouncer"
 SMALL_DISK_MB = 400
-START_TIMEOUT = 30.0  # seconds
-
-
-class Unavailable(Exception):
-    """This machine cannot do what a fault needs; the message says why."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Postgres:
-    """A PostgreSQL of ours on a TCP port; as a system user when we are root."""
-
-    def __init__(self, binaries: Path, folder: Path, options: Mapping[str, str]) -> None:
-        self.binaries = binaries
-        self.data = folder / "postgres"
-        self.port = free_port()
-        self._log = folder / "postgres.log"
-        self._options = dict(options)
-        self._user = find_user(self.data)
-        self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True)
-        self._user.own(folder)
-
-    @property
-    def conninfo(self) -> str:
-        return make_conninfo("", host="127.0.0.1", port=self.port, user="postgres",
-                             dbname="postgres", connect_timeout=3)  # fmt: skip
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def initialise(self) -> None:
-        self.run("initdb", f"--pgdata={self.data}", "--username=postgres", "--encoding=UTF8",
-                 "--locale=C", "--auth=trust", "--no-instructions", "--wal-segsize=4")  # fmt: skip
-
-    def copy(self, primary: Postgres) -> None:
-        """Become a streaming standby of *primary*."""
-        self.run("pg_basebackup", "-D", str(self.data), "-d", primary.conninfo,
-                 "-R", "-X", "stream", "--checkpoint=fast")  # fmt: skip
-
-    def run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self.binaries / program), *arguments],
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, cwd="/", capture_output=True, text=True,
-            check=False, **self._user.popen_arguments,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
-
-    def start(self) -> None:
-        options = {
-            "port": str(self.port), "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "", "fsync": "on", "jit": "off",
-            "max_connections": "60", "shared_buffers": "128MB", **self._options,
-        }  # fmt: skip
-        command = [str(self.binaries / "postgres"), "-D", str(self.data)]
-        for name, value in options.items():
-            command += ["-c", f"{name}={value}"]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, cwd="/",
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, **self._user.popen_arguments,
-            )  # fmt: skip
-
-    def wait_ready(self) -> None:
-        """Wait until it answers; a start that collides with the end of a crash is repeated."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            try:
-                psycopg.connect(self.conninfo, connect_timeout=2).close()
-                return
-            except psycopg.OperationalError as exc:
-                if time.monotonic() > deadline:
-                    said = self._log.read_text(errors="replace")[-3000:]
-                    raise AssertionError(f"PostgreSQL does not answer: {exc}\n{said}") from exc
-            if self._process is None or self._process.poll() is not None:
-                self.start()
-            time.sleep(0.05)
-
-    def end(self, number: signal.Signals) -> None:
-        """Signal the postmaster, and see it gone."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-
-
-class PgBouncer:
-    """PgBouncer in transaction mode before *target*, a connection string.
-
-    Errors: `Unavailable` when it is not installed.
-    """
-
-    def __init__(self, target: str, folder: Path, pool_size: int = 20) -> None:
-        if not Path(PGBOUNCER).exists():
-            raise Unavailable(f"{PGBOUNCER} is not installed (Debian package pgbouncer)")
-        self.port = free_port()
-        # It knows fewer words than libpq.
-        known = {"host", "port", "user", "dbname"}
-        given = {k: v for k, v in conninfo_to_dict(target).items() if k in known}
-        folder.mkdir(parents=True)
-        user = find_user(folder / "data")
-        settings = folder / "pgbouncer.ini"
-        settings.write_text(
-            "[databases]\n"
-            f"postgres = {' '.join(f'{name}={value}' for name, value in given.items())}\n"
-            "[pgbouncer]\n"
-            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
-            f"auth_type = any\npool_mode = transaction\ndefault_pool_size = {pool_size}\n"
-            "max_client_conn = 500\nserver_login_retry = 1\n"
-            # libpq's `options` carries the timeouts; PgBouncer cannot pass it on.
-            "ignore_startup_parameters = extra_float_digits,options\n"
-            f"logfile = {folder / 'pgbouncer.log'}\n"
-        )
-        user.own(folder)
-        self._process = subprocess.Popen(
-            [PGBOUNCER, "-q", str(settings)], cwd="/", start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user.popen_arguments,
-        )  # fmt: skip
-
-    @property
-    def conninfo(self) -> str:
-        return make_conninfo("", host="127.0.0.1", port=self.port, user="postgres",
-                             dbname="postgres")  # fmt: skip
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
 
 
 class System:
@@ -225,9 +90,9 @@ class System:
         await asyncio.to_thread(self._start_server)
 
     def _start_database(self) -> None:
+        if reason := unavailable(self._kind):
+            raise Unavailable(reason)
         binaries = PG15_BINARIES if self._kind == "pg15" else find_binaries()
-        if not (binaries / "postgres").exists():
-            raise Unavailable(f"there is no PostgreSQL in {binaries}")
         options = {}
         if self._topology == "standby":
             # An answered push has to be on the standby before it is answered.

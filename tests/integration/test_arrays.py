@@ -6,7 +6,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from queue_server.cluster.database import EmbeddedPostgres
 from queue_server.storage.arrays import (
     Array,
     Bigints,
@@ -34,10 +33,8 @@ IDS = [uuid.uuid4(), None, uuid.UUID(int=0)]
         (Uuids([]), [], "uuid"),
     ],
 )
-def test_what_is_sent_arrives(
-    postgres: EmbeddedPostgres, made: Array, values: list[Any], type_: str
-) -> None:
-    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
+def test_what_is_sent_arrives(conninfo: str, made: Array, values: list[Any], type_: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
         row = connection.execute(
             psycopg.sql.SQL("SELECT %b::{type}[], pg_typeof(%b)::text, cardinality(%b)").format(
                 type=psycopg.sql.SQL(type_)

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from queue_server.cluster.database import EmbeddedPostgres
 from queue_server.domain.errors import StorageUnavailable
@@ -22,6 +21,10 @@ from tests.client import eventually
 from tests.fix_proxy import Proxy
 from tests.server_directory import server_directory
 
+pytestmark = pytest.mark.databases(
+    "embedded", reason="it is about the PostgreSQL that the server starts"
+)
+
 
 class CrashingProxy(Proxy):
     """Does *act* in the place of the first COMMIT that comes, and cuts the connection."""
@@ -29,7 +32,7 @@ class CrashingProxy(Proxy):
     act: Callable[[], Awaitable[None]] | None = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self._target)
+        up_reader, up_writer = await self.open_target()
 
         async def down() -> None:
             with contextlib.suppress(ConnectionError):
@@ -75,10 +78,10 @@ async def transactions_through(
 ) -> AsyncIterator[Transactions]:
     with server_directory() as folder:
         folder.mkdir()
-        proxy = CrashingProxy(f"{_socket_folder(database)}/.s.PGSQL.5432", str(folder))
+        proxy = CrashingProxy(database.conninfo, str(folder))
         await proxy.start()
         async with open_pool(
-            make_conninfo(database.conninfo, host=proxy.folder),
+            proxy.leads_to(database.conninfo),
             size=2,
             connection_timeout_ms=3000,
             statement_timeout_ms=10_000,
@@ -88,10 +91,6 @@ async def transactions_through(
             proxy.act = act
             yield Transactions(pool)
         await proxy.stop()
-
-
-def _socket_folder(database: EmbeddedPostgres) -> str:
-    return psycopg.conninfo.conninfo_to_dict(database.conninfo)["host"]  # type: ignore[return-value]
 
 
 async def insert(connection: Connection) -> str:

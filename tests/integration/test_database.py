@@ -23,6 +23,10 @@ from queue_server.cluster.database import (
     shared_buffers_mb,
 )
 
+pytestmark = pytest.mark.databases(
+    "embedded", reason="it is about the PostgreSQL that the server starts"
+)
+
 
 @contextlib.contextmanager
 def started(data_dir: Path) -> Iterator[EmbeddedPostgres]:

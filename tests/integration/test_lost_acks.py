@@ -9,7 +9,6 @@ from collections import Counter
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from queue_server.broker.ack import Ack, Acker
 from queue_server.broker.directory import Directory
@@ -70,7 +69,7 @@ async def test_a_lost_ack_is_not_called_refused(
             take_and_settle(conninfo, partition_ids[0])
 
     async with open_pool(
-        make_conninfo(conninfo, host=proxy.folder),
+        proxy.leads_to(conninfo),
         size=2,
         connection_timeout_ms=3000,
         statement_timeout_ms=10_000,

@@ -8,15 +8,12 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from queue_server.broker.ack import Ack, Acker
 from queue_server.broker.directory import Directory
@@ -24,7 +21,6 @@ from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper, PopRequest
 from queue_server.broker.push import Pusher, PushResult
 from queue_server.broker.wakeup import Rooms
-from queue_server.cluster.database import EmbeddedPostgres
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.ids import id_keys, id_ranges
 from queue_server.domain.message import NewMessage
@@ -38,6 +34,7 @@ from queue_server.storage.migrate import SchemaError, migrate
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions
 from tests.client import uuid7
+from tests.databases import SharedPostgres
 
 OLD = Path(__file__).parent / "old_schemas" / "0001"
 
@@ -51,22 +48,11 @@ def old_files(folder: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def empty_database(postgres: EmbeddedPostgres) -> Iterator[str]:
-    name = sql.Identifier(f"migration_{uuid.uuid4().hex}")
-    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
-        try:
-            yield make_conninfo(postgres.conninfo, dbname=name.as_string().strip('"'))
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
-
-
 @pytest.fixture
-def empty(postgres: EmbeddedPostgres) -> Iterator[str]:
+def empty(postgres: SharedPostgres) -> Iterator[str]:
     """A database without any schema."""
-    with empty_database(postgres) as conninfo:
-        yield conninfo
+    with postgres.database() as name:
+        yield postgres.conninfo(name)
 
 
 @pytest.fixture
@@ -269,10 +255,11 @@ def schema_of(conninfo: str) -> list[Any]:
 
 
 def test_a_migrated_database_has_the_same_tables_as_a_new_one(
-    old: str, postgres: EmbeddedPostgres
+    old: str, postgres: SharedPostgres
 ) -> None:
     migrate(old)
-    with empty_database(postgres) as new:
+    with postgres.database() as name:
+        new = postgres.conninfo(name)
         migrate(new)
         assert schema_of(old) == schema_of(new)
 

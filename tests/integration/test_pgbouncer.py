@@ -14,18 +14,18 @@ from queue_server.observability.counters import Counters
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Connection, Transactions
 from tests.client import eventually
-from tests.fault.system import PgBouncer, Unavailable
+from tests.databases import PgBouncer, Unavailable
 from tests.integration.test_torn_transactions import new
 from tests.server_directory import server_directory
 
 
 @pytest.fixture
-async def bounced(conninfo: str) -> AsyncIterator[Transactions]:
+async def bounced(direct_conninfo: str) -> AsyncIterator[Transactions]:
     """Six connections to PgBouncer, which has two to the test's database."""
     with server_directory() as folder:
         folder.parent.chmod(0o755)
         try:
-            bouncer = PgBouncer(conninfo, folder, pool_size=2)
+            bouncer = PgBouncer(direct_conninfo, folder, pool_size=2)
         except Unavailable as exc:
             pytest.skip(str(exc))
         try:

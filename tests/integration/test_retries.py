@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 import msgspec
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from queue_server.broker.directory import Directory
 from queue_server.broker.push import Pusher, PushResult
@@ -269,7 +268,7 @@ async def test_a_connection_that_falls_silent_is_given_up(conninfo: str, proxy: 
     """It is not waited for longer than a statement may run, nor are its neighbours in the pool."""
     reasons: Counter[str] = Counter()
     async with open_pool(
-        make_conninfo(conninfo, host=proxy.folder),
+        proxy.leads_to(conninfo),
         size=4,
         connection_timeout_ms=2000,
         statement_timeout_ms=200,

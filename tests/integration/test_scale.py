@@ -24,6 +24,8 @@ from queue_server.domain.subscription import ALL, NEW, Start
 from queue_server.observability.counters import Counters
 from queue_server.storage.transactions import Transactions
 
+pytestmark = pytest.mark.alone
+
 MANY = 100_000
 FEW = 10
 

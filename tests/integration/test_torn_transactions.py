@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import msgspec
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from queue_server.broker.ack import Ack, Acker
 from queue_server.broker.directory import Directory
@@ -60,9 +59,8 @@ class TearingProxy(Proxy):
     a PREPARE, an execution or COMMIT.
     """
 
-    def __init__(self, target: str, folder: str, conninfo: str) -> None:
+    def __init__(self, target: str, folder: str) -> None:
         super().__init__(target, folder)
-        self._conninfo = conninfo
         self._left: int | None = None
         self._fault = Fault.CUT_BEFORE
         self._down_for_good = False
@@ -79,7 +77,7 @@ class TearingProxy(Proxy):
         if self._down_for_good:
             writer.transport.abort()
             return
-        up_reader, up_writer = await asyncio.open_unix_connection(self._target)
+        up_reader, up_writer = await self.open_target()
         pair = {writer, up_writer}
         self._writers |= pair
         greeting = bytearray()
@@ -168,17 +166,16 @@ class TearingProxy(Proxy):
         """Terminate the backend that introduced itself with *greeting*, and see it gone."""
         place = greeting.index(b"K\x00\x00\x00\x0c")  # BackendKeyData
         pid = int.from_bytes(greeting[place + 5 : place + 9])
-        async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as other:
+        async with await psycopg.AsyncConnection.connect(self._target, autocommit=True) as other:
             await other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
         await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def tearing(conninfo: str) -> AsyncIterator[TearingProxy]:
-    host = conninfo_to_dict(conninfo)["host"]
     with server_directory() as folder:
         folder.mkdir(exist_ok=True)
-        proxy = TearingProxy(f"{host}/.s.PGSQL.5432", str(folder), conninfo)
+        proxy = TearingProxy(conninfo, str(folder))
         await proxy.start()
         try:
             yield proxy
@@ -311,7 +308,7 @@ def numbers() -> Iterator[int]:
 
 
 def proxied(conninfo: str, proxy: TearingProxy) -> str:
-    return make_conninfo(conninfo, host=proxy.folder)
+    return proxy.leads_to(conninfo)
 
 
 SINGLE = [fault for fault in Fault if not fault.name.startswith("OUTAGE")]
@@ -402,7 +399,7 @@ class LateCommit(Proxy):
         self.struck = False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self._target)
+        up_reader, up_writer = await self.open_target()
         self._writers |= {writer, up_writer}
 
         async def down() -> None:
@@ -438,15 +435,14 @@ class LateCommit(Proxy):
 @pytest.mark.parametrize("arrives", [True, False], ids=["arrives late", "never arrives"])
 async def test_a_commit_that_is_not_decided_yet_is_waited_for(conninfo: str, arrives: bool) -> None:
     """Its backend still runs when it is asked for: it is neither done again nor given up."""
-    host = conninfo_to_dict(conninfo)["host"]
     with server_directory() as folder:
         folder.mkdir(exist_ok=True)
-        proxy = LateCommit(f"{host}/.s.PGSQL.5432", str(folder), arrives=arrives)
+        proxy = LateCommit(conninfo, str(folder), arrives=arrives)
         await proxy.start()
         try:
             async with broker(conninfo) as direct:
                 case = await prepare(direct)
-                async with broker(make_conninfo(conninfo, host=proxy.folder)) as torn:
+                async with broker(proxy.leads_to(conninfo)) as torn:
                     proxy.armed = True
                     result = await torn.transactor.execute(case.items, case.acks, [])
                     assert proxy.struck
