@@ -12,6 +12,7 @@ Secrets (`SECRETS`) are masked in `repr` and never part of an error message.
 """
 
 import argparse
+import importlib.util
 import ipaddress
 import math
 import os
@@ -836,7 +837,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 86_400
 
-    # -- metrics --
+    # -- metrics and spans --
 
     metrics_queues_max: Annotated[
         int,
@@ -848,6 +849,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(0, 10_000),
         ),
     ] = 100
+
+    tracing: Annotated[
+        bool,
+        Option(
+            ("TRACING",),
+            "Make OpenTelemetry spans of pushes, pops and acknowledgements and send them as"
+            " OTEL_EXPORTER_OTLP_ENDPOINT and the like say; messages keep the traceparent of their"
+            " push. Needs the extra otel.",
+            "true",
+            _boolean,
+            flag="--tracing",
+        ),
+    ] = False
 
     # -- logs --
 
@@ -888,6 +902,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "max_parked_pops", most)
         if not self.eviction_interval_ms:
             msgspec.structs.force_setattr(self, "eviction_interval_ms", self.retention_interval_ms)
+        if self.tracing and not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise SettingsError(
+                "TRACING=true: needs OpenTelemetry's packages: pip install 'queue-server[otel]'"
+            )
         self._check_doors()
         # Who lowers the longest wait alone means the usual wait too.
         default_timeout_ms = min(self.default_timeout_ms, self.max_timeout_ms)
@@ -996,6 +1014,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             for name in self.__struct_fields__
             for value in (getattr(self, name),)
         ]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False
 
 
 def options() -> dict[str, Option]:

@@ -32,6 +32,7 @@ EXIT_TIMEOUT = 15.0  # seconds; the server promises 10
 # Settings of the developer's shell must not reach the server under test.
 _FOREIGN_ENVIRONMENT = re.compile(
     r"^(PG|DB_|QUEEN_|LOG_|CORS_|DEFAULT_|MAX_|JWT_|RETENTION_|EVICTION_|PARTITION_|TRACE_|TLS_)"
+    r"|^(METRICS_|STATS_|OTEL_|TRACING$)"
     r"|^(STATS_|METRICS_)"
     r"|^(HOST|PORT|NUM_WORKERS|DATA_DIR|DATABASE_URL|DRAIN_TIMEOUT|POP_DEFAULT_TIMEOUT_MS"
     r"|HEADER_TIMEOUT|BODY_TIMEOUT|REQUEST_RATE|ALLOW_ANONYMOUS"

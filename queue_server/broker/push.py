@@ -86,6 +86,7 @@ class _Request(msgspec.Struct):
     producer_subs: Sequence[str | None]  # who produced each item, as its credential says
     size_bytes: int
     results: list[PushResult | None]
+    traceparent: str | None = None  # of the push's span, where there is one
     text: bytes | None = None  # all results as JSON, where they could be written at once
 
 
@@ -166,14 +167,27 @@ class _Lane:
         else:
             self._kept = range(len(self.messages))
             messages, subs = self.messages, self.producer_subs
+        traceparents = self._traceparents()
         self._message_ids.clear()
         self._transaction_ids.clear()
         self.drafts.clear()
         for start in range(0, len(messages), SEGMENT_MESSAGES_MAX):
             end = start + SEGMENT_MESSAGES_MAX
-            self._draft(messages[start:end], subs[start:end])
+            self._draft(messages[start:end], subs[start:end], traceparents[start:end])
 
-    def _draft(self, messages: Sequence[NewMessage], subs: Sequence[str | None]) -> None:
+    def _traceparents(self) -> Sequence[str | None]:
+        """Those of the kept messages; empty when none has one."""
+        if not any(share.request.traceparent for share in self.shares):
+            return ()
+        given = [share.request.traceparent for share in self.shares for _ in share.indexes]
+        return [given[position] for position in self._kept]
+
+    def _draft(
+        self,
+        messages: Sequence[NewMessage],
+        subs: Sequence[str | None],
+        traceparents: Sequence[str | None],
+    ) -> None:
         run = MessageIdRun()
         message_ids = run.texts(len(messages))
         given = [m.transaction_id for m in messages]
@@ -186,12 +200,13 @@ class _Lane:
             transaction_ids = plain_texts(ids)
         else:
             keys, transaction_ids = id_keys(ids), json_texts(ids)
-        rendered = render(messages, message_ids, transaction_ids, subs)
+        rendered = render(messages, message_ids, transaction_ids, subs, traceparents)
         if len(rendered) > SEGMENT_RAW_BYTES_MAX and len(messages) > 1:
             pieces = min(len(rendered) // SEGMENT_RAW_BYTES_MAX + 1, len(messages))
             size = -(-len(messages) // pieces)
             for start in range(0, len(messages), size):
-                self._draft(messages[start : start + size], subs[start : start + size])
+                end = start + size
+                self._draft(messages[start:end], subs[start:end], traceparents[start:end])
             return
         codec, body = pack(rendered, self.keyring)
         self._message_ids += message_ids
@@ -311,12 +326,17 @@ class Pusher:
         )
 
     async def push(
-        self, items: Sequence[NewMessage], size_bytes: int, producer_sub: str | None = None
+        self,
+        items: Sequence[NewMessage],
+        size_bytes: int,
+        producer_sub: str | None = None,
+        traceparent: str | None = None,
     ) -> bytes:
         """Store *items*, all or none.
 
         Shape: JSON text, a `PushResult` for each in request order. *size_bytes* is the size of the
-        request as received, *producer_sub* who sent it.
+        request as received, *producer_sub* who sent it, *traceparent* what consumers are told of
+        its span.
         Errors: `BadRequest`, `NameTooLong`: nothing was stored. `Unavailable`: the outcome is
         unknown, the same items may be pushed again.
         """
@@ -326,7 +346,14 @@ class Pusher:
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             lanes = await self.resolve(items)
             answer = await self._coalescer.submit(
-                _Request(lanes, items, [producer_sub] * len(items), size_bytes, [None] * len(items))
+                _Request(
+                    lanes,
+                    items,
+                    [producer_sub] * len(items),
+                    size_bytes,
+                    [None] * len(items),
+                    traceparent,
+                )
             )
             if not isinstance(answer, _Gone):
                 return answer
@@ -394,6 +421,7 @@ class Pusher:
         items: Sequence[NewMessage],
         producer_subs: Sequence[str | None],
         partitions: list[tuple[PartitionRef, list[int]]],
+        traceparent: str | None = None,
     ) -> tuple[list[PushResult], Callable[[], None]]:
         """Store *items* as a part of a transaction; *partitions* are theirs from `resolve`.
 
@@ -402,7 +430,7 @@ class Pusher:
         Errors: `DuplicatePush` when an id is stored already, `QueueFull`, `PartitionsChanged`:
         roll back then.
         """
-        request = _Request(partitions, items, producer_subs, 0, [None] * len(items))
+        request = _Request(partitions, items, producer_subs, 0, [None] * len(items), traceparent)
         lanes = self._fill_lanes([request])
         drafts = [draft for lane in lanes for draft in lane.drafts]
         appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)

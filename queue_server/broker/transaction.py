@@ -62,11 +62,12 @@ class Transactor:
         acks: Sequence[Ack],
         required_leases: Sequence[str],
         producer_sub: str | None = None,
+        traceparent: str | None = None,
     ) -> TransactionResult:
         """Carry out all of it in one transaction.
 
         Shape: *required_leases* lends its id to the acks without one when it is a single one;
-        *producer_sub* is who pushes.
+        *producer_sub* is who pushes, *traceparent* what consumers are told of its span.
         Errors: `TransactionRefused`, `BadRequest`: nothing was done. `Unavailable`: the outcome is
         unknown.
         """
@@ -79,7 +80,7 @@ class Transactor:
             ]
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return await self._attempt(items, acks, [producer_sub] * len(items))
+                return await self._attempt(items, acks, [producer_sub] * len(items), traceparent)
             except PartitionsChanged:
                 continue
             except GroupGone as gone:
@@ -91,6 +92,7 @@ class Transactor:
         items: Sequence[NewMessage],
         acks: Sequence[Ack],
         producer_subs: Sequence[str | None],
+        traceparent: str | None,
     ) -> TransactionResult:
         outcomes: list[AckOutcome | None] = [None] * len(acks)
         elements = await self._acker.resolve(acks, QUEUE_MODE, outcomes)
@@ -112,7 +114,7 @@ class Transactor:
                 _refuse_failed(outcomes)
             if items:
                 pushed, note = await self._pusher.push_in(
-                    connection, items, producer_subs, partitions
+                    connection, items, producer_subs, partitions, traceparent
                 )
                 after_commit.append(note)
             return pushed, after_commit

@@ -26,6 +26,7 @@ from typing import Protocol
 
 import uvloop
 
+from queue_server import __version__
 from queue_server.broker.ack import Acker
 from queue_server.broker.activity import Activity
 from queue_server.broker.administration import Administration
@@ -44,6 +45,7 @@ from queue_server.http.limits import ParkedPops
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
 from queue_server.observability.sampling import Sampler
+from queue_server.observability.tracing import Tracing
 from queue_server.services.background import Background
 from queue_server.services.series import Series
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
@@ -264,6 +266,7 @@ class QueueServer:
         )
         parked_pops = ParkedPops(settings.max_parked_pops, settings.max_parked_pops_per_address)
         self._sampler = Sampler(row, transactions.pool_stats, lambda: parked_pops.count)
+        self._tracing = Tracing(context.index, __version__) if settings.tracing else None
         self._background = Background(transactions, settings, administration.groups)
         self._state = State(
             settings=settings,
@@ -280,6 +283,7 @@ class QueueServer:
             figures=FiguresCache(transactions, settings.metrics_queues_max),
             parked_pops=parked_pops,
             sampler=self._sampler,
+            tracing=self._tracing,
             throughput=throughput,
             address=address,
         )
@@ -335,6 +339,8 @@ class QueueServer:
         self._rooms.dismiss()
         # Another worker takes the services over while the last requests finish.
         await asyncio.gather(self._background.stop(), self._http.finish())
+        if self._tracing is not None:
+            await self._tracing.stop()
         # Leases of answers that could not be sent go back while there is still a database.
         await self._popper.finish()
         await self._series.stop()

@@ -39,7 +39,10 @@ _NEXT_HEAD = b"," + _HEAD
 
 
 class StoredMessage(msgspec.Struct, gc=False):
-    """A message as it stands in a rendered body; field names and order are those of the wire."""
+    """A message as it stands in a rendered body; field names and order are those of the wire.
+
+    Behind these there may be a `traceparent`, which is for consumers alone.
+    """
 
     id: str
     transactionId: str  # noqa: N815
@@ -61,10 +64,12 @@ def render(
     message_ids: Sequence[bytes],
     transaction_ids: Sequence[bytes],
     producer_subs: Sequence[str | None] = (),
+    traceparents: Sequence[str | None] = (),
 ) -> bytes:
     """The body of a segment, not yet compressed: a `StoredMessage` a message, the hole in front.
 
-    Shape: *transaction_ids* are JSON texts; *producer_subs* empty = nobody is known.
+    Shape: *transaction_ids* are JSON texts; *producer_subs* empty = nobody is known;
+    *traceparents* (hexadecimal digits and dashes) go out with the messages that have one.
     """
     count = len(messages)
     traces: bytes | list[bytes] = b"null"
@@ -74,6 +79,9 @@ def render(
     subs: bytes | list[bytes] = b"null"
     if producer_subs.count(None) < len(producer_subs):
         subs = [_encoder.encode(sub) for sub in producer_subs]
+    ends: bytes | list[bytes] = b""
+    if any(traceparents):
+        ends = [b',"traceparent":"%s"' % t.encode() if t else b"" for t in traceparents]
     return weave(
         count,
         b'{"offset":\x01,"id":"', message_ids,
@@ -81,7 +89,7 @@ def render(
         b'","traceId":', traces,
         b',"data":', [m.payload for m in messages],
         b',"producerSub":', subs,
-        separated(b"}", count),
+        ends, separated(b"}", count),
     )  # fmt: skip
 
 

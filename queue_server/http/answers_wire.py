@@ -149,6 +149,7 @@ class PoppedMessage(TypedDict):
     deliveryAttempt: int
     retryCount: int
     priority: int
+    traceparent: NotRequired[str]  # of its push, where the server makes spans
 
 
 class Autopilot(TypedDict):

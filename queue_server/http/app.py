@@ -25,6 +25,7 @@ from queue_server.http.route import lines_served
 from queue_server.http.route_groups import route_groups
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
+from queue_server.http.tracing import traced
 from queue_server.observability.counters import RouteGroup
 from queue_server.settings import Settings
 
@@ -50,6 +51,8 @@ def build_app(state: State) -> web.Application:
     )
     app[DOCUMENT] = document
     groups.update(route_groups(app))
+    if state.tracing is not None:
+        app.middlewares.insert(0, traced(state.tracing, groups))
     if settings.has_authentication:
         tokens = TokenVerifier(settings) if settings.jwt_enabled else None
         if tokens is not None:

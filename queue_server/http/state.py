@@ -16,6 +16,7 @@ from queue_server.http.limits import ParkedPops
 from queue_server.http.whole_answer import Heads
 from queue_server.observability.counters import Counters, Row
 from queue_server.observability.sampling import Sampler
+from queue_server.observability.tracing import Tracing
 from queue_server.settings import Settings
 from queue_server.storage.figures import FiguresCache
 from queue_server.storage.readiness import Readiness
@@ -43,6 +44,7 @@ class State:
         figures: FiguresCache,
         parked_pops: ParkedPops,
         sampler: Sampler,
+        tracing: Tracing | None,
         throughput: Throughput,
         address: Address,
     ) -> None:
@@ -59,6 +61,7 @@ class State:
         self.readiness = readiness
         self.figures = figures
         self.sampler = sampler
+        self.tracing = tracing
         self.throughput = throughput
         self.address = address  # of this worker
         self.parked_pops = parked_pops

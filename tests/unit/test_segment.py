@@ -104,3 +104,18 @@ def test_a_producer_with_an_empty_name_is_not_nobody() -> None:
     codec, body = pack(render(messages, ids, ids, ["", None, ""]))
     segment = OpenSegment(0, 3, codec, body)
     assert [segment.message(offset).producerSub for offset in range(3)] == ["", None, ""]
+
+
+def test_a_message_says_which_push_brought_it_behind_all_else() -> None:
+    messages = [NewMessage("q", msgspec.Raw(b'{"traceparent":"mine"}')) for _ in range(3)]
+    run = MessageIdRun()
+    texts = run.texts(3)
+    parents = [f"00-{1:032x}-{2:016x}-01", None, f"00-{3:032x}-{4:016x}-00"]
+    rendered = render(messages, texts, texts, (), parents)
+    segment = OpenSegment(10, 13, *pack(rendered))
+    told = json.loads(b"[" + segment.run(10, 13, CLAIM) + b"]")
+    assert [message.get("traceparent") for message in told] == parents
+    assert [message["data"] for message in told] == [{"traceparent": "mine"}] * 3
+    assert segment.message(12).traceId is None
+    # Without any, the text is what it always was.
+    assert render(messages, texts, texts, (), [None] * 3) == render(messages, texts, texts)

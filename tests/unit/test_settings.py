@@ -316,3 +316,11 @@ class TestUsableCpus:
         write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
         write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
         assert usable_cpu_count(tmp_path) == 8
+
+
+def test_tracing_without_its_packages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(TRACING="true").tracing
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert not load().tracing
+    with pytest.raises(SettingsError, match=r"queue-server\[otel\]"):
+        load("--tracing", "true")

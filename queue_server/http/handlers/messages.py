@@ -32,6 +32,7 @@ from queue_server.http.request import (
     read_body,
 )
 from queue_server.http.state import STATE, State
+from queue_server.http.tracing import SPAN, describe, traceparent_of
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
 from queue_server.http.whole_answer import WholeAnswer
 from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
@@ -58,7 +59,12 @@ async def push(request: web.Request) -> web.StreamResponse:
     if grants is not None:
         for queue in {item.queue for item in items}:
             grants.require(Use.PUSH, queue)
-    answer = await state.pusher.push(items, len(body), producer_sub(request))
+    if SPAN in request:
+        queues = {item.queue for item in items}
+        describe(request, len(items), queue=queues.pop() if len(queues) == 1 else None)
+    answer = await state.pusher.push(
+        items, len(body), producer_sub(request), traceparent_of(request)
+    )
     state.row.observe(BATCH_MESSAGES[Operation.PUSH], len(items))
     return _json(state, answer, status=201)
 
@@ -210,6 +216,8 @@ async def _send(
         )
         return b"," + text[1:-1]
 
+    span = request.get(SPAN)
+    describe(request, delivery.message_count, queue=first.queue, group=group)
     pieces = [head]
     size_bytes = len(head)
     response: web.StreamResponse | None = None
@@ -217,6 +225,8 @@ async def _send(
         async for chunk in state.popper.chunks(delivery, claim_text):
             pieces.append(chunk)
             size_bytes += len(chunk)
+            if span is not None:
+                span.link_messages(chunk)
             if size_bytes > _WHOLE_BYTES_MAX:
                 if response is None:
                     response = web.StreamResponse(
@@ -257,6 +267,7 @@ async def ack(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
     one = wire.ack_reader.read(await read_body(request))
+    describe(request, 1)
     await _check_acks(request, [one])
     return await _ack(state, [one], QUEUE_MODE)
 
@@ -268,6 +279,7 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
     uniform = read_uniform_acks(raw)
     if uniform is not None:
         check_count(len(uniform.ids), state.settings.max_batch_items, "acknowledgments")
+        describe(request, len(uniform.ids))
         await _check_acks(request, [run.like for run in uniform.runs])
         answer = await _ack_uniform(state, uniform)
         if answer is not None:
@@ -275,6 +287,7 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
     body = wire.ack_batch_reader.read(raw)
     check_count(len(body.acknowledgments), state.settings.max_batch_items, "acknowledgments")
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
+    describe(request, len(body.acknowledgments))
     await _check_acks(request, body.acknowledgments)
     return await _ack(state, body.acknowledgments, group)
 

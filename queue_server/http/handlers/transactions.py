@@ -15,6 +15,7 @@ from queue_server.http import wire
 from queue_server.http.access import require_partitions
 from queue_server.http.request import check_count, grants_of, producer_sub, read_body
 from queue_server.http.state import STATE
+from queue_server.http.tracing import traceparent_of
 from queue_server.observability.counters import Counter
 
 
@@ -62,7 +63,7 @@ async def _execute(request: web.Request) -> web.Response:
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(
-            items, acks, body.required_leases or (), producer_sub(request)
+            items, acks, body.required_leases or (), producer_sub(request), traceparent_of(request)
         )
     except TransactionRefused as exc:
         answer: dict[str, object] = {
