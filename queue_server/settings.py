@@ -787,6 +787,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _milliseconds,
         ),
     ] = 10_000
+    ws_max_connections: Annotated[
+        int,
+        Option(
+            ("WS_MAX_CONNECTIONS",),
+            "WebSockets that dashboards may have open on this host.",
+            "100",
+            _integer(0, 1_000_000),
+        ),
+    ] = 1000
     metrics_retention_days: Annotated[
         int,
         Option(

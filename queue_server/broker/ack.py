@@ -66,6 +66,10 @@ class Ack(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     # A nack may say itself how long the message is to stay away.
     retry_after_millis: Annotated[int, msgspec.Meta(ge=0, le=7 * 24 * 3_600_000)] | None = None
 
+    @property
+    def is_completed(self) -> bool:
+        return _status(self.status) is AckStatus.COMPLETED
+
 
 class AckOutcome(msgspec.Struct, frozen=True, gc=False):
     """The result for one message, and the partition it belongs to (None when there is none)."""

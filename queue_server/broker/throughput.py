@@ -14,6 +14,8 @@ from queue_server.storage.series import Rates
 
 # A rate is that of the last so many seconds.
 WINDOW_S = 10
+# More than a minute's.
+_SAMPLES_MAX = 70
 
 
 class Throughput:
@@ -21,7 +23,7 @@ class Throughput:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._samples: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW_S + 1)
+        self._samples: deque[tuple[float, int, int, int]] = deque(maxlen=_SAMPLES_MAX)
         self.others = Rates()
 
     def sample(self) -> None:
@@ -38,7 +40,12 @@ class Throughput:
         """Of this host."""
         if len(self._samples) < 2:
             return Rates()
-        then, now = self._samples[max(-1 - window_s, -len(self._samples))], self._samples[-1]
+        now = self._samples[-1]
+        # A sample of just that time ago may be a little older.
+        then = next(
+            (one for one in reversed(self._samples) if one[0] < now[0] - window_s + 0.1),
+            self._samples[0],
+        )
         seconds = max(now[0] - then[0], 0.001)
         pushed, popped, acked = ((now[i] - then[i]) / seconds for i in (1, 2, 3))
         return Rates(pushed, popped, acked)

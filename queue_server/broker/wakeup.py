@@ -19,7 +19,7 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -29,6 +29,9 @@ from queue_server.observability.counters import Counter, Row
 from queue_server.storage.leases import ANY_PARTITION
 
 logger = logging.getLogger(__name__)
+
+# How an event for dashboards begins; a list in MessagePack, which news are, does not.
+_EVENT = b"{"
 
 
 class RoomKey(msgspec.Struct, frozen=True, gc=False):
@@ -125,6 +128,8 @@ class Rooms:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[News])
         self.draining = False
+        # Called with what another worker broadcasts, a JSON object.
+        self.on_event: Callable[[str], None] = lambda _event: None
 
     @contextlib.contextmanager
     def enter(self, key: RoomKey) -> Iterator[Room]:
@@ -179,6 +184,13 @@ class Rooms:
                 woken_count += self._rooms[key].wake()
         return woken_count
 
+    def broadcast(self, event: str) -> None:
+        """Tell the other workers of this host what dashboards are to see; it may get lost."""
+        datagram = event.encode()
+        for sender in self._senders:
+            with contextlib.suppress(BlockingIOError, ConnectionError, OSError):
+                sender.send(datagram)
+
     def _count(self, counter: Counter, count: int) -> None:
         if count and self._counters is not None:
             self._counters.add(counter, count)
@@ -191,6 +203,9 @@ class Rooms:
                 datagram = receiver.recv(256 * 1024)
             except BlockingIOError:
                 return
+            if datagram.startswith(_EVENT):
+                self.on_event(datagram.decode())
+                continue
             try:
                 self._count(Counter.WAKE_UPS_RECEIVED, self.hear(self._decoder.decode(datagram)))
             except msgspec.DecodeError:

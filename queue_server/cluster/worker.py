@@ -34,6 +34,7 @@ from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
+from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
 from queue_server.broker.wakeup import Rooms
@@ -42,6 +43,7 @@ from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import StorageUnavailable
 from queue_server.http.app import HttpServer, build_app
 from queue_server.http.limits import ParkedPops
+from queue_server.http.live import Live
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
 from queue_server.observability.sampling import Sampler
@@ -254,6 +256,18 @@ class QueueServer:
         administration = Administration(transactions, directory, self._rooms, pusher, keyring)
         throughput = Throughput(context.counters)
         address = Address(socket.gethostname(), context.listener.getsockname()[1], context.index)
+        looks = Looks(transactions)
+        self._live_events = Live(
+            transactions,
+            looks,
+            throughput,
+            self._rooms,
+            context.counters,
+            row,
+            sockets_max=settings.ws_max_connections,
+            worker_name=f"{address.hostname}-{address.worker_id}",
+            has_authentication=settings.has_authentication,
+        )
         self._series = Series(
             transactions,
             row,
@@ -286,6 +300,8 @@ class QueueServer:
             tracing=self._tracing,
             throughput=throughput,
             address=address,
+            looks=looks,
+            live=self._live_events,
         )
         self._http = HttpServer(
             build_app(self._state),
@@ -337,6 +353,7 @@ class QueueServer:
         # No new connections, then no new waits: parked pops are answered empty.
         await self._acceptor.stop()
         self._rooms.dismiss()
+        await self._live_events.close()
         # Another worker takes the services over while the last requests finish.
         await asyncio.gather(self._background.stop(), self._http.finish())
         if self._tracing is not None:

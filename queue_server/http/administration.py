@@ -10,6 +10,7 @@ from queue_server.http.handlers import (
     consumer_groups,
     dashboard,
     dead_letters,
+    live,
     resources,
     series,
     status,
@@ -166,6 +167,12 @@ def _status_routes() -> list[Route]:
             access=Access.ADMIN, tag="Status",
             summary="Ask for figures to be computed anew",
             answers={200: answer.Refreshed},
+        ),
+        Route(
+            "GET", "/ws/dashboard", live.dashboard,
+            access=Access.READ, tag="Status",
+            summary="A WebSocket that tells what happens, as {event, data, timestamp}",
+            answers={101: None}, errors=(503,),
         ),
         Route(
             "GET", "/api/v1/system/maintenance", status.maintenance,

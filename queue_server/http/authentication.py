@@ -149,6 +149,19 @@ def parse_key_set(body: bytes) -> list[tuple[str | None, PublicKey]]:
     return keys
 
 
+def websocket_credential(request: web.Request) -> str | None:
+    """The Authorization that a browser offers with a WebSocket, to which it cannot add a header.
+
+    Source: it comes as a subprotocol, `bearer.<credential>`, beside the one that is accepted.
+    """
+    offered = request.headers.get("Sec-WebSocket-Protocol", "")
+    for protocol in offered.split(","):
+        kind, _, credential = protocol.strip().partition(".")
+        if kind == "bearer" and credential:
+            return f"Bearer {credential}"
+    return None
+
+
 class _Known(msgspec.Struct, frozen=True):
     """A token that held."""
 

@@ -13,6 +13,7 @@ from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
 from queue_server.http.limits import ParkedPops
+from queue_server.http.live import Live
 from queue_server.http.whole_answer import Heads
 from queue_server.observability.counters import Counters, Row
 from queue_server.observability.sampling import Sampler
@@ -47,6 +48,8 @@ class State:
         tracing: Tracing | None,
         throughput: Throughput,
         address: Address,
+        looks: Looks,
+        live: Live,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -65,7 +68,8 @@ class State:
         self.throughput = throughput
         self.address = address  # of this worker
         self.parked_pops = parked_pops
-        self.looks = Looks(transactions)
+        self.looks = looks
+        self.live = live
         # Headers that every answer carries.
         self.headers = {
             "Access-Control-Allow-Origin": settings.cors_allowed_origins,

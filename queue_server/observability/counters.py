@@ -88,6 +88,7 @@ class State(enum.IntEnum):
     VIRTUAL_BYTES = enum.auto()
     CPU_USER_US = enum.auto()  # of this life
     CPU_SYSTEM_US = enum.auto()
+    SOCKETS = enum.auto()  # WebSockets of dashboards, as of now
 
 
 RETRY_COUNTERS = {

@@ -130,9 +130,12 @@ class Series:
     async def _run(self) -> None:
         # Each worker has its own seconds, so that they do not all book at once.
         due = time.monotonic() + self._interval_s * (1 + self._address.worker_id % 8 / 8)
+        sampled_at = float("-inf")
         while True:
-            self._throughput.sample()
-            self.sample()
+            if time.monotonic() - sampled_at > _SAMPLE_INTERVAL_S * 0.9:
+                sampled_at = time.monotonic()
+                self._throughput.sample()
+                self.sample()
             if time.monotonic() >= due:
                 due = time.monotonic() + self._interval_s
                 try:

@@ -54,7 +54,7 @@ async def health(request: web.Request) -> web.Response:
             "server": "queen",
             "version": VERSION,
             "uptime": f"{int(uptime)}s",
-            "connections": 0,  # of WebSockets
+            "connections": sum(counters.states(State.SOCKETS)),
             "stats": {
                 "requests": requests,
                 "messages": messages,

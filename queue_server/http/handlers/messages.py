@@ -12,6 +12,7 @@ from queue_server.broker.pop import Delivery, PopRequest
 from queue_server.domain.access import Use
 from queue_server.domain.errors import BadPop, QueueServerError
 from queue_server.domain.names import (
+    DEFAULT_PARTITION,
     QUEUE_MODE,
     ConsumerGroup,
     PartitionName,
@@ -65,6 +66,9 @@ async def push(request: web.Request) -> web.StreamResponse:
     answer = await state.pusher.push(
         items, len(body), producer_sub(request), traceparent_of(request)
     )
+    if state.live.is_listened_to:
+        places = [(item.queue, item.partition or DEFAULT_PARTITION) for item in items]
+        state.live.pushed(places, answer)
     state.row.observe(BATCH_MESSAGES[Operation.PUSH], len(items))
     return _json(state, answer, status=201)
 
@@ -223,6 +227,8 @@ async def _send(
     response: web.StreamResponse | None = None
     try:
         async for chunk in state.popper.chunks(delivery, claim_text):
+            if state.live.is_listened_to:
+                state.live.delivered(chunk)
             pieces.append(chunk)
             size_bytes += len(chunk)
             if span is not None:
@@ -309,6 +315,9 @@ async def _ack_uniform(state: State, acks: UniformAcks) -> web.StreamResponse | 
     outcomes = await state.acker.ack_runs(likes, [run.keys for run in acks.runs], group)
     if outcomes is None:
         return None
+    if state.live.is_listened_to and all(outcome.result.success for outcome in outcomes):
+        # The short way is for what is completed.
+        state.live.acknowledged((id_.decode(), True, None) for id_ in acks.ids)
     state.row.observe(BATCH_MESSAGES[Operation.ACK], len(acks.ids))
     entries = [
         (run.count, _ack_entry(0, run.like, outcome))
@@ -320,6 +329,12 @@ async def _ack_uniform(state: State, acks: UniformAcks) -> web.StreamResponse | 
 async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.StreamResponse:
     _check_groups(acks, group)
     outcomes = await state.acker.ack(acks, group)
+    if state.live.is_listened_to:
+        state.live.acknowledged(
+            (ack.transaction_id, ack.is_completed, ack.error)
+            for ack, outcome in zip(acks, outcomes, strict=True)
+            if outcome.result.success
+        )
     state.row.observe(BATCH_MESSAGES[Operation.ACK], len(acks))
     return _json(
         state,

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest
-from queue_server.domain.names import QueueName, check_names, check_text
+from queue_server.domain.names import DEFAULT_PARTITION, QueueName, check_names, check_text
 from queue_server.http import wire
 from queue_server.http.request import grants_of, read_body
 from queue_server.http.state import STATE
@@ -45,6 +45,7 @@ async def configure(request: web.Request) -> web.Response:
         changes,
         replace=body.mode == "replace",
     )
+    state.live.tell("queue.created", {"queue": body.queue, "partition": DEFAULT_PARTITION})
     answer: dict[str, object] = {
         "configured": True,
         "queueId": configured.queue_id,

@@ -1,0 +1,26 @@
+"""The WebSocket of dashboards: wire-api 5.10. What goes over it: http/live.py."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from queue_server.domain.errors import BadRequest, Forbidden
+from queue_server.http.state import STATE
+
+
+async def dashboard(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise BadRequest("this is a WebSocket: send Upgrade: websocket")
+    # Browsers do not ask before they open one, so here the answer to CORS has to be enforced.
+    allowed = state.settings.cors_allowed_origins
+    origin = request.headers.get("Origin")
+    if origin is not None and allowed not in ("*", origin) and not _is_own(request, origin):
+        raise Forbidden("This origin may not open a WebSocket (CORS_ALLOWED_ORIGINS)")
+    return await state.live.serve(request)
+
+
+def _is_own(request: web.Request, origin: str) -> bool:
+    return urlsplit(origin).netloc == request.headers.get("Host")
