@@ -106,7 +106,10 @@ class Client:
         headers: Mapping[str, str] | None = None,
         timeout: float = REQUEST_TIMEOUT,
     ) -> Answer:
-        """Send *target* (path and query) exactly as given, without encoding anything."""
+        """Send *target* (path and query) exactly as given, without encoding anything.
+
+        A redirect is an answer like others.
+        """
         if self._session is None:  # born here, inside the loop that uses it
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, force_close=self._fresh),
@@ -119,6 +122,7 @@ class Client:
             # A large body as bare bytes makes aiohttp warn that it may block the loop.
             data=io.BytesIO(body) if isinstance(body, bytes) else body,
             headers=headers,
+            allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=timeout),
         ) as response:
             return Answer(response.status, response.headers, await response.read())

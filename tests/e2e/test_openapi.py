@@ -18,6 +18,7 @@ MESSAGE = "/api/v1/messages/{partition_id}/{transaction_id}"
 MESSAGE_ID = "/api/v1/messages/{transaction_id}"
 QUEUE = "/api/v1/resources/queues/{queue}"
 GROUP = "/api/v1/consumer-groups/{group}"
+DASHBOARD = "/api/v1/dashboard"
 POP = "/api/v1/pop/queue/{queue}"
 
 
@@ -33,6 +34,7 @@ class Caller:
         method: str,
         path: str,
         status: int = 200,
+        /,
         *,
         body: Any = None,
         query: Mapping[str, Any] | None = None,
@@ -72,8 +74,15 @@ async def test_every_route_answers_as_described(call: Caller, queue: str) -> Non
 
 
 async def health(call: Caller) -> None:
-    for path in ("/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs/api"):
+    for path in ("/health", "/livez", "/readyz", "/metrics", "/metrics/prometheus"):
         await call("GET", path)
+    for path in ("/openapi.json", "/docs/api", "/"):
+        await call("GET", path)
+    for path in ("/dashboard", "/dashboard/"):
+        assert (await call("GET", path, 302)).headers["Location"] in ("./", "../")
+    await call("GET", "/dashboard/{path}", path="app.js")
+    await call("GET", "/dashboard/{path}", 404, path="none.js")
+    await call("GET", "/ws/dashboard", 400)
 
 
 async def push(call: Caller, queue: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
@@ -139,7 +148,10 @@ async def what_there_is(call: Caller, queue: str, group: str) -> None:
     for path in ("", "/queues", "/buffers", "/analytics"):
         await call("GET", f"/api/v1/status{path}", query={"queue": queue})
     await call("GET", "/api/v1/status/analytics", 400, query={"from": "1980-01-01T00:00:00Z"})
-    for path in ("system-metrics", "worker-metrics", "postgres-stats", "queues", "queue-depths"):
+    for path in (
+        "system-metrics", "worker-metrics", "postgres-stats", "queues", "queue-depths",
+        "throughput", "queue-stats", "queue-lag", "queue-ops", "queue-parked-replicas",
+    ):  # fmt: skip
         await call("GET", f"/api/v1/analytics/{path}")
     await call("GET", "/api/v1/analytics/retention")
     await call("GET", "/api/v1/analytics", query={"namespace": queue})
@@ -157,9 +169,28 @@ async def what_there_is(call: Caller, queue: str, group: str) -> None:
     await call("GET", "/api/v1/consumer-groups")
     await call("GET", "/api/v1/consumer-groups/lagging", query={"minLagSeconds": 0})
     await call("GET", GROUP, group=group)
+    await dashboard(call, queue, group)
     await call("POST", "/api/v1/stats/refresh")
+    await call("GET", "/api/v1/system/settings")
+    await call("GET", "/api/v1/system/migrations")
     await call("GET", "/api/v1/system/maintenance")
     await call("GET", "/api/v1/system/maintenance/pop")
+
+
+async def dashboard(call: Caller, queue: str, group: str) -> None:
+    await call("GET", f"{DASHBOARD}/identity")
+    await call("GET", f"{DASHBOARD}/workers")
+    await call("GET", f"{DASHBOARD}/queues")
+    await call("GET", f"{DASHBOARD}/dead-letter-errors", query={"queue": queue})
+    of_queue = f"{DASHBOARD}/queues/{{queue}}"
+    for path in ("options", "partitions", "groups"):
+        await call("GET", f"{of_queue}/{path}", queue=queue)
+        await call("GET", f"{of_queue}/{path}", 404, queue=unique("none"))
+    of_group: dict[str, Any] = {"queue": queue, "group": group}
+    await call("GET", f"{of_queue}/groups/{{group}}/partitions", **of_group)
+    preview = f"{of_queue}/groups/{{group}}/seek-preview"
+    await call("GET", preview, query={"toEnd": "true"}, **of_group)
+    await call("GET", preview, 400, **of_group)
 
 
 async def stored_messages(call: Caller, queue: str, group: str) -> None:
