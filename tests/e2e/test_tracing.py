@@ -167,7 +167,7 @@ async def test_a_consumer_s_span_links_to_its_producers(
     assert attributes(pop)["messaging.consumer.group.name"] == "g"
     assert attributes(pop)["messaging.batch.message_count"] == 81
     counts = [attributes(span)["messaging.batch.message_count"] for span in collector.named("ack")]
-    assert counts == [81, 1]
+    assert sorted(counts) == [1, 81]
 
 
 async def test_a_transaction_s_messages_are_traced_as_well(
