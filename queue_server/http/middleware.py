@@ -4,7 +4,7 @@ with authentication a look at its credential."""
 from __future__ import annotations
 
 import logging
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
@@ -38,7 +38,7 @@ def serve(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Midd
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         # An id that a proxy gave is kept when it looks like one.
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        id_ = given if given.isalnum() and len(given) <= 64 else os.urandom(8).hex()
+        id_ = given if given.isalnum() and len(given) <= 64 else f"{random.getrandbits(64):016x}"
         request[REQUEST_ID] = id_
         token = request_id.set(id_)
         begin = time.perf_counter()
