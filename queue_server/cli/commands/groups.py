@@ -147,10 +147,11 @@ def seek(
 ) -> None:
     """Move a group on a queue: read again, or skip.
 
-    Shows where it stands and what it will read, and asks. Its leases there end; who holds one is
+    Shows how much it will skip or read again, and asks. Its leases there end; who holds one is
     refused at the ack.
 
-    With --json: `{"group", "queue", "partition", "to", "partitions", "lagBefore", "lagAfter"}`.
+    With --json: `{"group", "queue", "partition", "to", "partitions", "lagBefore", "lagAfter",
+    "skipped", "readAgain"}`, the last two as they were told before.
 
     \b
     Examples:
@@ -163,29 +164,24 @@ def seek(
     target = "the end" if to_end else "the beginning" if to_beginning else _time(to)
     before = _lag(session.client, group, queue, partition)
     where = f"queue {queue!r}" + (f", partition {partition!r}" if partition else "")
-    if to_end:
-        effect = f"the {count(before)} messages that it has not acknowledged are skipped"
-    elif to_beginning:
-        stored = _stored(session.client, queue, partition)
-        effect = f"it reads all {count(stored)} stored messages, the acknowledged ones again"
-    else:
-        since = None if partition else _stored_since(session.client, queue, target)
-        effect = (
-            "it reads what was pushed from then on"
-            if since is None
-            else f"it reads the about {count(since)} messages pushed from then on"
-        )
+    body: dict[str, Any] = {"toEnd": True}
+    if not to_end:
+        body = {"timestamp": _BEGINNING if to_beginning else target}
+    preview = session.client.get(
+        f"/api/v1/dashboard/queues/{segment(queue)}/groups/{segment(group)}/seek-preview",
+        body | {"partition": partition or None},
+    )
     session.out.confirm(
         f"move group {group!r} on {where} to {target}: it is {some(before, 'message')} behind now;"
-        f" {effect}",
+        f" {some(preview['skipped'], 'message')} skipped,"
+        f" {some(preview['readAgain'], 'message')} read again,"
+        f" {some(preview['leasesEnded'], 'lease')} ended;"
+        f" it is {some(preview['lagAfter'], 'message')} behind then",
         yes=yes,
     )
     path = f"{_GROUPS}/{segment(group)}/queues/{segment(queue)}"
     if partition:
         path += f"/partitions/{segment(partition)}"
-    body: dict[str, Any] = {"toEnd": True} if to_end else {"timestamp": target}
-    if to_beginning:
-        body = {"timestamp": _BEGINNING}
     # The same seek again ends at the same place.
     answer = session.client.request("POST", f"{path}/seek", body=body, repeatable=True)
     after = _lag(session.client, group, queue, partition)
@@ -200,6 +196,8 @@ def seek(
                 "partitions": moved,
                 "lagBefore": before,
                 "lagAfter": after,
+                "skipped": preview["skipped"],
+                "readAgain": preview["readAgain"],
             }
         )
         return
@@ -288,23 +286,3 @@ def _lag(client: Client, group: str, queue: str, partition: str) -> int:
         if one["partition"] == partition:
             return int(one["pending"])
     raise CliError(f"queue {queue!r} has no partition {partition!r}", exit_code=Exit.NOT_FOUND)
-
-
-def _stored(client: Client, queue: str, partition: str) -> int:
-    found = client.get(f"/api/v1/resources/queues/{segment(queue)}")
-    if not partition:
-        return int(found["totals"]["total"])
-    return sum(one["stats"]["total"] for one in found["partitions"] if one["name"] == partition)
-
-
-def _stored_since(client: Client, queue: str, since: str) -> int | None:
-    """Messages stored from a time on; None when that is not told."""
-    try:
-        found = client.get(
-            "/api/v1/status/analytics", {"queue": queue, "from": since, "interval": "day"}
-        )
-    except CliError as exc:
-        if exc.status in (400, 403):  # too long ago; a credential for some queues only
-            return None
-        raise
-    return int(sum(point["messages"] for point in found["dataPoints"]))

@@ -24,6 +24,9 @@ from queue_server.cli.session import Session, server_command
 
 # What `top` shows of many queues: those with the most to read.
 _TOP_QUEUES = 30
+# Among the newest so many.
+_QUEUES_MAX = 10_000
+_PAGE = 1000
 # Its look at all queues and cursors is work for the database; the counters are free.
 _TOP_INTERVAL_MIN_S = 0.5
 
@@ -68,6 +71,7 @@ class Status(msgspec.Struct, rename="camel"):
     leases: int
     counters: dict[str, int]
     top_errors: list[dict[str, Any]]
+    figures_age_seconds: int  # of a large server's messages and lag: they are not counted each time
 
 
 class Rates(msgspec.Struct, rename="camel"):
@@ -136,6 +140,8 @@ def status(session: Session) -> None:
         f"{some(counters['requests'], 'request')}, {count(counters['requestsFailed'])} of them"
         f" ended with a 5xx; {some(counters['workerRestarts'], 'worker restart')}"
     )
+    if found.figures_age_seconds:
+        line((f"messages and lag are {found.figures_age_seconds} s old", "dim"))
     for error in found.top_errors:
         line(("dead letters: ", "yellow"), f"{count(error['count'])} x {error['error']}")
 
@@ -215,6 +221,7 @@ def read_status(client: Client) -> Status:
         leases=details["leases"]["active"],
         counters={name: counters.get(wire, 0) for name, wire in _COUNTERS.items()},
         top_errors=details["deadLetterQueue"]["topErrors"],
+        figures_age_seconds=max(overview.get("statsAge", 0), details.get("statsAge", 0)),
     )
 
 
@@ -246,7 +253,14 @@ def _looks(
 
 
 def _deepest(client: Client) -> list[dict[str, Any]]:
-    queues = client.get("/api/v1/resources/queues", {"limit": 1000})["queues"]
+    """The queues with the most to read."""
+    queues: list[dict[str, Any]] = []
+    for offset in range(0, _QUEUES_MAX, _PAGE):
+        page = {"limit": _PAGE, "offset": offset}
+        found = client.get("/api/v1/resources/queues", page)["queues"]
+        queues += found
+        if len(found) < _PAGE:
+            break
     queues.sort(key=lambda queue: (-queue["messages"]["pending"], queue["name"]))
     return [
         {"name": queue["name"], "partitions": queue["partitions"]}
