@@ -11,7 +11,7 @@ JOBS   ?= 4
 DATABASE ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fault lint format bench peers lock clean
+.PHONY: help run test fault lint format bench peers lock screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -32,6 +32,9 @@ test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe", DATABASE
 
 fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour or two; ARGS="--faults mixed --seed 1")
 	$(PY) -m tests.fault $(ARGS)
+
+screenshots: $(VENV)/dev.stamp  ## take the pictures of the dashboard in docs/images (needs chromium)
+	$(PY) -m tests.browser.screenshots
 
 lint: $(VENV)/dev.stamp  ## ruff, strict mypy, and which package may import which
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,412 @@
+"""The dashboard in a real browser, against a running server with two workers.
+
+Each test ends with a look at what nobody sees: no error in the console, no request to another host.
+"""
+
+import json
+import re
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import jwt
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser import demo
+from tests.browser.browser import needs_chromium, open_page
+from tests.client import Client, unique
+from tests.cluster_process import ClusterProcess
+
+pytestmark = needs_chromium
+
+SECRET = "a secret that only the server and this test know"
+
+PAGES = {
+    "#/": "Overview",
+    "#/queues": "Queues",
+    "#/groups": "Groups",
+    "#/messages": "Messages",
+    "#/dead-letters": "Dead letters",
+    "#/system": "System",
+}
+
+
+def row(page: Page, text: str) -> Locator:
+    return page.get_by_role("row").filter(has_text=text)
+
+
+def stat(page: Page, label: str) -> Locator:
+    """The figure under a label."""
+    labelled = page.locator(".stat").filter(has=page.get_by_text(label, exact=True))
+    return labelled.locator(".figure")
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+async def test_every_page_shows_its_figures_under_load(
+    server: ClusterProcess, client: Client
+) -> None:
+    await demo.fill(client, orders=200)
+    async with demo.load(client), open_page(server.url) as (page, _):
+        for address, title in PAGES.items():
+            await page.goto(f"/{address}")
+            await expect(page.get_by_role("heading", level=1)).to_have_text(title)
+            await expect(page).to_have_title(f"{title} · Queue server")
+            await expect(page.locator(".skeleton")).to_have_count(0)
+            await expect(page.locator(".notice.bad")).to_have_count(0)
+        await page.goto("/#/")
+        # The chart and the rates move.
+        await expect(stat(page, "In")).to_have_text(re.compile(r"^[1-9]"))
+        await expect(stat(page, "Out")).to_have_text(re.compile(r"^[1-9]"))
+        await expect(row(page, "serving")).to_have_count(2)
+        await expect(row(page, "serving").first).to_have_text(re.compile(r"MiB"))
+        await page.goto("/#/queues?search=orders")
+        await expect(row(page, "orders").locator("td").nth(2)).to_have_text(re.compile(r"^[1-9]"))
+        for tab in ("Partitions", "Groups", "Live tail", "Options"):
+            await page.goto("/#/queues/orders")
+            await page.get_by_role("tab", name=tab).click()
+            await expect(page.locator(".skeleton")).to_have_count(0)
+
+
+async def test_a_queue_is_made_filled_watched_and_deleted(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("made")
+    async with open_page(server.url) as (page, _):
+        await page.goto("/#/queues")
+        await button(page, "Create queue").click()
+        dialog = page.get_by_role("dialog")
+        await dialog.get_by_label("Name", exact=False).first.fill(queue)
+        await dialog.get_by_label("Lease time (s)").fill("17")
+        await dialog.get_by_label("Time to live (s)").fill("3600")
+        await dialog.get_by_role("button", name="Create queue").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text(queue)
+        options = (await client.get(f"/api/v1/dashboard/queues/{queue}/options")).json
+        assert (options["leaseTime"], options["ttl"]) == (17, 3600)
+        assert options["retryDelay"] is None  # nobody set it
+
+        await button(page, "Push a message").click()
+        await dialog.get_by_label("Transaction id").fill("first")
+        await dialog.get_by_label("Payload (JSON)").fill('{"total": ')
+        await button(page, "Push").click()
+        await expect(dialog.get_by_role("alert")).to_contain_text("no JSON")
+        await dialog.get_by_label("Payload (JSON)").fill('{"total": 12.5}')
+        await button(page, "Push").click()
+        await expect(stat(page, "Unread")).to_have_text("1")
+
+        await page.get_by_role("tab", name="Live tail").click()
+        await expect(row(page, '{"total":12.5}')).to_have_count(1)
+        await client.push(queue, [{"total": 13}], ids=["second"])
+        await expect(row(page, '{"total":13}')).to_have_count(1)  # by itself
+        # Looking took nothing.
+        popped = await client.pop(queue)
+        assert sorted(popped.ids) == ["first", "second"]
+        await client.complete(popped)
+        await expect(stat(page, "Unread")).to_have_text("0")
+
+        await button(page, "Delete queue").click()
+        await expect(dialog.locator(".effect")).to_contain_text("2 messages")
+        confirm = dialog.get_by_role("button", name="Delete queue")
+        await expect(confirm).to_be_disabled()
+        await dialog.get_by_role("textbox").fill(queue)
+        await confirm.click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Queues")
+    assert (await client.get(f"/api/v1/resources/queues/{queue}")).status == 404
+
+
+async def test_dead_letters_are_looked_at_and_moved_back(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("letters")
+    await client.configure(queue, {"retryLimit": 0})
+    await client.push(queue, [{"number": number} for number in range(5)])
+    for number in range(5):
+        popped = await client.pop(queue, batch=1)
+        error = "the bank is closed" if number else "the card is void"
+        await client.ack(popped.messages[0], "failed", error=error)
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/dead-letters?queue={queue}")
+        reasons = page.get_by_role("table", name="Dead letters by reason")
+        await expect(reasons.get_by_role("row")).to_have_count(3)  # with the head
+        await expect(reasons.get_by_role("row").nth(1)).to_contain_text("the bank is closed")
+
+        await reasons.get_by_role("button", name="the card is void", exact=True).click()
+        letters = page.get_by_role("table", name="Dead letters", exact=True)
+        await expect(letters.get_by_role("row")).to_have_count(2)
+        await letters.get_by_role("button").click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.locator("pre")).to_contain_text('"number": 0')
+        await dialog.get_by_role("button", name="Redrive").click()
+        await expect(page.get_by_text("None here")).to_be_visible()
+        assert (await client.pop(queue, autoAck="true")).data == [{"number": 0}]
+
+        await page.goto(f"/#/dead-letters?queue={queue}")
+        await letters.get_by_role("checkbox", name=re.compile("Select [^a]")).first.check()
+        await button(page, "Redrive 1 selected").click()
+        await dialog.get_by_role("button", name="Redrive").click()
+        await expect(dialog.get_by_role("status")).to_have_text("1 of 1 moved.")
+        await dialog.get_by_role("button", name="Done").click()
+        await button(page, "Redrive all").click()
+        await dialog.get_by_role("button", name="Redrive").click()
+        await expect(dialog.get_by_role("status")).to_have_text("3 of 3 moved.")
+        await dialog.get_by_role("button", name="Done").click()
+        await expect(page.get_by_text("No dead letters")).to_be_visible()
+    assert len((await client.pop(queue)).messages) == 4
+
+
+async def test_a_seek_tells_before_it_is_done_what_it_will_do(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("seek")
+    for partition in ("one", "two"):
+        await client.push(queue, list(range(10)), partition=partition)
+    popped = await client.pop(queue, group="ledger", partition="one", batch=4)
+    await client.complete(popped, group="ledger")
+    await client.pop(queue, group="ledger", partition="two", batch=10)  # held
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/groups/ledger/{queue}")
+        await expect(stat(page, "Unread")).to_have_text("16")
+        await button(page, "Move…").first.click()
+        dialog = page.get_by_role("dialog")
+        effect = dialog.locator(".effect div")
+        await expect(effect).to_have_text(
+            [
+                "16 will be skipped",
+                "0 will be read again",
+                "0 unread afterwards",
+                "1 leases will end",
+            ]
+        )
+        await dialog.get_by_label("To the beginning").check()
+        await expect(effect.nth(1)).to_have_text("4 will be read again")
+        await expect(effect.nth(2)).to_have_text("20 unread afterwards")
+        await dialog.get_by_role("button", name="Move the group").click()
+        await expect(stat(page, "Unread")).to_have_text("20")
+        assert len((await client.pop(queue, group="ledger", partition="one")).messages) == 10
+
+        await page.get_by_role("button", name="Move in partition two").click()
+        await expect(effect.first).to_have_text("10 will be skipped")
+        await dialog.get_by_role("button", name="Move the group").click()
+        await expect(stat(page, "Unread")).to_have_text("10")
+
+        await button(page, "Delete group").click()
+        await dialog.get_by_role("button", name="Delete group").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Groups")
+    found = (await client.get(f"/api/v1/dashboard/queues/{queue}/groups")).json
+    assert found == {"groups": []}
+
+
+async def test_a_message_is_found_by_either_id_with_its_trace(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue, id_ = unique("find"), unique("order")
+    pushed = (await client.push(queue, [{"text": "<b>bold</b>"}], ids=[id_]))[0]
+    await client.post(
+        "/api/v1/traces",
+        {"transactionId": id_, "partitionId": pushed["partition_id"], "data": {"text": "boxed"}},
+    )
+    async with open_page(server.url) as (page, watch):
+        watch.refused_ok = True  # a message id is no transaction id, which is asked for first
+        for id_in_search in (id_, pushed["message_id"]):
+            await page.goto("/#/messages")
+            await page.get_by_label("Transaction or message id").fill(id_in_search)
+            await button(page, "Search").click()
+            await page.get_by_role("link", name=id_).click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text(id_)
+            await expect(page.locator(".payload pre")).to_contain_text("<b>bold</b>")
+            await expect(page.locator(".timeline li")).to_contain_text("boxed")
+        await button(page, "Give up").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Move to dead letters").click()
+        await expect(page.get_by_text("dead letter", exact=True)).to_be_visible()
+        await button(page, "Retry").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+        await expect(page.get_by_text("Moved to the end of its partition")).to_be_visible()
+
+
+async def test_markup_in_names_and_payloads_stays_text(
+    server: ClusterProcess, client: Client
+) -> None:
+    evil = f'<img src=x onerror="document.title=1">{unique("evil")}'
+    await client.configure(evil, {"retryLimit": 0})
+    await client.push(evil, [{evil: evil}], partition=evil, ids=[evil])
+    popped = await client.pop(evil, group=evil)
+    await client.ack(popped.messages[0], "failed", group=evil, error=evil)
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/queues?{urlencode({'search': evil})}")
+        await page.get_by_role("link", name=evil).click()
+        for tab in ("Partitions", "Groups", "Live tail"):
+            await page.get_by_role("tab", name=tab).click()
+            await expect(page.get_by_role("table").get_by_text(evil).first).to_be_visible()
+        await page.get_by_role("link", name=evil, exact=True).first.click()
+        await expect(page.locator(".payload pre")).to_contain_text("onerror")
+        await page.goto(f"/#/dead-letters?{urlencode({'queue': evil})}")
+        await page.get_by_role("button", name=evil, exact=True).first.click()
+        await expect(page.get_by_role("table", name="Dead letters", exact=True)).to_be_visible()
+        assert await page.locator("img[src=x]").count() == 0
+
+
+async def test_the_keyboard_reaches_everything(server: ClusterProcess, client: Client) -> None:
+    queue = unique("keys")
+    await client.push(queue, [1])
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/queues?search={queue}")
+        await expect(row(page, queue)).to_be_visible()
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none"
+        await page.keyboard.press("Enter")
+        await expect(page.locator("main")).to_be_focused()
+        await page.keyboard.press("Tab")
+        create = button(page, "Create queue")
+        await expect(create).to_be_focused()
+        await page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_be_visible()
+        for _ in range(40):  # more than it has fields
+            await page.keyboard.press("Tab")
+            inside = await page.evaluate(
+                "document.activeElement === document.body"
+                " || Boolean(document.activeElement.closest('dialog'))"
+            )
+            assert inside
+        await page.keyboard.press("Escape")
+        await expect(dialog).to_have_count(0)
+        await expect(create).to_be_focused()
+        # To the queue, and by arrow keys through its tabs.
+        await page.get_by_role("link", name=queue).focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_be_focused()
+        await page.get_by_role("tab", name="Partitions").focus()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.get_by_role("tab", name="Groups")).to_be_focused()
+        await expect(page.get_by_text("Nobody reads this queue")).to_be_visible()
+
+
+async def test_the_theme_follows_the_system_until_one_is_chosen(server: ClusterProcess) -> None:
+    async with open_page(server.url, color_scheme="dark") as (page, _):
+        await page.goto("/")
+        background = "getComputedStyle(document.body).backgroundColor"
+        dark = await page.evaluate(background)
+        await page.get_by_role("button", name="Switch to the light theme").click()
+        assert await page.evaluate(background) != dark
+        await page.reload()
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        assert await page.evaluate(background) != dark
+
+
+async def test_a_phone_needs_no_sideways_scrolling(server: ClusterProcess, client: Client) -> None:
+    queue = unique("phone")
+    await client.push(queue, [1])
+    async with open_page(server.url, viewport={"width": 390, "height": 844}) as (page, _):
+        for address in (*PAGES, f"#/queues/{queue}", f"#/queues/{queue}?tab=tail"):
+            await page.goto(f"/{address}")
+            await expect(page.get_by_role("heading", level=1)).to_be_visible()
+            await expect(page.locator(".skeleton")).to_have_count(0)
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 390, address
+
+
+async def test_it_says_so_when_there_is_no_such_queue(server: ClusterProcess) -> None:
+    async with open_page(server.url) as (page, _):
+        await page.goto("/#/queues/nobody-made-this")
+        await expect(page.get_by_role("alert")).to_contain_text("There is no queue")
+        await page.goto("/#/nowhere")
+        await expect(page.get_by_text("This address leads nowhere")).to_be_visible()
+
+
+async def test_long_payloads_are_cut_until_all_is_asked_for(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("long")
+    pushed = (await client.push(queue, [{"text": "x" * 50_000}], ids=["long"]))[0]
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/messages/{pushed['partition_id']}/long")
+        code = page.locator(".payload code")
+        await expect(code).to_be_visible()
+        assert len(await code.inner_text()) == 20_000
+        await button(page, "Show all").click()
+        assert json.loads(await code.inner_text()) == {"text": "x" * 50_000}
+
+
+def token(role: str) -> str:
+    now = int(time.time())
+    return jwt.encode({"sub": f"a {role}", "role": role, "iat": now, "exp": now + 600}, SECRET)
+
+
+async def log_in(page: Page, credential: str) -> None:
+    await page.get_by_label("Token or API key").fill(credential)
+    await button(page, "Log in").click()
+
+
+async def test_who_may_only_read_sees_what_others_may_do(data_dir: Path) -> None:
+    env = {"JWT_ENABLED": "true", "JWT_SECRET": SECRET}
+    with ClusterProcess(env=env, data_dir=data_dir) as cluster:
+        url = cluster.wait_ready()
+        async with Client(url, token=token("admin")) as client:
+            await client.push("orders", [1])
+        async with open_page(url) as (page, watch):
+            watch.refused_ok = True
+            await page.goto("/#/queues/orders")
+            await log_in(page, "no token at all")
+            await expect(page.get_by_role("alert")).to_contain_text("Not accepted")
+            await log_in(page, token("write-only"))
+            await expect(page.get_by_role("alert")).to_contain_text("Ask whoever manages the keys")
+            await button(page, "Log in with another credential").click()
+            await log_in(page, token("read-only"))
+            # Where it was going.
+            await expect(page.get_by_role("heading", level=1)).to_have_text("orders")
+            await expect(page.get_by_text("a read-only")).to_be_visible()
+            for name in ("Push a message", "Configure", "Delete messages", "Delete queue"):
+                await expect(button(page, name)).to_be_disabled()
+            title = await button(page, "Delete queue").get_attribute("title")
+            assert title == "This needs the role admin"
+            await page.goto("/#/system")
+            refused = page.get_by_label("Settings", exact=True).get_by_role("alert")
+            await expect(refused).to_contain_text("Not allowed")
+            await expect(page.get_by_text("Tables")).to_be_visible()
+            await page.reload()  # the tab keeps the credential
+            await expect(page.get_by_text("a read-only")).to_be_visible()
+
+            await button(page, "Log out").click()
+            await log_in(page, token("admin"))
+            await expect(page.get_by_role("table", name="Settings")).to_be_visible()
+            assert SECRET not in await page.locator("body").inner_text()
+            await page.goto("/#/queues/orders")
+            await expect(button(page, "Delete queue")).to_be_enabled()
+            stored = await page.evaluate("JSON.stringify(localStorage)")
+            assert "eyJ" not in stored
+        assert cluster.stop() == 0
+
+
+async def test_a_server_that_is_gone_is_told_and_comes_back(data_dir: Path) -> None:
+    with ClusterProcess(data_dir=data_dir) as cluster:
+        url = cluster.wait_ready()
+        async with open_page(url) as (page, watch):
+            watch.unreachable_ok = True
+            await page.goto("/")
+            await expect(page.get_by_text("Healthy")).to_be_visible()
+            assert cluster.stop() == 0
+            await expect(page.get_by_text("Offline")).to_be_visible()
+            await expect(page.get_by_text("The server does not answer").first).to_be_visible()
+            with ClusterProcess(["--port", url.rsplit(":", 1)[1]], data_dir=data_dir) as successor:
+                successor.wait_ready()
+                await expect(page.get_by_text("Healthy")).to_be_visible()
+                await expect(page.get_by_text("Offline")).to_have_count(0)
+                assert successor.stop() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_dialogs_fit_the_window(server: ClusterProcess, width: int) -> None:
+    async with open_page(server.url, viewport={"width": width, "height": 700}) as (page, _):
+        await page.goto("/#/queues")
+        await button(page, "Create queue").click()
+        box = await page.get_by_role("dialog").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["height"] <= 700
+        await expect(button(page, "Cancel")).to_be_in_viewport()
