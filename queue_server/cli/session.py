@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import psycopg
 
 DEFAULT_URL = "http://127.0.0.1:6632"
+# Whoever pressed Tab waits.
+_COMPLETION_TIMEOUT_S = 1.0
 
 _URL = Annotated[
     str,
@@ -85,6 +87,28 @@ _DATABASE_URL = Annotated[
     ),
 ]
 
+
+def complete_queue(incomplete: str) -> list[str]:
+    """Names of queues for the shell; none when the server cannot be asked."""
+    url = os.environ.get("QUEUE_SERVER_URL") or DEFAULT_URL
+    token_file = os.environ.get("QUEUE_SERVER_TOKEN_FILE")
+    session = Session(
+        json=False,
+        url=url,
+        token=os.environ.get("QUEUE_SERVER_TOKEN", ""),
+        token_file=Path(token_file) if token_file else None,
+        timeout=_COMPLETION_TIMEOUT_S,
+    )
+    try:
+        found = session.client.get("/api/v1/resources/queues", {"search": incomplete or None})
+    except CliError:
+        return []
+    return [one["name"] for one in found["queues"] if one["name"].startswith(incomplete)]
+
+
+Queue = Annotated[
+    str, typer.Argument(metavar="QUEUE", help="Its name.", autocompletion=complete_queue)
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

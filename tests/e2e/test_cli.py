@@ -28,6 +28,7 @@ from psycopg.conninfo import make_conninfo
 from queue_server.cluster.database import EmbeddedPostgres
 from tests.client import Client, eventually, unique
 from tests.cluster_process import ROOT, ClusterProcess
+from tests.e2e.test_tls import identity
 from tests.server_directory import server_directory
 
 OK, FAILED, USAGE, UNREACHABLE, FORBIDDEN, NOT_FOUND = range(6)
@@ -343,6 +344,66 @@ async def test_status_agrees_with_a_known_workload(cli: Cli, queue: str) -> None
     assert "2 workers" in text
 
 
+# -- on a terminal --
+
+
+def on_terminal(
+    *args: str,
+    url: str,
+    keys: bytes = b"",
+    after: bytes = b"",
+    env: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """How a command ends on a terminal of 100 columns, and what is there then.
+
+    *keys* are pressed when *after* has been shown.
+    """
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "queue_server", *args],
+        cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal,
+        env=clean | {"QUEUE_SERVER_URL": url, "TERM": "xterm-256color"} | dict(env or {}),
+    )  # fmt: skip
+    os.close(terminal)
+    seen = b""
+    pressed = not keys
+    with contextlib.suppress(OSError):  # the other side is closed
+        while chunk := os.read(master, 65536):
+            seen += chunk
+            if not pressed and after in seen:
+                os.write(master, keys)
+                pressed = True
+    os.close(master)
+    return process.wait(TIMEOUT), seen.decode()
+
+
+def test_a_question_is_answered_on_a_terminal(cli: Cli, queue: str) -> None:
+    cli("push", queue, "1")
+    delete = ["queues", "delete", queue]
+    code, seen = on_terminal(*delete, url=cli.url, keys=b"\n", after=b"[y/N]")
+    assert code == FAILED
+    assert "1 message (1 of them pending) and 0 dead letters" in seen
+    assert "not done" in seen
+    code, seen = on_terminal(*delete, url=cli.url, keys=b"y\n", after=b"[y/N]")
+    assert code == OK
+    assert cli("queues", "show", queue).code == NOT_FOUND
+
+
+def test_colours_are_for_terminals_that_want_them(cli: Cli) -> None:
+    assert "\x1b[" in on_terminal("status", url=cli.url)[1]
+    assert "\x1b[3" not in on_terminal("status", url=cli.url, env={"NO_COLOR": "1"})[1]
+
+
+def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
+    cli("push", queue, "1")
+    code, seen = on_terminal("top", "-i", "0.5", url=cli.url, keys=b"q", after=b"q leaves")
+    assert code == OK
+    assert "a second" in seen
+    assert "dead letters" in seen
+
+
 # -- errors --
 
 
@@ -367,6 +428,21 @@ def test_a_refusal_names_the_request(cli: Cli) -> None:
     assert "request id: " in cli("push", "q" * 500, "1").err
 
 
+def test_a_certificate_has_to_be_trusted(data_dir: Path, tmp_path: Path) -> None:
+    cert, key = identity("127.0.0.1").write(tmp_path, "own")
+    env = {"TLS_CERT": cert, "TLS_KEY": key}
+    with ClusterProcess(env=env, data_dir=data_dir) as cluster:
+        url = cluster.wait_ready()
+        untrusted = run("status", "--json", url=url)
+        assert untrusted.code == UNREACHABLE
+        assert "certificate is not trusted" in untrusted.error["error"]
+        assert "SSL_CERT_FILE" in untrusted.error["fix"]
+        assert run("status", "--json", url=url, env={"SSL_CERT_FILE": cert}).json["workers"] == 2
+        plain = run("status", "--json", url=url.replace("https", "http"))
+        assert (plain.code, plain.error["exit"]) == (UNREACHABLE, UNREACHABLE)
+        assert cluster.stop() == 0
+
+
 def test_names_are_carried_as_they_are(cli: Cli) -> None:
     name = unique("ä/ö ?#%&+\x1b[31m")
     assert cli("push", name, "1").code == OK
@@ -384,28 +460,6 @@ def test_top_writes_a_line_for_each_look(cli: Cli, queue: str) -> None:
     ours = [one for one in looks[1]["topQueues"] if one["name"] == queue]
     assert [(one["pending"], one["stored"]) for one in ours] == [(3, 3)]
     assert cli("top").code == USAGE, "no terminal"
-
-
-def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
-    cli("push", queue, "1")
-    master, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "queue_server", "top", "-i", "0.5"],
-        cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal,
-        env=os.environ | {"QUEUE_SERVER_URL": cli.url, "TERM": "xterm-256color"},
-    )  # fmt: skip
-    os.close(terminal)
-    seen = b""
-    while b"q leaves" not in seen or b"dead letters" not in seen:
-        seen += os.read(master, 65536)
-    assert b"a second" in seen
-    os.write(master, b"q")
-    with contextlib.suppress(OSError):  # the other side is closed
-        while os.read(master, 65536):
-            pass
-    assert watching.wait(TIMEOUT) == OK
-    os.close(master)
 
 
 # -- groups --
@@ -688,3 +742,12 @@ def test_shells_complete_commands_and_options() -> None:
     assert complete("queue-server queues ") == ["ls", "show", "create", "delete"]
     assert "--group" in complete("queue-server pop --")
     assert "--workers" in complete("queue-server serve --")
+
+
+def test_shells_complete_names_of_queues(cli: Cli, queue: str) -> None:
+    cli("push", queue, "1")
+    env = {"_QUEUE_SERVER_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    line = f"queue-server pop {queue[:-3]}"
+    assert cli(env=env | {"COMP_WORDS": line}).out.split() == [queue]
+    without = run(env=env | {"COMP_WORDS": line, "QUEUE_SERVER_URL": "http://127.0.0.1:1"})
+    assert (without.out.strip(), without.err) == ("", "")

@@ -10,13 +10,12 @@ import typer
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, some
-from queue_server.cli.session import Session, Yes, server_command
+from queue_server.cli.session import Queue, Session, Yes, server_command
 
 _DLQ = "/api/v1/dlq"
 _PAGE = 1000
 _SEARCHED_MAX = 100_000
 
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Of which queue.")]
 Group = Annotated[
     str, typer.Option("--group", "-g", show_default=False, help="Only of this consumer group.")
 ]

@@ -10,13 +10,12 @@ import typer
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, duration, some
-from queue_server.cli.session import Session, Yes, server_command
+from queue_server.cli.session import Queue, Session, Yes, server_command
 
 _GROUPS = "/api/v1/consumer-groups"
 _BEGINNING = "1970-01-01T00:00:00Z"
 
 Group = Annotated[str, typer.Argument(metavar="GROUP", help="Its name; __QUEUE_MODE__: no group.")]
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="On which queue.")]
 
 
 def add_to(parent: typer.Typer) -> None:

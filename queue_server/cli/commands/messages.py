@@ -17,7 +17,7 @@ import typer
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import Output, count
-from queue_server.cli.session import Session, server_command
+from queue_server.cli.session import Queue, Session, server_command
 
 _STATUSES = ("completed", "failed", "retry", "dlq")
 # One request asks for so many listed messages; a look of `tail` asks so often at most.
@@ -28,7 +28,6 @@ _OVERLAP_S = 5
 _FIRST_TIME = "1970-01-01T00:00:00Z"
 _ACKS_PER_REQUEST = 1000
 
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Its name.")]
 Group = Annotated[
     str, typer.Option("--group", "-g", show_default=False, help="Consumer group; none: queue mode.")
 ]
@@ -591,6 +590,7 @@ def tail(
     client = session.client
     seen: dict[str, int] = {}  # the highest offset shown of each partition
     newest = _FIRST_TIME
+    waiting = False
     found = _list(client, queue, partition, newest, lines) if lines else []
     if not lines and (last := _list(client, queue, partition, newest, 1)):
         newest = last[0][0].created_at
@@ -604,6 +604,9 @@ def tail(
                 _show(session, raw)
         if not follow:
             return
+        if not seen and not waiting:
+            waiting = True
+            session.out.notice((f"nothing in {queue} yet", "dim"))
         time.sleep(interval)
         found = _since(session, queue, partition, newest, seen)
 

@@ -10,15 +10,13 @@ import typer
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, some
-from queue_server.cli.session import Session, Yes, server_command
+from queue_server.cli.session import Queue, Session, Yes, server_command
 from queue_server.domain.options import OptionChanges
 
 _PAGE = 1000
 _PARTITIONS_SHOWN = 20
 _QUEUES = "/api/v1/resources/queues"
 _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(OptionChanges)}
-
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Its name.")]
 
 
 def add_to(parent: typer.Typer) -> None:
