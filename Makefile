@@ -11,7 +11,7 @@ JOBS   ?= 4
 DATABASE ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fault lint format bench peers lock screenshots clean
+.PHONY: help run test fuzz fault audit lint format bench peers lock screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -30,6 +30,9 @@ test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe", DATABASE
 	$(PYTEST) --part alone $(ARGS); alone=$$?; \
 	case $$together-$$alone in *-5|1-*) exit $$together;; *) exit $$alone;; esac
 
+fuzz: $(VENV)/dev.stamp  ## send what nobody thought of: ten minutes of requests, and bytes to the decoders (ARGS="--fuzz-seconds 60 --fuzz-seed 1")
+	$(PY) -m pytest tests/fuzz -s --fuzz-seconds 300 --fuzz-examples 3000 $(ARGS)
+
 fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour or two; ARGS="--faults mixed --seed 1")
 	$(PY) -m tests.fault $(ARGS)
 
@@ -41,6 +44,15 @@ lint: $(VENV)/dev.stamp  ## ruff, strict mypy, and which package may import whic
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+
+# Without --strict a version that the service did not answer for counts as one without a fault.
+audit: $(VENV)/dev.stamp  ## look the locked versions up among known vulnerabilities
+	@told=$$($(PY) -m pip_audit --strict --disable-pip --progress-spinner off -r requirements.lock $(ARGS) 2>&1) \
+	    && { echo "$$told"; exit 0; }; \
+	case "$$told" in *"could not be audited"*|*ConnectionError*|*Timeout*|*HTTPError*) \
+	    echo "NOT AUDITED: the vulnerability service cannot be reached, or did not answer. The last it said:"; \
+	    echo "$$told" | tail -n 1;; \
+	*) echo "$$told";; esac; exit 1
 
 format: $(VENV)/dev.stamp  ## let ruff format the code
 	$(VENV)/bin/ruff check --fix .

@@ -10,7 +10,6 @@ from hypothesis import settings
 @dataclass(frozen=True)
 class Fuzz:
     seconds: int  # for each server
-    examples: int | None  # for each route
     seed: int
 
 
@@ -23,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--fuzz-examples",
         type=int,
         default=None,
-        help="how many examples of each route and property",
+        help="how many examples of each property",
     )
     group.addoption("--fuzz-seed", type=int, default=None, help="repeats the run that printed it")
 
@@ -40,6 +39,5 @@ def fuzz(pytestconfig: pytest.Config) -> Fuzz:
     seed = pytestconfig.getoption("--fuzz-seed")
     return Fuzz(
         pytestconfig.getoption("--fuzz-seconds"),
-        pytestconfig.getoption("--fuzz-examples"),
         random.randrange(2**31) if seed is None else seed,
     )

@@ -34,7 +34,10 @@ SELECT md5(string_agg(text, '|' ORDER BY text)) FROM (
 ) AS everything
 """
 
-_database = psycopg.connect(os.environ["FUZZ_DATABASE_URL"], autocommit=True)
+# Nothing is prepared: there may be a PgBouncer between.
+_database = psycopg.connect(
+    os.environ["FUZZ_DATABASE_URL"], autocommit=True, prepare_threshold=None
+)
 _before: dict[str, str | None] = {}
 
 
