@@ -626,6 +626,60 @@ async def test_one_call_may_concern_several_partitions_of_one_lease(
     assert sorted(again.data) == ["b2", "c1", "c2"]
 
 
+@pytest.mark.parametrize(
+    ("status", "fields", "acked"),
+    [
+        ("completed", {}, 20),
+        ("completed", {}, 12),  # the rest stays leased
+        ("failed", {}, 20),
+        ("retry", {}, 20),
+        ("dlq", {}, 20),
+        ("completed", {"leaseId": str(uuid.UUID(int=7))}, 20),
+        ("completed", {"leaseId": ""}, 20),
+        ("completed", {"partitionId": str(uuid.UUID(int=7))}, 20),
+        ("completed", {"transactionId": str(uuid.UUID(int=7))}, 20),
+    ],
+)
+async def test_a_call_in_runs_is_answered_like_the_same_one_mixed(
+    client: Client, group: str | None, status: str, fields: dict[str, str], acked: int
+) -> None:
+    """Items that come partition by partition are read otherwise than items in turns.
+
+    What is special is one of four partitions; the two queues have to end up alike.
+    """
+    found = []
+    for mixed in (False, True):
+        name = unique("runs")
+        for partition in "abcd":
+            data = [f"{partition}{number}" for number in range(20)]
+            await client.push(name, data, partition=partition)
+        pop = await client.pop(name, partitions=4, group=group)
+        runs = {
+            partition: [m for m in pop.messages if m["partition"] == partition]
+            for partition in "abcd"
+        }
+        runs["c"] = [message | fields for message in runs["c"][:acked]]
+        items = [message for run in runs.values() for message in run]
+        if mixed:
+            items.sort(key=lambda message: int(message["data"][1:]))
+        results = await client.ack_batch(
+            [(item, status if item["partition"] == "c" else "completed") for item in items],
+            group=group,
+        )
+        outcomes = {
+            item["data"]: {
+                key: value
+                for key, value in result.items()
+                if key not in ("index", "transactionId", "queueName")
+            }
+            for item, result in zip(items, results, strict=True)
+        }
+        again = await client.pop(name, partitions=4, group=group)
+        found.append((outcomes, again.data))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 60 + acked
+
+
 async def test_one_call_may_concern_several_queues(client: Client) -> None:
     queues = [unique("several"), unique("several")]
     pops = []
