@@ -152,6 +152,8 @@ class Popper:
         activity: Activity | None = None,
     ) -> None:
         self._activity = activity or Activity()
+        # Asked before each look: in maintenance pops bring nothing.
+        self.are_pops_paused: Callable[[], bool] = lambda: False
         self._keyring = keyring
         self._pace = pace
         self._worker_count = worker_count
@@ -201,6 +203,11 @@ class Popper:
                 news_count = room.news_count
                 nap_s: float | None = None
                 try:
+                    if self.are_pops_paused():
+                        if not self._may_wait(deadline):
+                            return PopAnswer(None, request.conflation)
+                        await room.sleep(news_count, deadline - time.monotonic())
+                        continue
                     resolved = await self._resolve(request, room)
                     delivery, targets = await self._claim(request, room, resolved)
                     # Where there is nothing yet, the wish is what will be stored.
@@ -612,7 +619,7 @@ class Popper:
             for room in self._rooms.occupied()
             for subscription_id in room.subscription_ids
         ]
-        if not waiting:
+        if not waiting or self.are_pops_paused():
             return None
         self._counters.add(Counter.FLOOR_POLLS)
         answers = await leases.claimable(self._transactions, [one for _, one in waiting])

@@ -211,8 +211,12 @@ class Rooms:
             except msgspec.DecodeError:
                 logger.error("a wake-up datagram of %d bytes is not valid", len(datagram))
 
+    def wake_all(self) -> None:
+        """Let everybody who sleeps look again."""
+        for room in self._rooms.values():
+            room.wake(room.sleeper_count)
+
     def dismiss(self) -> None:
         """Wake everybody for good: the worker is stopping."""
         self.draining = True
-        for room in self._rooms.values():
-            room.wake(room.sleeper_count)
+        self.wake_all()

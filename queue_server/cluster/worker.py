@@ -31,6 +31,7 @@ from queue_server.broker.ack import Acker
 from queue_server.broker.activity import Activity
 from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
+from queue_server.broker.maintenance import Maintenance
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
@@ -281,7 +282,10 @@ class QueueServer:
         parked_pops = ParkedPops(settings.max_parked_pops, settings.max_parked_pops_per_address)
         self._sampler = Sampler(row, transactions.pool_stats, lambda: parked_pops.count)
         self._tracing = Tracing(context.index, __version__) if settings.tracing else None
-        self._background = Background(transactions, settings, administration.groups)
+        maintenance = Maintenance(transactions, pusher, keyring, self._rooms.wake_all)
+        self._maintenance = maintenance
+        self._popper.are_pops_paused = lambda: maintenance.modes.pop
+        self._background = Background(transactions, settings, administration.groups, maintenance)
         self._state = State(
             settings=settings,
             transactions=transactions,
@@ -302,6 +306,7 @@ class QueueServer:
             address=address,
             looks=looks,
             live=self._live_events,
+            maintenance=maintenance,
         )
         self._http = HttpServer(
             build_app(self._state),
@@ -329,6 +334,8 @@ class QueueServer:
         await self._wait_for_database()
         receiver = self._context.wakeup_receiver
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
+        await self._maintenance.look()
+        self._maintaining = asyncio.create_task(self._maintenance.watch(), name="maintenance")
         self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
         self._sampling = asyncio.create_task(self._sampler.run(), name="sampling")
         await self._http.start()
@@ -361,7 +368,7 @@ class QueueServer:
         # Leases of answers that could not be sent go back while there is still a database.
         await self._popper.finish()
         await self._series.stop()
-        for task in (self._watch, self._sampling):
+        for task in (self._watch, self._maintaining, self._sampling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -177,14 +177,32 @@ def _status_routes() -> list[Route]:
         Route(
             "GET", "/api/v1/system/maintenance", status.maintenance,
             access=Access.ADMIN, tag="System",
-            summary="Whether the server is in maintenance",
+            summary="Whether the server is in maintenance, and what is held back",
             answers={200: answer.Maintenance},
+        ),
+        Route(
+            "POST", "/api/v1/system/maintenance", status.switch_maintenance,
+            access=Access.ADMIN, tag="System",
+            summary="Hold pushes back, or let them through",
+            body=wire.SwitchBody, answers={200: answer.MaintenanceSwitched},
         ),
         Route(
             "GET", "/api/v1/system/maintenance/pop", status.pop_maintenance,
             access=Access.ADMIN, tag="System",
             summary="Whether pops are in maintenance",
             answers={200: answer.PopMaintenance},
+        ),
+        Route(
+            "POST", "/api/v1/system/maintenance/pop", status.switch_pop_maintenance,
+            access=Access.ADMIN, tag="System",
+            summary="Let pops bring nothing, or what there is",
+            body=wire.SwitchBody, answers={200: answer.PopMaintenanceSwitched},
+        ),
+        Route(
+            "GET", "/api/v1/system/shared-state", status.shared_state,
+            access=Access.ADMIN, tag="System",
+            summary="The cache that hosts share: there is none",
+            answers={200: answer.SharedState},
         ),
     ]  # fmt: skip
 

@@ -33,6 +33,10 @@ class ReplayBody(msgspec.Struct):
     partition: str | None = None
 
 
+class SwitchBody(msgspec.Struct):
+    enabled: bool
+
+
 class TraceBody(msgspec.Struct, rename="camel"):
     transaction_id: str
     partition_id: str
@@ -49,3 +53,4 @@ seek_reader = BodyReader(SeekBody, {})
 redrive_reader = BodyReader(RedriveBody, {})
 replay_reader = BodyReader(ReplayBody, {})
 trace_reader = BodyReader(TraceBody, {})
+switch_reader = BodyReader(SwitchBody, {"enabled": "enabled (boolean) is required"})

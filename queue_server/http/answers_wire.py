@@ -133,6 +133,19 @@ class Metrics(TypedDict):
 # ── messages ────────────────────────────────────────────────────────────────────────────────────
 
 
+class PushEntry(TypedDict):
+    """What became of one item; of one that is held back in maintenance less is known."""
+
+    index: int
+    status: Literal["queued", "duplicate", "buffered"]
+    transaction_id: str
+    offset: int | None
+    message_id: Uuid | None
+    partition_id: str | None
+    trace_id: Uuid | None
+    queueName: str
+
+
 class PoppedMessage(TypedDict):
     id: Uuid
     transactionId: str
@@ -648,8 +661,23 @@ class Maintenance(TypedDict):
     bufferStats: BufferStats
 
 
+class MaintenanceSwitched(TypedDict):
+    maintenanceMode: bool
+    bufferedMessages: int
+    bufferHealthy: bool
+    message: str
+
+
 class PopMaintenance(TypedDict):
     popMaintenanceMode: bool
+
+
+class PopMaintenanceSwitched(PopMaintenance):
+    message: str
+
+
+class SharedState(TypedDict):
+    enabled: bool
 
 
 # ── analytics ───────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from queue_server.broker.ack import Ack
-from queue_server.broker.push import PushResult
 from queue_server.domain.access import Access, Use
 from queue_server.http import administration, wire
 from queue_server.http import answers_wire as answer
@@ -102,7 +101,7 @@ def _messaging_routes() -> list[Route]:
             "POST", "/api/v1/push", messages.push,
             access=Access.PRODUCE, scope=(Use.PUSH, Named.HANDLER), tag="Messages",
             summary="Store messages; each gets its own result",
-            body=wire.PushBody, answers={201: list[PushResult]}, errors=(409,),
+            body=wire.PushBody, answers={201: list[answer.PushEntry]}, errors=(409,),
         ),
         Route(
             "GET", "/api/v1/pop/queue/{queue}", messages.pop,

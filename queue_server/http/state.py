@@ -7,6 +7,7 @@ from aiohttp import web
 from queue_server.broker.ack import Acker
 from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
+from queue_server.broker.maintenance import Maintenance
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
 from queue_server.broker.snapshot import Looks
@@ -50,6 +51,7 @@ class State:
         address: Address,
         looks: Looks,
         live: Live,
+        maintenance: Maintenance,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -70,6 +72,7 @@ class State:
         self.parked_pops = parked_pops
         self.looks = looks
         self.live = live
+        self.maintenance = maintenance
         # Headers that every answer carries.
         self.headers = {
             "Access-Control-Allow-Origin": settings.cors_allowed_origins,

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from queue_server.broker.groups import Groups
+from queue_server.broker.maintenance import Maintenance
 from queue_server.domain.retention import eviction_rule, retention_rule
 from queue_server.services.election import Election
+from queue_server.services.maintenance import HeldPushes
 from queue_server.services.periodic import Periodic, Service
 from queue_server.services.retention import DAY_S, Cleanup, MessageRetention
 from queue_server.services.series import DEPTH_INTERVALS, Depths
@@ -20,12 +22,19 @@ from queue_server.storage.transactions import Transactions
 
 # What it removes has been of no use for days.
 _CLEANUP_INTERVAL_S = 60.0
+_HELD_INTERVAL_S = 1.0
 
 
 class Background:
     """Starts and stops the services; each runs in one worker of the cluster."""
 
-    def __init__(self, transactions: Transactions, settings: Settings, groups: Groups) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        settings: Settings,
+        groups: Groups,
+        maintenance: Maintenance,
+    ) -> None:
         services: Sequence[tuple[Service, float]] = [
             (
                 MessageRetention(
@@ -50,6 +59,7 @@ class Background:
                 ),
                 _CLEANUP_INTERVAL_S,
             ),
+            (HeldPushes(maintenance), _HELD_INTERVAL_S),
             (Depths(transactions), settings.stats_interval_ms / 1000 * DEPTH_INTERVALS),
         ]
         self._election = Election(transactions, [service.name for service, _ in services])

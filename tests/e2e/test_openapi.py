@@ -176,6 +176,10 @@ async def what_there_is(call: Caller, queue: str, group: str) -> None:
     await call("GET", "/api/v1/system/migrations")
     await call("GET", "/api/v1/system/maintenance")
     await call("GET", "/api/v1/system/maintenance/pop")
+    for path in ("/api/v1/system/maintenance", "/api/v1/system/maintenance/pop"):
+        await call("POST", path, body={"enabled": False})
+        await call("POST", path, 400, body={})
+    await call("GET", "/api/v1/system/shared-state")
 
 
 async def dashboard(call: Caller, queue: str, group: str) -> None:

@@ -63,6 +63,9 @@ async def push(request: web.Request) -> web.StreamResponse:
     if SPAN in request:
         queues = {item.queue for item in items}
         describe(request, len(items), queue=queues.pop() if len(queues) == 1 else None)
+    if state.maintenance.modes.push:
+        answer = await state.maintenance.hold(items, producer_sub(request), traceparent_of(request))
+        return _json(state, answer, status=201)
     answer = await state.pusher.push(
         items, len(body), producer_sub(request), traceparent_of(request)
     )

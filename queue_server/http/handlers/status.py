@@ -8,6 +8,7 @@ from aiohttp import web
 
 from queue_server.domain.options import RETRY_DELAY_ECHO_MS, TTL_ECHO_S
 from queue_server.domain.segment import wire_time
+from queue_server.http.administration_wire import switch_reader
 from queue_server.http.answers import json_answer, page_of
 from queue_server.http.handlers.resources import (
     find_queue,
@@ -24,6 +25,7 @@ from queue_server.http.handlers.series import (
     time_range,
     worker_entries,
 )
+from queue_server.http.request import read_body
 from queue_server.http.state import STATE
 from queue_server.storage import statistics
 from queue_server.storage.statistics import NOTHING, QueueFilter
@@ -296,26 +298,71 @@ async def postgres(request: web.Request) -> web.Response:
     )
 
 
-async def maintenance(_request: web.Request) -> web.Response:
-    """There is no maintenance mode; dashboards of older servers ask for it."""
+async def maintenance(request: web.Request) -> web.Response:
+    """Whether pushes are held back and pops bring nothing, and what is held."""
+    state = request.app[STATE]
+    await state.maintenance.look()
+    modes = state.maintenance.modes
+    held = await state.maintenance.count_held()
     return json_answer(
         {
-            "maintenanceMode": False,
-            "popMaintenanceMode": False,
-            "bufferedMessages": 0,
+            "maintenanceMode": modes.push,
+            "popMaintenanceMode": modes.pop,
+            "bufferedMessages": held,
             "bufferHealthy": True,
-            "bufferStats": {"pendingCount": 0, "failedCount": 0, "dbHealthy": True},
+            "bufferStats": {"pendingCount": held, "failedCount": 0, "dbHealthy": True},
         }
     )
 
 
-async def buffers(_request: web.Request) -> web.Response:
-    """Nothing is buffered outside the database; dashboards of older servers ask for it."""
-    return json_answer({"pending": 0, "failed": 0, "dbHealthy": True, "worker": 0})
+async def switch_maintenance(request: web.Request) -> web.Response:
+    """Hold pushes back, or let them through."""
+    state = request.app[STATE]
+    enabled = switch_reader.read(await read_body(request)).enabled
+    modes = await state.maintenance.switch(push=enabled)
+    held = await state.maintenance.count_held()
+    return json_answer(
+        {
+            "maintenanceMode": modes.push,
+            "bufferedMessages": held,
+            "bufferHealthy": True,
+            "message": (
+                "Pushes are held back until maintenance ends"
+                if modes.push
+                else "Pushes are stored; what was held back follows in order"
+            ),
+        }
+    )
 
 
-async def pop_maintenance(_request: web.Request) -> web.Response:
-    return json_answer({"popMaintenanceMode": False})
+async def pop_maintenance(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    await state.maintenance.look()
+    return json_answer({"popMaintenanceMode": state.maintenance.modes.pop})
+
+
+async def switch_pop_maintenance(request: web.Request) -> web.Response:
+    """Let pops bring nothing, or what there is."""
+    state = request.app[STATE]
+    enabled = switch_reader.read(await read_body(request)).enabled
+    modes = await state.maintenance.switch(pop=enabled)
+    return json_answer(
+        {
+            "popMaintenanceMode": modes.pop,
+            "message": "Pops bring nothing" if modes.pop else "Pops bring what there is",
+        }
+    )
+
+
+async def buffers(request: web.Request) -> web.Response:
+    """What is held back in maintenance: in the database, for all workers."""
+    held = await request.app[STATE].maintenance.count_held()
+    return json_answer({"pending": held, "failed": 0, "dbHealthy": True, "worker": 0})
+
+
+async def shared_state(_request: web.Request) -> web.Response:
+    """There is no cache that the hosts share: what they share is in the database."""
+    return json_answer({"enabled": False})
 
 
 def _cache(hits: int, reads: int) -> dict[str, float]:

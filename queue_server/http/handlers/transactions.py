@@ -60,6 +60,9 @@ async def _execute(request: web.Request) -> web.Response:
             grants.require(Use.PUSH, queue)
         ids = [ack.partition_id for ack in acks]
         await require_partitions(request, grants, Use.POP, ids, missing_ok=True)
+    if items:
+        # What happens together or not at all cannot be put off in part.
+        state.maintenance.refuse_pushes()
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(

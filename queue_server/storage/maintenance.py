@@ -1,0 +1,81 @@
+"""The state of maintenance, and the pushes that it holds back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.transactions import Transactions
+
+_HELD_MAX = 200
+_HELD_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Modes(msgspec.Struct, frozen=True):
+    """Whether pushes are held back, and whether pops bring nothing."""
+
+    push: bool = False
+    pop: bool = False
+
+
+class HeldPush(msgspec.Struct, frozen=True):
+    """A push that was held back; `items` as it was stored."""
+
+    id: int
+    producer_sub: str | None
+    traceparent: str | None
+    items: bytes
+
+
+async def read(transactions: Transactions) -> Modes:
+    rows = await transactions.call(STATEMENTS["get_maintenance"], {})
+    return Modes(*rows[0])
+
+
+async def write(
+    transactions: Transactions, *, push: bool | None = None, pop: bool | None = None
+) -> Modes:
+    """Switch what is not None; how it is then."""
+    rows = await transactions.call(STATEMENTS["set_maintenance"], {"push": push, "pop": pop})
+    return Modes(*rows[0])
+
+
+async def hold(
+    transactions: Transactions,
+    items: bytes,
+    message_count: int,
+    producer_sub: str | None,
+    traceparent: str | None,
+) -> None:
+    """Keep a push for later. Errors: `Unavailable`; it may be kept twice, which does no harm."""
+    await transactions.call(
+        STATEMENTS["hold_push"],
+        {
+            "items": items,
+            "message_count": message_count,
+            "producer_sub": producer_sub,
+            "traceparent": traceparent,
+        },
+    )
+
+
+async def count_held(transactions: Transactions) -> int:
+    """How many messages are held back."""
+    rows = await transactions.call(STATEMENTS["count_held"], {})
+    count: int = rows[0][0]
+    return count
+
+
+async def read_held(transactions: Transactions, after: int) -> list[HeldPush]:
+    """Some pushes behind the one with the id *after*, the oldest first."""
+    rows = await transactions.call(
+        STATEMENTS["read_held"],
+        {"after": after, "limit": _HELD_MAX, "bytes_max": _HELD_BYTES_MAX},
+    )
+    return [HeldPush(*row) for row in rows]
+
+
+async def delete_held(transactions: Transactions, ids: Sequence[int]) -> None:
+    await transactions.call(STATEMENTS["delete_held"], {"ids": list(ids)})
