@@ -137,7 +137,7 @@ class Client:
             else:
                 self._answered = True
                 status = answer.status
-                if status < 400 or status in accept:
+                if status < 300 or status in accept:
                     return answer.body
                 again = status == 429 or (status == 503 and repeatable)
                 if not again or delay_s is None:
@@ -217,6 +217,8 @@ class Client:
         return CliError(f"cannot reach {self.url}: {reason}", fix, exit_code=Exit.UNREACHABLE)
 
     def _refused(self, method: str, path: str, answer: _Answer) -> CliError:
+        if answer.status < 400:
+            raise self._no_queue_server(answer.body or f"a redirect, {answer.status}".encode())
         text, code = _short(answer.body), None
         try:
             body = msgspec.json.decode(answer.body)

@@ -119,8 +119,9 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def some(number: int, thing: str) -> str:
-    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
+def some(number: int, thing: str, things: str = "") -> str:
+    """Such as `1 message` and `2 messages`."""
+    return f"{count(number)} {thing if number == 1 else things or thing + 's'}"
 
 
 def duration(seconds: float) -> str:

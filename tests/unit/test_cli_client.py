@@ -132,6 +132,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
         ((404, b'{"error": "Not Found", "code": "no_such_route"}'), Exit.FAILED),
         ((500, b"<html>not ours</html>"), Exit.FAILED),
         ((200, b"<html>not ours</html>"), Exit.UNREACHABLE),
+        ((301, b""), Exit.UNREACHABLE),
     ],
 )
 def test_an_answer_has_its_exit_code(answer: Answer, exit_code: Exit) -> None:

@@ -89,21 +89,17 @@ def list_letters(
     if not letters:
         session.out.notice("no dead letters")
         return
-    session.out.table(
-        ["=failed", "queue", "partition", "group", ">attempts", "reason", "=id"],
-        [
-            [
-                letter["failedAt"][:16].replace("T", " "),
-                letter["queue"],
-                letter["partition"],
-                letter["consumerGroup"],
-                letter["retryCount"],
-                letter["errorMessage"],
-                letter["id"],
-            ]
-            for letter in letters
-        ],
-    )
+    for letter in letters:
+        # A reason is long, and an id is wanted whole: no table holds both on a narrow terminal.
+        session.out.line(
+            (letter["failedAt"][:19].replace("T", " "), "dim"),
+            f"  {letter['queue']}",
+            f"  {letter['partition']}",
+            f"  {letter['consumerGroup']}",
+            f"  {some(letter['retryCount'] or 0, 'retry', 'retries')}",
+        )
+        session.out.line("  ", (letter["errorMessage"] or "no reason given", "red"))
+        session.out.line(("  id ", "dim"), letter["id"])
     if total > len(letters):
         session.out.notice((f"{count(len(letters))} of {count(total)}; --limit, --offset", "dim"))
 
