@@ -67,7 +67,10 @@ AS $$
             ON c.shard = p_shard
             AND c.partition_id = i.id
             AND c.subscription_id = u.id
-        WHERE u.queue_id = ANY (p_queue_ids)
+        WHERE
+            u.queue_id = ANY (p_queue_ids)
+            -- Said twice, so that the planner sees how many partitions it is about.
+            AND i.queue_id = ANY (p_queue_ids)
         GROUP BY c.partition_id
     ) k ON k.partition_id = p.id
     LEFT JOIN (

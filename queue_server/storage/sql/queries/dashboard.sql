@@ -93,9 +93,9 @@ ORDER BY CASE WHEN %(by_name)s::boolean THEN 0 ELSE p.o_depth END DESC, p.o_part
 -- name: dashboard_groups
 -- How far the groups of a queue are behind; the time in the ten thousand partitions in which they
 -- are furthest.
-WITH places AS (
+WITH places AS MATERIALIZED (
     SELECT
-        u.id, u.consumer_group, c.partition_id,
+        u.id, c.partition_id,
         greatest(c.committed_offset, a.low_watermark) AS place,
         a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
         c.consumed_at,
@@ -121,17 +121,23 @@ oldest AS (
         LIMIT 1
     ) f
     GROUP BY d.id
+),
+sums AS (
+    SELECT
+        p.id, count(*) AS partitions, count(*) FILTER (WHERE p.lag > 0) AS lagging,
+        count(*) FILTER (WHERE p.leased) AS leased, sum(p.lag)::bigint AS lag,
+        max(p.consumed_at) AS consumed_at
+    FROM places p
+    GROUP BY p.id
 )
 SELECT
-    u.consumer_group, u.mode, u.starts_at, u.created_at, u.conflation, count(p.id),
-    count(*) FILTER (WHERE p.lag > 0), count(*) FILTER (WHERE p.leased),
-    coalesce(sum(p.lag), 0)::bigint, max(p.consumed_at), min(o.at)
+    u.consumer_group, u.mode, u.starts_at, u.created_at, u.conflation, coalesce(s.partitions, 0),
+    coalesce(s.lagging, 0), coalesce(s.leased, 0), coalesce(s.lag, 0), s.consumed_at, o.at
 FROM queen.subscriptions u
-LEFT JOIN places p ON p.id = u.id
+LEFT JOIN sums s ON s.id = u.id
 LEFT JOIN oldest o ON o.id = u.id
 WHERE u.queue_id = %(queue_id)s::uuid
-GROUP BY u.id
-ORDER BY coalesce(sum(p.lag), 0) DESC, u.consumer_group
+ORDER BY coalesce(s.lag, 0) DESC, u.consumer_group
 
 -- name: dashboard_group_partitions
 -- A page of the partitions in which a group has a place, those first in which it is furthest behind.
