@@ -47,7 +47,10 @@ def _state() -> str | None:
 
 
 def _named(value: Any, random: Random) -> Any:
-    """*value* with half of its names replaced by known ones."""
+    """*value* with half of its names replaced by known ones.
+
+    Maintenance stays off: with it nothing would be pushed or popped from then on.
+    """
     if isinstance(value, list):
         return [_named(one, random) for one in value]
     if not isinstance(value, dict):
@@ -55,7 +58,7 @@ def _named(value: Any, random: Random) -> Any:
     return {
         name: random.choice(KNOWN[name])
         if name in KNOWN and isinstance(one, str) and random.random() < 0.5
-        else _named(one, random)
+        else (False if (name, one) == ("enabled", True) else _named(one, random))
         for name, one in value.items()
     }
 
