@@ -307,6 +307,7 @@ class QueueServer:
             looks=looks,
             live=self._live_events,
             maintenance=maintenance,
+            rooms=self._rooms,
         )
         self._http = HttpServer(
             build_app(self._state),

@@ -10,6 +10,7 @@ from queue_server.http.handlers import (
     consumer_groups,
     dashboard,
     dead_letters,
+    internal,
     live,
     resources,
     series,
@@ -62,6 +63,7 @@ def routes() -> list[Route]:
         *_resource_routes(),
         *_status_routes(),
         *_analytics_routes(),
+        *_internal_routes(),
         *_group_routes(),
         *_dead_letter_routes(),
         *_message_routes(),
@@ -203,6 +205,44 @@ def _status_routes() -> list[Route]:
             access=Access.ADMIN, tag="System",
             summary="The cache that hosts share: there is none",
             answers={200: answer.SharedState},
+        ),
+    ]  # fmt: skip
+
+
+def _internal_routes() -> list[Route]:
+    return [
+        Route(
+            "POST", "/internal/api/notify", internal.notify,
+            access=Access.ADMIN, tag="System",
+            summary="Wake the pops that wait for a partition",
+            body=wire.NotifyBody, answers={200: answer.Notified}, errors=(413,),
+        ),
+        Route(
+            "GET", "/internal/api/shared-state/stats", status.shared_state,
+            access=Access.ADMIN, tag="System",
+            summary="The cache that hosts share: there is none",
+            answers={200: answer.SharedState},
+        ),
+        Route(
+            "GET", "/internal/api/inter-instance/stats", internal.instances,
+            access=Access.ADMIN, tag="System",
+            summary="How waiting pops were woken",
+            answers={200: answer.Instances},
+        ),
+        Route(
+            "GET", "/api/v1/migration/status", internal.copy_status,
+            access=Access.ADMIN, tag="System",
+            summary="Copying the database is left to PostgreSQL",
+            answers={200: answer.CopyStatus},
+        ),
+        *(
+            Route(
+                "POST", f"/api/v1/migration/{step}", internal.copy,
+                access=Access.ADMIN, tag="System",
+                summary="Copying the database is left to PostgreSQL: refused",
+                answers={}, errors=(404,),
+            )
+            for step in ("test-connection", "start", "validate", "reset")
         ),
     ]  # fmt: skip
 

@@ -33,6 +33,11 @@ class ReplayBody(msgspec.Struct):
     partition: str | None = None
 
 
+class NotifyBody(msgspec.Struct):
+    queue: str
+    partition: str | None = None
+
+
 class SwitchBody(msgspec.Struct):
     enabled: bool
 
@@ -53,4 +58,5 @@ seek_reader = BodyReader(SeekBody, {})
 redrive_reader = BodyReader(RedriveBody, {})
 replay_reader = BodyReader(ReplayBody, {})
 trace_reader = BodyReader(TraceBody, {})
+notify_reader = BodyReader(NotifyBody, {})
 switch_reader = BodyReader(SwitchBody, {"enabled": "enabled (boolean) is required"})

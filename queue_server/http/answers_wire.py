@@ -681,6 +681,24 @@ class SharedState(TypedDict):
     enabled: bool
 
 
+class Notified(TypedDict):
+    success: Literal[True]
+
+
+class Instances(TypedDict):
+    enabled: bool
+    told: int
+    received: int
+    polls: int
+    foundByPoll: int
+
+
+class CopyStatus(TypedDict):
+    status: Literal["idle"]
+    supported: Literal[False]
+    message: str
+
+
 # ── analytics ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -13,6 +13,7 @@ from queue_server.broker.push import Pusher
 from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.transaction import Transactor
+from queue_server.broker.wakeup import Rooms
 from queue_server.http.limits import ParkedPops
 from queue_server.http.live import Live
 from queue_server.http.whole_answer import Heads
@@ -52,6 +53,7 @@ class State:
         looks: Looks,
         live: Live,
         maintenance: Maintenance,
+        rooms: Rooms,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -73,6 +75,7 @@ class State:
         self.looks = looks
         self.live = live
         self.maintenance = maintenance
+        self.rooms = rooms
         # Headers that every answer carries.
         self.headers = {
             "Access-Control-Allow-Origin": settings.cors_allowed_origins,
