@@ -11,7 +11,7 @@ JOBS   ?= 4
 DATABASE ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz fault audit lint format bench peers lock screenshots clean
+.PHONY: help run test fuzz fault audit lint format bench docs peers lock screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -61,6 +61,9 @@ format: $(VENV)/dev.stamp  ## let ruff format the code
 bench: $(VENV)/dev.stamp  ## measure servers of its own (SCENARIO=canonical ARGS="--size quick --runs 1")
 	$(PY) -m bench --scenario $(SCENARIO) $(ARGS)
 
+docs: $(VENV)/docs.stamp  ## build the documentation into build/docs; a warning is an error
+	$(PY) -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+
 peers: $(VENV)/dev.stamp requirements-peers.lock  ## install what other brokers need to be measured (see bench/README.md)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock
 	if command -v npm; then npm ci --no-audit --no-fund --prefix bench/peers/pgboss; fi
@@ -77,7 +80,7 @@ lock: $(VENV)/dev.stamp  ## resolve the versions anew and write the lock files
 	    --no-emit-index-url --no-header --extra peers -c requirements-dev.lock pyproject.toml -o requirements-peers.lock
 
 clean:  ## remove the virtual environment and caches (never ./data)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)
@@ -88,4 +91,8 @@ $(VENV)/run.stamp: requirements.lock | $(PY)
 
 $(VENV)/dev.stamp: requirements-dev.lock | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+$(VENV)/docs.stamp: requirements-docs.lock | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	touch $@
