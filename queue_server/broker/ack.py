@@ -261,7 +261,7 @@ class Acker:
             self._counters.add(Counter.MESSAGES_ACKED, message_count)
             self._activity.of(element.partition.queue).ack_success += message_count
             self._pace.note(request.subscription_id, message_count)
-        self._activity.count_acks(element.partition.queue for element in elements)
+        self._activity.count_ack([element.partition.queue for element in elements])
         self._tell(
             [
                 element
@@ -302,7 +302,7 @@ class Acker:
 
         settled = await self._transactions.run(work)
         self._note_settled(acks, elements, settled, outcomes)
-        self._activity.count_acks(element.partition.queue for element in elements)
+        self._activity.count_ack([element.partition.queue for element in elements])
 
     async def settle_in(
         self,

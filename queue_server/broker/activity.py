@@ -7,7 +7,7 @@ the figures (never of the messages).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -58,17 +58,17 @@ class Activity:
             found = self._queues[queue] = QueueActivity()
         return found
 
-    def count_pushes(self, queues: Iterable[str]) -> None:
-        """A push request had messages for *queues*."""
-        for queue in set(queues):
+    def count_push(self, queues: Sequence[str]) -> None:
+        """A push request had messages for *queues*; one may be named more than once."""
+        for queue in queues if len(queues) == 1 else set(queues):
             self.of(queue).push_requests += 1
 
-    def count_acks(self, queues: Iterable[str]) -> None:
+    def count_ack(self, queues: Sequence[str]) -> None:
         """An acknowledgement request was about messages of *queues*."""
-        for queue in set(queues):
+        for queue in queues if len(queues) == 1 else set(queues):
             self.of(queue).ack_requests += 1
 
-    def count_transaction(self, queues: Iterable[str]) -> None:
+    def count_transaction(self, queues: Sequence[str]) -> None:
         for queue in set(queues):
             self.of(queue).transactions += 1
 

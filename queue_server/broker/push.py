@@ -413,7 +413,7 @@ class Pusher:
             lane.report(places[lane.partition.id].base_offset if lane.drafts else 0, as_text=True)
         self._note_stored(ordered)
         for request in requests:
-            self._activity.count_pushes(partition.queue for partition, _ in request.lanes)
+            self._activity.count_push([partition.queue for partition, _ in request.lanes])
         return [request.text or _encoder.encode(request.results) for request in requests]
 
     async def push_in(
@@ -526,6 +526,8 @@ def _by_partition(
     items: Sequence[NewMessage],
 ) -> Mapping[tuple[str, str | None], Sequence[int]]:
     """The indexes of the items for each queue and partition."""
+    if not items:
+        return {}
     first, last = items[0], items[-1]
     if (first.queue, first.partition) == (last.queue, last.partition):
         # Most pushes are for one partition; this finds out in a third of the time.
