@@ -40,10 +40,19 @@ function ofQueue(row) {
 }
 
 /** [{tone: "bad"|"warn", link, why}], the worst first. */
-export function problems({ healthError, queues, postgres, workers, failing }) {
+export function problems({ healthError, queues, postgres, workers, maintenance, failing }) {
   const found = [];
   if (healthError) {
     found.push({ tone: "bad", link: { text: "PostgreSQL", href: href(["system"]) }, why: healthError.message });
+  }
+  if (maintenance?.maintenanceMode) {
+    found.push({
+      tone: "warn", link: { text: "Maintenance", href: href(["system"]) },
+      why: `pushes are held back, ${count(maintenance.bufferedMessages)} so far`,
+    });
+  }
+  if (maintenance?.popMaintenanceMode) {
+    found.push({ tone: "warn", link: { text: "Maintenance", href: href(["system"]) }, why: "pops bring nothing" });
   }
   for (const worker of workers ?? []) {
     if (worker.ready && worker.silentSeconds <= SILENT_S) continue;

@@ -7,11 +7,14 @@ import { credential, get, session, url } from "./api.js";
 export const connection = new Store("polling");
 
 const listeners = new Set();
-const RETRY_MS = [1000, 5000, 15_000, 60_000];
+const RETRY_MS = [500, 2000, 5000, 15_000];
 let failures = 0;
 let socket = null;
+let again = null;
 
+/** Begin to listen, and go on after every end. */
 export function connect() {
+  sampling ??= setInterval(() => document.hidden || sample(), 1000);
   if (socket || !session.value?.access) return;
   const address = url("/ws/dashboard");
   address.protocol = address.protocol.replace("http", "ws");
@@ -33,7 +36,8 @@ export function connect() {
     clearInterval(alive);
     socket = null;
     if (connection.value === "live") connection.set("polling");
-    setTimeout(connect, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
+    clearTimeout(again);
+    again = setTimeout(connect, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
     failures += 1;
   };
 }
@@ -111,49 +115,52 @@ export function useData(load, deps = [], { every = 5000, wanted = null } = {}) {
   return { ...state, reload: () => run.current(false) };
 }
 
-// -- throughput: the server's counters once a second, for as long as a page shows them --
+// -- throughput: told each second by the WebSocket; without it, from the counters of this host --
 
 const SAMPLES = 300;
-/** [{at, pushed, popped, acked}] in messages a second, the newest last. */
+/** [{at, pushed, popped, acked, failed}] in messages a second, the newest last. */
 export const throughput = new Store([]);
+let failed = 0;
 let last = null;
-let watching = 0;
 let sampling = null;
 
+function add(one) {
+  throughput.set([...throughput.value, one].slice(-SAMPLES));
+}
+
+listeners.add((event, data) => {
+  if (event === "message.failed") failed += 1;
+  if (event !== "throughput") return;
+  add({
+    at: Date.now() / 1000, pushed: data.pushedPerSecond, popped: data.poppedPerSecond,
+    acked: data.ackedPerSecond, failed,
+  });
+  failed = 0;
+  last = null;
+});
+
+/** Whether the server answers; and without the WebSocket, what its counters rose by. */
 async function sample() {
   try {
+    if (connection.value === "live") return;
     const { counters } = await get("/metrics");
     const at = Date.now() / 1000;
+    // Counters begin anew with the server.
     if (last && at > last.at && counters.messages_pushed >= last.counters.messages_pushed) {
-      const each = (name) => Math.max(0, (counters[name] - last.counters[name]) / (at - last.at));
-      const one = {
-        at, pushed: each("messages_pushed"), popped: each("messages_popped"),
-        acked: each("messages_acked"), failed: each("messages_failed"),
-      };
-      throughput.set([...throughput.value, one].slice(-SAMPLES));
+      const rise = (name) => Math.max(0, (counters[name] - last.counters[name]) / (at - last.at));
+      add({
+        at, pushed: rise("messages_pushed"), popped: rise("messages_popped"),
+        acked: rise("messages_acked"), failed: rise("messages_failed"),
+      });
     }
     last = { at, counters };
-    if (connection.value === "offline") connection.set(socket ? "live" : "polling");
-  } catch {
-    connection.set("offline");
+    if (connection.value === "offline") connection.set("polling");
+  } catch (error) {
+    if (error.status === 0) connection.set("offline");
   }
 }
 
 export function useThroughput() {
-  useEffect(() => {
-    watching += 1;
-    if (!sampling) {
-      sample();
-      sampling = setInterval(() => document.hidden || sample(), 1000);
-    }
-    return () => {
-      watching -= 1;
-      if (!watching) {
-        clearInterval(sampling);
-        sampling = null;
-      }
-    };
-  }, []);
   return useStore(throughput);
 }
 

@@ -70,7 +70,7 @@ export function Group({ group, queue, query }) {
         <${Action} kind="danger" access="admin" use="administer" queue=${queue} onClick=${() => setDialog("delete")}>Delete group<//>`}>
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
-          <${Stat} label="Unread" value=${short(row.lag)} unit="messages" />
+          <${Stat} label="Unread" value=${short(row.lag)} unit="msg" />
           <${Stat} label="Oldest unread" value=${row.lag ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} tone=${lagTone(row.lag ? ageSeconds(row.oldestUnreadAt) : 0)} />
           <${Stat} label="Partitions behind" value=${short(row.laggingPartitions)} unit=${`of ${short(row.partitions)}`} />
           <${Stat} label="Held now" value=${short(row.leasedPartitions)} unit="partitions" note="under a live lease" />

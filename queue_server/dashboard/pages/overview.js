@@ -1,5 +1,5 @@
 import { html, useMemo, useState } from "../lib/view.js";
-import { get } from "../lib/api.js";
+import { get, refusal } from "../lib/api.js";
 import { ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short } from "../lib/format.js";
 import { ageTone, problems, SILENT_S } from "../lib/health.js";
 import { useData, useThroughput, withRates } from "../lib/live.js";
@@ -24,6 +24,10 @@ export function Overview() {
   const postgres = useData((signal) => get("/api/v1/analytics/postgres-stats", {}, signal), [], { every: 10_000 });
   const workers = useData((signal) => loadWorkers(signal), [], { every: 5000 });
 
+  const maintenance = useData(
+    (signal) => (refusal("admin") ? Promise.resolve(null) : get("/api/v1/system/maintenance", {}, signal)),
+    [], { every: 10_000 });
+
   const rows = queues.data?.queues ?? [];
   const sum = (name) => rows.reduce((total, row) => total + row[name], 0);
   const behind = rows.filter((row) => row.depth > 0 && row.oldestUnreadAt);
@@ -36,12 +40,12 @@ export function Overview() {
     <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
       <${Verdict} ready=${queues.data && (health.data || health.error)} found=${problems({
         healthError: health.error, queues: queues.data?.queues,
-        postgres: postgres.data, workers: workers.data, failing,
+        postgres: postgres.data, workers: workers.data, maintenance: maintenance.data, failing,
       })} />
       <${Stats}>
         <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
         <${Stat} label="Out" value=${rate(last && Math.max(last.acked, 0))} unit="msg/s" note=${last && `${rate(last.popped)} delivered`} />
-        <${Stat} label="Unread" value=${queues.data ? short(sum("depth")) : NONE} unit="messages"
+        <${Stat} label="Unread" value=${queues.data ? short(sum("depth")) : NONE} unit="msg"
           note=${queues.data && `${short(sum("processing"))} being worked on`} />
         <${Stat} label="Oldest unread" value=${oldest ? briefly(ageSeconds(oldest.oldestUnreadAt)) : queues.data ? "none" : NONE}
           tone=${oldest ? ageTone(oldest) : ""} note=${oldest && html`<a href=${href(["queues", oldest.name])}>${oldest.name}</a>`} />

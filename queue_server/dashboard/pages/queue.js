@@ -1,4 +1,4 @@
-import { html, useState } from "../lib/view.js";
+import { html, useMemo, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
 import { ageSeconds, briefly, count, duration, groupName, NONE, rate, short } from "../lib/format.js";
 import { ageTone, OLD_S } from "../lib/health.js";
@@ -8,13 +8,14 @@ import {
   Action, Ago, Badge, Card, Choice, Dialog, Empty, ErrorBox, Field, Loaded, Page, Pager, Search,
   Stat, Stats, Table, Tabs, toast,
 } from "../lib/components.js";
+import { Chart } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
 import { MESSAGE_COLUMNS } from "./message_table.js";
 import { QueueForm } from "./queue_form.js";
 import { ClearQueue, DeleteQueue } from "./queue_actions.js";
 
 const LIMIT = 50;
-const TABS = [["partitions", "Partitions"], ["groups", "Groups"], ["tail", "Live tail"], ["options", "Options"]];
+const TABS = [["partitions", "Partitions"], ["groups", "Groups"], ["tail", "Live tail"], ["history", "History"], ["options", "Options"]];
 const about = (name) => (event, data) => data?.queue === name;
 
 export function Queue({ name, query }) {
@@ -41,11 +42,11 @@ export function Queue({ name, query }) {
         <${Action} kind="danger" access="admin" use="administer" queue=${name} onClick=${() => setDialog("delete")}>Delete queue<//>`}>
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
-          <${Stat} label="Unread" value=${short(row.depth)} unit="messages" note=${row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`} />
+          <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`} />
           <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${row.depth ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} />
           <${Stat} label="In" value=${rate(row.inRate)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
           <${Stat} label="Out" value=${rate(row.outRate)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
-          <${Stat} label="In work" value=${short(row.processing)} unit="messages" />
+          <${Stat} label="In work" value=${short(row.processing)} unit="msg" />
           <${Stat} label="Dead letters" value=${short(row.deadLetters)} tone=${row.deadLetters ? "warn" : ""} href=${href(["dead-letters"], { queue: name })} />
         <//>
         <${Card}>
@@ -53,6 +54,7 @@ export function Queue({ name, query }) {
           ${tab === "partitions" && html`<${Partitions} name=${name} query=${query} />`}
           ${tab === "groups" && html`<${GroupsOf} name=${name} />`}
           ${tab === "tail" && html`<${Tail} key=${query.get("partition")} name=${name} partition=${query.get("partition") ?? ""} />`}
+          ${tab === "history" && html`<${History} name=${name} />`}
           ${tab === "options" && html`<${Options} name=${name} version=${row} />`}
         <//>`}<//>
       ${dialog === "push" && html`<${Push} name=${name} onClose=${close} onDone=${done} />`}
@@ -137,6 +139,35 @@ function Options({ name, version }) {
       <section key=${title}><h3>${title}</h3>
         <dl class="facts">${fields.map(([key, label, kind]) => html`
           <dt key=${key}>${label}</dt><dd>${shownOption(options[key], kind)}</dd>`)}</dl></section>`)}`}<//>`;
+}
+
+const RANGES = [["1", "Last hour"], ["24", "Last day"], ["168", "Last week"]];
+
+function History({ name }) {
+  const [hours, setHours] = useState("1");
+  const source = useData((signal) => get("/api/v1/analytics/queue-ops", {
+    queue: name, from: new Date(Date.now() - Number(hours) * 3_600_000).toISOString(),
+  }, signal), [name, hours], { every: 15_000 });
+  return html`
+    <div class="toolbar"><${Choice} label="Range" value=${hours} options=${RANGES} onChange=${setHours} /></div>
+    <${Loaded} of=${source}>${({ series }) => (series.length > 1 ? html`<${Charts} series=${series} />`
+      : html`<${Empty} title="No history yet">Figures are kept by the minute; come back in a few minutes.<//>`)}<//>`;
+}
+
+function Charts({ series }) {
+  const points = useMemo(() => [...series].sort((a, b) => (a.bucket < b.bucket ? -1 : 1)), [series]);
+  const lines = (...names) => [
+    points.map((one) => new Date(one.bucket).getTime() / 1000), ...names.map((key) => points.map((one) => one[key])),
+  ];
+  const rates = useMemo(() => lines("pushPerSecond", "ackPerSecond"), [points]);
+  const depths = useMemo(() => lines("depth"), [points]);
+  const ages = useMemo(() => lines("oldestUnreadSeconds"), [points]);
+  return html`
+    <${Chart} label="Throughput" data=${rates} unit="msg/s" height=${160} series=${[{ label: "In", colour: "--in", fill: true }, { label: "Out", colour: "--out" }]} />
+    <div class="grid-2">
+      <${Chart} label="Unread" data=${depths} format=${short} height=${140} series=${[{ label: "Unread", colour: "--in", fill: true }]} />
+      <${Chart} label="Oldest unread" data=${ages} format=${briefly} height=${140} series=${[{ label: "Oldest unread", colour: "--warn-line", fill: true }]} />
+    </div>`;
 }
 
 function shownOption(value, kind) {

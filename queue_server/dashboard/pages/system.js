@@ -1,8 +1,8 @@
 import { html, useMemo, useState } from "../lib/view.js";
-import { get } from "../lib/api.js";
-import { bytes, duration, percent, short } from "../lib/format.js";
+import { get, post } from "../lib/api.js";
+import { bytes, duration, percent, plural, short } from "../lib/format.js";
 import { useData } from "../lib/live.js";
-import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Search, Table } from "../lib/components.js";
+import { Action, Ago, Badge, Card, Choice, Confirm, Empty, Loaded, Page, Search, Table, toast } from "../lib/components.js";
 import { Chart } from "../lib/chart.js";
 
 const RANGES = [["1", "Last hour"], ["24", "Last day"], ["168", "Last week"]];
@@ -15,8 +15,49 @@ export function System() {
         <${Retention} />
         <${Tables} />
       </div>
+      <${Maintenance} />
       <${Migrations} />
       <${Settings} />
+    <//>`;
+}
+
+const MODES = {
+  push: {
+    label: "Pushes", field: "maintenanceMode", route: "/api/v1/system/maintenance",
+    on: "held back", off: "stored at once", stop: "Hold pushes back", start: "Store pushes again",
+    effect: "Pushes are accepted and kept aside on all workers of all hosts; consumers do not see them until this ends. Then they follow in order.",
+  },
+  pop: {
+    label: "Pops", field: "popMaintenanceMode", route: "/api/v1/system/maintenance/pop",
+    on: "bring nothing", off: "bring what there is", stop: "Let pops bring nothing", start: "Let pops through again",
+    effect: "Every pop is answered empty on all workers of all hosts. Leases that are held run on, and can be acknowledged.",
+  },
+};
+
+function Maintenance() {
+  const [asked, setAsked] = useState(null);
+  const source = useData((signal) => get("/api/v1/system/maintenance", {}, signal), [], { every: 5000 });
+  const change = (mode, enabled) => async () => {
+    const answer = await post(mode.route, { enabled });
+    toast(answer.message);
+    source.reload();
+  };
+  return html`
+    <${Card} title="Maintenance" about="Hold traffic while something behind the queues is changed.">
+      <${Loaded} of=${source} lines=${2}>${(data) => html`
+        <dl class="facts">${Object.entries(MODES).map(([key, mode]) => html`
+          <dt key=${key}>${mode.label}</dt>
+          <dd><span class="actions">
+            <${Badge} tone=${data[mode.field] ? "warn" : "good"}>${data[mode.field] ? mode.on : mode.off}<//>
+            <${Action} kind="small" access="admin" onClick=${() => setAsked({ mode, enabled: !data[mode.field] })}>${data[mode.field] ? mode.start : mode.stop}<//>
+          </span></dd>`)}
+          <dt>Held back</dt><dd>${plural(data.bufferedMessages, "message")}</dd>
+        </dl>`}<//>
+      ${asked && html`
+        <${Confirm} kind=${asked.enabled ? "danger" : "primary"} title=${`${asked.enabled ? asked.mode.stop : asked.mode.start}?`}
+          verb=${asked.enabled ? asked.mode.stop : asked.mode.start} act=${change(asked.mode, asked.enabled)} onClose=${() => setAsked(null)}>
+          <p>${asked.enabled ? asked.mode.effect : "Traffic flows again as it did before."}</p>
+        <//>`}
     <//>`;
 }
 
