@@ -17,7 +17,7 @@ from typing import Any
 
 import jwt
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, WSServerHandshakeError, web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
@@ -498,3 +498,52 @@ def test_the_server_does_not_start_with_a_door_that_cannot_work(conninfo: str) -
         with ClusterProcess(env={"DATABASE_URL": conninfo, **env}) as server:
             assert server.wait() == 2
             assert text in server.output
+
+
+# -- dashboards --
+
+
+async def open_live(
+    server: ClusterProcess, *protocols: str, authorization: str | None = None
+) -> int | str | None:
+    """Open the WebSocket of dashboards: the protocol agreed on, or the status of the refusal."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+    async with ClientSession() as session:
+        try:
+            async with session.ws_connect(
+                server.url + "/ws/dashboard", protocols=protocols, headers=headers
+            ) as ws:
+                assert (await ws.receive_json())["event"] == "connected"
+                return ws.protocol
+        except WSServerHandshakeError as exc:
+            return exc.status
+
+
+async def test_a_websocket_needs_a_credential_that_may_read(shared: ClusterProcess) -> None:
+    """A browser cannot send a header with it: the credential may come as a subprotocol."""
+    assert await open_live(shared) == 401
+    assert await open_live(shared, "queue-server", "bearer.nonsense") == 401
+    reader = token("read-only")
+    assert await open_live(shared, "queue-server", f"bearer.{reader}") == "queue-server"
+    assert await open_live(shared, authorization=f"Bearer {reader}") is None
+    producer = token("write-only")
+    assert await open_live(shared, "queue-server", f"bearer.{producer}") == 403
+
+
+async def test_a_reader_may_use_the_whole_dashboard_and_no_more(shared: ClusterProcess) -> None:
+    credential = f"Bearer {token('read-only')}"
+    for path in (
+        "resources/overview", "resources/namespaces", "resources/tasks", "resources/queues",
+        "resources/partitions", "status", "status/queues", "status/analytics", "status/buffers",
+        "analytics/system-metrics", "analytics/worker-metrics", "analytics/postgres-stats",
+        "analytics/queue-lag", "analytics/queue-ops", "analytics/queue-parked-replicas",
+        "analytics/retention", "analytics/throughput", "analytics/queue-stats",
+        "analytics/queues", "analytics/queue-depths", "messages", "dlq", "traces/names",
+        "consumer-groups", "consumer-groups/lagging",
+    ):  # fmt: skip
+        answer = await ask(shared, credential, f"/api/v1/{path}")
+        assert answer.status == 200, (path, answer)
+    async with Client(shared.url, token=credential.removeprefix("Bearer ")) as client:
+        for path in ("system/maintenance", "system/maintenance/pop", "stats/refresh"):
+            assert (await client.post(f"/api/v1/{path}", {"enabled": True})).status == 403
+        assert (await client.post("/api/v1/push", {"items": []})).status == 403
