@@ -30,7 +30,7 @@ from queue_server.observability.counters import (
     RouteGroup,
     State,
 )
-from queue_server.storage.figures import Figures, QueueFigures
+from queue_server.storage.figures import Figures, QueueFigures, QueueMinute
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -262,8 +262,8 @@ def _workers(counters: Counters) -> Iterator[Metric]:
         row, worker = counters.worker(slot), str(slot)
         waits.add_metric((worker,), row.get(State.POOL_WAITS))
         wait_seconds.add_metric((worker,), row.get(State.POOL_WAIT_MS) / 1000)
-        cpu.add_metric((worker, "user"), row.get(State.CPU_USER_US) / 1e6)
-        cpu.add_metric((worker, "system"), row.get(State.CPU_SYSTEM_US) / 1e6)
+        cpu.add_metric((worker, "user"), row.get(Counter.CPU_USER_US) / 1e6)
+        cpu.add_metric((worker, "system"), row.get(Counter.CPU_SYSTEM_US) / 1e6)
         _add(lag, (worker,), counters, LOOP_LAG, unit=1e-6, slot=slot)
     yield from (waits, wait_seconds, cpu, lag)
 
@@ -329,11 +329,11 @@ def _first_broker_s(counters: Counters, figures: Figures | None) -> Iterator[Met
         return family
 
     yield gauge("uptime_seconds", "How long ago the server started.", counters.uptime_seconds())
-    for mode, state in (("user", State.CPU_USER_US), ("system", State.CPU_SYSTEM_US)):
+    for mode, counter in (("user", Counter.CPU_USER_US), ("system", Counter.CPU_SYSTEM_US)):
         yield CounterMetricFamily(
             f"queen_cpu_{mode}_microseconds",
             "CPU time of all workers.",
-            sum(counters.states(state)),
+            counters.total(counter),
         )
     resident, virtual, size, available = (
         sum(counters.states(state))
@@ -372,6 +372,45 @@ def _first_broker_s(counters: Counters, figures: Figures | None) -> Iterator[Met
         for queue in figures.queues:
             by_queue.add_metric((_label(queue),), queue.dead_letter_count)
         yield by_queue
+        yield from _last_minute(figures)
+
+
+def _last_minute(figures: Figures) -> Iterator[Metric]:
+    """The first broker's gauges of the last whole minute, for queues with series of their own."""
+    minutes = {minute.queue: minute for minute in figures.minutes}
+    shown = [
+        minutes.get(queue.name, QueueMinute(queue.name))
+        for queue in figures.queues
+        if queue.name is not None
+    ]
+    for name in ("push_requests", "push_messages", "pop_messages", "pop_empty", "transactions"):
+        gauge = GaugeMetricFamily(
+            f"queen_queue_{name}_per_minute",
+            f"{name.replace('_', ' ').capitalize()} of the last whole minute.",
+            labels=("queue",),
+        )
+        for minute in shown:
+            gauge.add_metric((minute.queue,), getattr(minute, name))
+        yield gauge
+    acks = GaugeMetricFamily(
+        "queen_queue_ack_per_minute",
+        "Messages acknowledged in the last whole minute.",
+        labels=("queue", "result"),
+    )
+    lag = GaugeMetricFamily(
+        "queen_queue_pop_lag_milliseconds",
+        "How old the messages were that went out in the last whole minute.",
+        labels=("queue", "stat"),
+    )
+    for minute in shown:
+        acks.add_metric((minute.queue, "success"), minute.ack_success)
+        acks.add_metric((minute.queue, "failed"), minute.ack_failed)
+        lag.add_metric((minute.queue, "avg"), minute.lag_ms_sum / max(minute.pop_messages, 1))
+        lag.add_metric((minute.queue, "max"), minute.lag_ms_max)
+    yield from (acks, lag)
+    yield GaugeMetricFamily(
+        "queen_queue_metrics_age_seconds", "How long ago that minute ended.", figures.minute_age_s
+    )
 
 
 def _label(queue: QueueFigures) -> str:

@@ -63,6 +63,8 @@ class Counter(enum.IntEnum):
     RETRIES_25P02 = enum.auto()  # in a failed transaction
     RETRIES_CONNECTION_LOST = enum.auto()
     RETRIES_OTHER = enum.auto()
+    CPU_USER_US = enum.auto()  # of all lives of the worker
+    CPU_SYSTEM_US = enum.auto()
     # Written by the supervisor alone.
     WORKER_RESTARTS = enum.auto()  # unplanned ones; a replacement on SIGHUP is none
     DATABASE_RESTARTS = enum.auto()  # of the embedded PostgreSQL

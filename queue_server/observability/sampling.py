@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from queue_server.observability.counters import LOOP_LAG, Row, State
+from queue_server.observability.counters import LOOP_LAG, Counter, Row, State
 
 _INTERVAL_S = 1.0
 _PAGE_BYTES = resource.getpagesize()
@@ -48,8 +48,13 @@ class Sampler:
             words[state] = pool.get(name, 0)
         words[State.VIRTUAL_BYTES], words[State.RESIDENT_BYTES] = _memory_bytes()
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        words[State.CPU_USER_US] = int(usage.ru_utime * 1e6)
-        words[State.CPU_SYSTEM_US] = int(usage.ru_stime * 1e6)
+        for state, counter, seconds in (
+            (State.CPU_USER_US, Counter.CPU_USER_US, usage.ru_utime),
+            (State.CPU_SYSTEM_US, Counter.CPU_SYSTEM_US, usage.ru_stime),
+        ):
+            used_us = int(seconds * 1e6)
+            words[counter] += used_us - words[state]
+            words[state] = used_us
 
 
 _POOL_STATES = (

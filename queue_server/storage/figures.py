@@ -49,11 +49,28 @@ class QueueFigures(msgspec.Struct, frozen=True):
     oldest_age_s: float  # of the oldest message that its slowest reader has not committed
 
 
+class QueueMinute(msgspec.Struct, frozen=True):
+    """What all workers booked for a queue in the last whole minute (storage/series.py)."""
+
+    queue: str
+    push_requests: int = 0
+    push_messages: int = 0
+    pop_messages: int = 0
+    pop_empty: int = 0
+    transactions: int = 0
+    ack_success: int = 0
+    ack_failed: int = 0
+    lag_ms_sum: int = 0
+    lag_ms_max: int = 0
+
+
 class Figures(msgspec.Struct, frozen=True):
     """One look at the database; `taken_at` by CLOCK_MONOTONIC."""
 
     taken_at: float
     queues: list[QueueFigures]
+    minutes: list[QueueMinute]  # of queues that are told apart
+    minute_age_s: float
     lease_count: int  # live ones
     database: statistics.DatabaseStatistics
     tables: list[statistics.TableStatistics]
@@ -101,6 +118,9 @@ class FiguresCache:
         await connection.execute(f"SET LOCAL statement_timeout = {_LOOK_MAX_MS}")
         taken_at = time.monotonic()
         queues = await rows("queue_figures", shard=SHARD, own_max=self._queues_max)
+        names = [row[0] for row in queues if row[0] is not None]
+        minutes = await rows("last_minute", queues=names)
+        age = await rows("last_minute_age")
         leases = await rows("lease_statistics", shard=SHARD, queue_ids=None)
         database = await rows("database_sizes")
         tables = await rows("table_statistics")
@@ -108,6 +128,8 @@ class FiguresCache:
         return Figures(
             taken_at=taken_at,
             queues=[QueueFigures(*row) for row in queues],
+            minutes=[QueueMinute(*row) for row in minutes],
+            minute_age_s=age[0][0],
             lease_count=leases[0][0],
             database=statistics.DatabaseStatistics(*database[0]),
             tables=[statistics.TableStatistics(*row) for row in tables],

@@ -252,6 +252,68 @@ async def test_each_worker_tells_its_own(cluster: ClusterProcess) -> None:
     )
 
 
+async def test_totals_never_fall_when_workers_are_replaced(cluster: ClusterProcess) -> None:
+    queue = unique("outlived")
+    async with Client(cluster.url, fresh=True) as client:
+        for number in range(10):
+            await client.push(queue, [number])
+        before = await scrape(client)
+        lines = len(cluster.lines)
+        cluster.signal(signal.SIGHUP)
+        await asyncio.to_thread(cluster.wait_for_line, "workers_replaced", start=lines)
+        after = await scrape(client)
+        assert after.value("queue_server_worker_restarts_total") == 0
+        lines = len(cluster.lines)
+        os.kill(cluster.worker_pids()[0], signal.SIGKILL)
+        await asyncio.to_thread(cluster.wait_for_line, '"worker_ready"', start=lines)
+        last = await scrape(client)
+    assert last.value("queue_server_worker_restarts_total") == 1
+    pushes = "queue_server_request_duration_seconds_count"
+    for now in (before, after, last):
+        assert now.value("queue_server_messages_pushed_total") == 10
+        assert now.value(pushes, route="push") == 10
+    for earlier, later in ((before, after), (after, last)):
+        for family in earlier.families.values():
+            if family.type != "gauge":
+                for sample in family.samples:
+                    if "pool" not in sample.name:  # the pool of this life
+                        assert later.value(sample.name, **sample.labels) >= sample.value, sample
+
+
+async def test_the_first_broker_s_gauges_of_the_last_minute(
+    cluster: ClusterProcess, conninfo: str
+) -> None:
+    queue = unique("last-minute")
+    async with Client(cluster.url, fresh=True) as client:
+        await client.configure(queue)
+        with psycopg.connect(conninfo, autocommit=True) as database:
+            # Whichever minute is the last whole one when the server looks.
+            database.execute(
+                "INSERT INTO queen.queue_minutes (queue, minute, push_requests, push_messages,"
+                " pop_messages, ack_success, ack_failed, lag_ms_sum, lag_ms_max)"
+                " SELECT %s, date_trunc('minute', now()) + n * interval '1 minute', 3, 30, 20, 15,"
+                " 5, 4000, 900 FROM generate_series(-1, 3) AS n",
+                (queue,),
+            )
+
+        async def told() -> Scrape | None:
+            now = await scrape(client)
+            there = queue in now.labels("queen_queue_push_messages_per_minute", "queue")
+            name = "queen_queue_push_messages_per_minute"
+            return now if there and now.value(name, queue=queue) else None
+
+        now = await eventually(told, deadline=30)
+    assert now is not None
+    for name, value in (
+        ("push_requests", 3), ("push_messages", 30), ("pop_messages", 20), ("pop_empty", 0),
+    ):  # fmt: skip
+        assert now.value(f"queen_queue_{name}_per_minute", queue=queue) == value
+    assert now.value("queen_queue_ack_per_minute", queue=queue, result="failed") == 5
+    assert now.value("queen_queue_pop_lag_milliseconds", queue=queue, stat="avg") == 200
+    assert now.value("queen_queue_pop_lag_milliseconds", queue=queue, stat="max") == 900
+    assert 0 <= now.value("queen_queue_metrics_age_seconds") < 60
+
+
 async def test_form_and_names(client: Client) -> None:
     """What Prometheus' own guide asks of names, and what the first broker's dashboards look for."""
     now = await scrape(client)

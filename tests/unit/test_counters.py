@@ -146,7 +146,9 @@ def test_a_new_life_says_nothing_of_the_last_one() -> None:
     counters = Counters(1)
     row = counters.worker(0)
     row.words[State.RESIDENT_BYTES] = row.words[State.CPU_SYSTEM_US] = 5
+    row.words[Counter.CPU_SYSTEM_US] = 5
     row.observe(LOOP_LAG, 3)
     row.begin(17)
     assert row.get(State.RESIDENT_BYTES) == row.get(State.CPU_SYSTEM_US) == 0
     assert sum(counters.buckets(LOOP_LAG)[0]) == 1
+    assert row.get(Counter.CPU_SYSTEM_US) == 5

@@ -105,8 +105,8 @@ async def metrics(request: web.Request) -> web.Response:
                 "arrayBuffers": 0,
             },
             "cpu": {
-                "user": sum(counters.states(State.CPU_USER_US)),
-                "system": sum(counters.states(State.CPU_SYSTEM_US)),
+                "user": counters.total(Counter.CPU_USER_US),
+                "system": counters.total(Counter.CPU_SYSTEM_US),
             },
             "counters": counters.totals(),
             "retries": counters.retries(),

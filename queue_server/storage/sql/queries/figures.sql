@@ -32,6 +32,19 @@ LEFT JOIN LATERAL (
 GROUP BY r.name
 ORDER BY r.name
 
+-- name: last_minute
+-- What was booked for queues in the last whole minute.
+SELECT
+    m.queue, m.push_requests, m.push_messages, m.pop_messages, m.pop_empty, m.transactions,
+    m.ack_success, m.ack_failed, m.lag_ms_sum, m.lag_ms_max
+FROM queen.queue_minutes m
+WHERE
+    m.queue = ANY (%(queues)s::text[])
+    AND m.minute = date_trunc('minute', clock_timestamp()) - interval '1 minute'
+
+-- name: last_minute_age
+SELECT extract(epoch FROM clock_timestamp() - date_trunc('minute', clock_timestamp()))::float8
+
 -- name: vacuum_horizon
 -- What keeps dead rows from being removed: how many transactions ago the oldest snapshot was taken,
 -- and for how many seconds the oldest transaction that holds one has been open. A role without
