@@ -41,8 +41,6 @@ class Watch:
     def _console(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
             return
-        if "/ws/dashboard" in message.text and "404" in message.text:
-            return  # TEMPORARY
         if self.unreachable_ok and "ERR_CONNECTION" in message.text:
             return
         if self.refused_ok and "the server responded with a status of 4" in message.text:

@@ -15,7 +15,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.browser import demo
 from tests.browser.browser import needs_chromium, open_page
-from tests.client import Client, unique
+from tests.client import Client, eventually, unique
 from tests.cluster_process import ClusterProcess
 
 pytestmark = needs_chromium
@@ -397,6 +397,49 @@ async def test_a_server_that_is_gone_is_told_and_comes_back(data_dir: Path) -> N
                 await expect(page.get_by_text("Healthy")).to_be_visible()
                 await expect(page.get_by_text("Offline")).to_have_count(0)
                 assert successor.stop() == 0
+
+
+async def test_figures_come_over_the_websocket_and_by_polling_without_it(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("live")
+    await client.configure(queue)
+    for with_socket, word in ((True, "Live"), (False, "Polling")):
+        async with open_page(server.url) as (page, watch):
+            if not with_socket:
+                await page.route_web_socket("**/ws/dashboard", lambda socket: socket.close())
+            await page.goto(f"/#/queues/{queue}?tab=tail")
+            await expect(page.get_by_text(word, exact=True)).to_be_visible()
+            await client.push(queue, [word])
+            await expect(row(page, f'"{word}"')).to_have_count(1)
+            assert not watch.troubles
+
+
+async def test_maintenance_is_switched_and_told(data_dir: Path) -> None:
+    with ClusterProcess(data_dir=data_dir) as cluster:
+        url = cluster.wait_ready()
+        async with Client(url, fresh=True) as client, open_page(url) as (page, _):
+            await page.goto("/#/system")
+            await button(page, "Hold pushes back").click()
+            dialog = page.get_by_role("dialog")
+            await expect(dialog).to_contain_text("kept aside")
+            await dialog.get_by_role("button", name="Hold pushes back").click()
+            await expect(page.get_by_text("held back", exact=True)).to_be_visible()
+            await client.post("/api/v1/push", {"items": [{"queue": "orders", "payload": 1}]})
+            await expect(page.get_by_text("1 message", exact=True)).to_be_visible()
+            await page.goto("/#/")
+            await expect(page.get_by_role("status").first).to_contain_text("pushes are held back")
+            await page.goto("/#/system")
+            await button(page, "Store pushes again").click()
+            await dialog.get_by_role("button", name="Store pushes again").click()
+            await expect(page.get_by_text("stored at once")).to_be_visible()
+            await eventually(lambda: stored(client, "orders"))
+        assert cluster.stop() == 0
+
+
+async def stored(client: Client, queue: str) -> bool:
+    answer = await client.get(f"/api/v1/dashboard/queues?queue={queue}")
+    return [found["total"] for found in answer.json["queues"]] == [1]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
