@@ -31,6 +31,7 @@ from queue_server.observability.counters import (
     State,
 )
 from queue_server.storage.figures import Figures, QueueFigures, QueueMinute
+from queue_server.storage.maintenance import Modes
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -137,10 +138,12 @@ _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
 )
 
 
-def render(counters: Counters, figures: Figures | None, *, database_up: bool, now: float) -> bytes:
+def render(
+    counters: Counters, figures: Figures | None, modes: Modes, *, database_up: bool, now: float
+) -> bytes:
     """The exposition; *now* by CLOCK_MONOTONIC."""
     registry = CollectorRegistry()
-    registry.register(_Collected(_metrics(counters, figures, database_up, now)))
+    registry.register(_Collected(_metrics(counters, figures, modes, database_up, now)))
     return generate_latest(registry)
 
 
@@ -153,7 +156,7 @@ class _Collected(Collector):
 
 
 def _metrics(
-    counters: Counters, figures: Figures | None, database_up: bool, now: float
+    counters: Counters, figures: Figures | None, modes: Modes, database_up: bool, now: float
 ) -> Iterator[Metric]:
     yield _gauge(
         "start_time_seconds",
@@ -178,11 +181,19 @@ def _metrics(
         counters.retries(),
     )
     yield from _workers(counters)
+    maintenance = GaugeMetricFamily(
+        _PREFIX + "maintenance",
+        "1 while pushes are held back, or pops bring nothing.",
+        labels=("operation",),
+    )
+    maintenance.add_metric(("push",), int(modes.push))
+    maintenance.add_metric(("pop",), int(modes.pop))
+    yield maintenance
     yield _gauge("database_up", "1 while a push would be carried out.", int(database_up))
     if figures is not None:
         yield from _queues(figures)
         yield from _database(figures, now)
-    yield from _first_broker_s(counters, figures)
+    yield from _first_broker_s(counters, figures, modes)
 
 
 def _requests(counters: Counters) -> Iterator[Metric]:
@@ -284,6 +295,7 @@ def _database(figures: Figures, now: float) -> Iterator[Metric]:
         now - figures.taken_at,
     )
     yield _gauge("leases", "Live leases.", figures.lease_count)
+    yield _gauge("held_messages", "Messages that maintenance holds back.", figures.held_count)
     yield _gauge("database_size_bytes", "Size of the database.", figures.database.size_bytes)
     yield _gauge(
         "database_connections", "Connections to the database.", figures.database.connections
@@ -317,7 +329,7 @@ def _database(figures: Figures, now: float) -> Iterator[Metric]:
         yield gauge
 
 
-def _first_broker_s(counters: Counters, figures: Figures | None) -> Iterator[Metric]:
+def _first_broker_s(counters: Counters, figures: Figures | None, modes: Modes) -> Iterator[Metric]:
     """The families of broker 0.15.1 that have a meaning here."""
 
     def gauge(name: str, text: str, value: float) -> Metric:
@@ -329,6 +341,7 @@ def _first_broker_s(counters: Counters, figures: Figures | None) -> Iterator[Met
         return family
 
     yield gauge("uptime_seconds", "How long ago the server started.", counters.uptime_seconds())
+    yield gauge("maintenance_mode_enabled", "1 while pushes are held back.", int(modes.push))
     for mode, counter in (("user", Counter.CPU_USER_US), ("system", Counter.CPU_SYSTEM_US)):
         yield CounterMetricFamily(
             f"queen_cpu_{mode}_microseconds",

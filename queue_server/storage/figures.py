@@ -72,6 +72,7 @@ class Figures(msgspec.Struct, frozen=True):
     minutes: list[QueueMinute]  # of queues that are told apart
     minute_age_s: float
     lease_count: int  # live ones
+    held_count: int  # messages that maintenance holds back
     database: statistics.DatabaseStatistics
     tables: list[statistics.TableStatistics]
     xmin_age: int
@@ -121,6 +122,7 @@ class FiguresCache:
         names = [row[0] for row in queues if row[0] is not None]
         minutes = await rows("last_minute", queues=names)
         age = await rows("last_minute_age")
+        held = await rows("count_held")
         leases = await rows("lease_statistics", shard=SHARD, queue_ids=None)
         database = await rows("database_sizes")
         tables = await rows("table_statistics")
@@ -131,6 +133,7 @@ class FiguresCache:
             minutes=[QueueMinute(*row) for row in minutes],
             minute_age_s=age[0][0],
             lease_count=leases[0][0],
+            held_count=held[0][0],
             database=statistics.DatabaseStatistics(*database[0]),
             tables=[statistics.TableStatistics(*row) for row in tables],
             xmin_age=horizon[0][0],

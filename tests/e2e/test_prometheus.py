@@ -314,6 +314,31 @@ async def test_the_first_broker_s_gauges_of_the_last_minute(
     assert 0 <= now.value("queen_queue_metrics_age_seconds") < 60
 
 
+async def test_maintenance_is_told(cluster: ClusterProcess) -> None:
+    queue = unique("held")
+    async with Client(cluster.url, fresh=True) as client:
+        answer = await client.post("/api/v1/system/maintenance", {"enabled": True})
+        assert answer.status == 200, answer
+
+        async def told_by_both() -> bool:
+            told = [await scrape(client) for _ in range(8)]
+            name = "queue_server_maintenance"
+            return all(
+                now.value(name, operation="push") == 1 and now.value(name, operation="pop") == 0
+                for now in told
+            )
+
+        await eventually(told_by_both)
+        (result,) = await client.push(queue, [1])
+        assert result["status"] == "buffered"
+
+        async def held() -> bool:
+            return (await scrape(client)).value("queue_server_held_messages") == 1
+
+        await eventually(held, deadline=30)
+        assert (await scrape(client)).value("queen_maintenance_mode_enabled") == 1
+
+
 async def test_form_and_names(client: Client) -> None:
     """What Prometheus' own guide asks of names, and what the first broker's dashboards look for."""
     now = await scrape(client)

@@ -140,5 +140,11 @@ async def prometheus(request: web.Request) -> web.Response:
         async with asyncio.timeout(_PROBE_PATIENCE_S):
             database_up = await state.readiness.reason() is None
     figures = await state.figures.current() if database_up else None
-    body = exposition.render(state.counters, figures, database_up=database_up, now=time.monotonic())
+    body = exposition.render(
+        state.counters,
+        figures,
+        state.maintenance.modes,
+        database_up=database_up,
+        now=time.monotonic(),
+    )
     return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE})
