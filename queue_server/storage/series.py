@@ -20,8 +20,10 @@ from queue_server.storage.transactions import Connection, Transactions
 Gauge = list[float]
 """{sum, least, most, last} of some samples when booked, {average, least, most, last} when read."""
 
-# Queues that one statement books.
+# Queues that one statement books, or that one answer sums up.
 _QUEUES_MAX = 1000
+# Points of queues in one answer: a megabyte for each two thousand.
+_POINTS_MAX = 20_000
 # Queues whose depth is noted.
 _DEPTHS_MAX = 10_000
 
@@ -178,6 +180,15 @@ class QueuePoint(msgspec.Struct, frozen=True):
         return self.lag_ms_sum / max(self.pop_messages, 1)
 
 
+class QueueLag(msgspec.Struct, frozen=True):
+    """How old the messages of a queue were when they were delivered."""
+
+    queue: str
+    message_count: int
+    lag_ms_sum: int
+    lag_ms_max: int
+
+
 class ParkedPoint(msgspec.Struct, frozen=True):
     """The pops that wait for a queue at a worker, in one bucket."""
 
@@ -288,11 +299,20 @@ async def replicas(
 async def queues(
     transactions: Transactions, range_: Range, filter_: QueueFilter
 ) -> list[QueuePoint]:
-    """Each queue, by time and name."""
+    """Each queue, ascending by time; of too many points the newest."""
     rows = await transactions.call(
-        STATEMENTS["queue_series"], range_.parameters() | filter_.parameters()
+        STATEMENTS["queue_series"],
+        range_.parameters() | filter_.parameters() | {"limit": _POINTS_MAX},
     )
-    return [QueuePoint(*row) for row in rows]
+    return sorted((QueuePoint(*row) for row in rows), key=lambda point: (point.bucket, point.queue))
+
+
+async def queue_lags(transactions: Transactions, range_: Range) -> list[QueueLag]:
+    """The queues with the most deliveries first."""
+    rows = await transactions.call(
+        STATEMENTS["queue_lags"], range_.parameters() | {"limit": _QUEUES_MAX}
+    )
+    return [QueueLag(*row) for row in rows]
 
 
 async def pushes(

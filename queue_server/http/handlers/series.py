@@ -20,7 +20,7 @@ from queue_server.http.state import STATE, State
 from queue_server.observability.counters import Counter
 from queue_server.observability.counters import State as Life
 from queue_server.storage import series
-from queue_server.storage.series import Gauge, QueuePoint, Range, WorkerCounts, WorkersPoint
+from queue_server.storage.series import Gauge, Range, WorkerCounts, WorkersPoint
 from queue_server.storage.statistics import QueueFilter
 
 _HOUR = datetime.timedelta(hours=1)
@@ -271,9 +271,7 @@ async def worker_metrics(request: web.Request) -> web.Response:
     state = request.app[STATE]
     range_ = time_range(request)
     points = await series.workers(state.transactions, range_)
-    queues: dict[str, list[QueuePoint]] = {}
-    for one in await series.queues(state.transactions, range_, QueueFilter()):
-        queues.setdefault(one.queue, []).append(one)
+    lags = await series.queue_lags(state.transactions, range_)
     sums = sum_counts(points)
     overview = (await state.looks.overview.current()).value
     return json_answer(
@@ -283,15 +281,12 @@ async def worker_metrics(request: web.Request) -> web.Response:
             "workers": await worker_entries(state, range_),
             "queues": [
                 {
-                    "queueName": queue,
-                    "popCount": sum(one.pop_messages for one in some),
-                    "avgLagMs": _round(
-                        sum(one.lag_ms_sum for one in some)
-                        / max(sum(one.pop_messages for one in some), 1)
-                    ),
-                    "maxLagMs": max(one.lag_ms_max for one in some),
+                    "queueName": one.queue,
+                    "popCount": one.message_count,
+                    "avgLagMs": _round(one.lag_ms_sum / max(one.message_count, 1)),
+                    "maxLagMs": one.lag_ms_max,
                 }
-                for queue, some in sorted(queues.items())
+                for one in lags
             ],
             "summary": {
                 "totalPushMessages": sums.push_messages,

@@ -243,7 +243,7 @@ GROUP BY w.hostname, w.port, w.worker_id, bucket
 ORDER BY w.hostname, w.port, w.worker_id, bucket
 
 -- name: queue_series
--- By bucket and queue.
+-- By bucket and queue, the newest first.
 SELECT
     s.bucket,
     greatest(
@@ -294,7 +294,17 @@ FROM (
         AND (%(search)s::text IS NULL OR strpos(lower(m.queue), lower(%(search)s::text)) > 0)
     GROUP BY bucket, m.queue
 ) s
-ORDER BY s.bucket, s.queue
+ORDER BY s.bucket DESC, s.queue
+LIMIT %(limit)s
+
+-- name: queue_lags
+-- How old messages of each queue were when they were delivered.
+SELECT m.queue, sum(m.pop_messages)::bigint, sum(m.lag_ms_sum)::bigint, max(m.lag_ms_max)::bigint
+FROM queen.queue_minutes m
+WHERE m.minute >= %(start)s::timestamptz AND m.minute < %(end)s::timestamptz
+GROUP BY m.queue
+ORDER BY sum(m.pop_messages) DESC, m.queue
+LIMIT %(limit)s
 
 -- name: queue_totals
 -- Pushes and acknowledgements by bucket, over all queues that the filter lets through.
