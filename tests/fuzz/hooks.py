@@ -47,10 +47,7 @@ def _state() -> str | None:
 
 
 def _named(value: Any, random: Random) -> Any:
-    """*value* with half of its names replaced by known ones.
-
-    Maintenance stays off: with it nothing would be pushed or popped from then on.
-    """
+    """*value* with half of its names replaced by known ones."""
     if isinstance(value, list):
         return [_named(one, random) for one in value]
     if not isinstance(value, dict):
@@ -58,7 +55,7 @@ def _named(value: Any, random: Random) -> Any:
     return {
         name: random.choice(KNOWN[name])
         if name in KNOWN and isinstance(one, str) and random.random() < 0.5
-        else (False if (name, one) == ("enabled", True) else _named(one, random))
+        else _named(one, random)
         for name, one in value.items()
     }
 
@@ -77,6 +74,9 @@ def _may_change(case: Case) -> bool:
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+    if isinstance(case.body, dict) and case.body.get("enabled") is True:
+        # Maintenance stays off: with it nothing would be pushed or popped from then on.
+        case.body["enabled"] = False
     if _may_change(case):
         _before[case.id] = _state()
 
