@@ -9,6 +9,7 @@ nobody waits and all looks together take a small part of one connection's time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -83,6 +84,13 @@ class Snapshots(Generic[T]):
         async with self._looking:
             return await self._take()
 
+    async def close(self) -> None:
+        """End a look that goes on in the background."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
     async def _renew(self) -> None:
         try:
             await self.refresh()
@@ -136,3 +144,7 @@ class Looks:
 
         self.overview = Snapshots(look_at_queues)
         self.groups = Snapshots(look_at_groups)
+
+    async def close(self) -> None:
+        await self.overview.close()
+        await self.groups.close()

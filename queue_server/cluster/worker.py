@@ -369,6 +369,7 @@ class QueueServer:
         # Leases of answers that could not be sent go back while there is still a database.
         await self._popper.finish()
         await self._series.stop()
+        await self._state.looks.close()
         for task in (self._watch, self._maintaining, self._sampling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -125,7 +125,7 @@ class Series:
             self._task = None
         with contextlib.suppress(QueueServerError, TimeoutError):
             async with asyncio.timeout(_LAST_BOOKING_TIMEOUT_S):
-                await self.book()
+                await self.book(is_last=True)
 
     async def _run(self) -> None:
         # Each worker has its own seconds, so that they do not all book at once.
@@ -172,7 +172,7 @@ class Series:
             else:
                 gauge[:] = gauge[0] + value, min(gauge[1], value), max(gauge[2], value), value
 
-    async def book(self) -> None:
+    async def book(self, *, is_last: bool = False) -> None:
         """Add what was done since the last time to the current minute.
 
         Errors: `Unavailable`; it is added the next time then.
@@ -199,7 +199,10 @@ class Series:
                 counts=counts,
                 sample_count=sample_count,
                 gauges={name: list(gauge) for name, gauge in self._gauges.items()},
-                rates=Rates(
+                # Other hosts take the rate for what goes on.
+                rates=Rates()
+                if is_last
+                else Rates(
                     counts.push_messages / seconds,
                     counts.pop_messages / seconds,
                     counts.ack_messages / seconds,
