@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from queue_server.domain.errors import BadRequest
@@ -14,6 +14,9 @@ from queue_server.domain.ids import id_keys
 from queue_server.domain.numerals import numerals
 from queue_server.http import wire
 from queue_server.http.uniform import read_uniform_acks, uniform_answer
+
+# How long an example takes is the machine's affair.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 uuids = st.uuids(version=4).map(str)
 optional = st.none() | st.text(max_size=5)
@@ -61,6 +64,7 @@ def agrees(body: bytes) -> int:
     return check(body)
 
 
+@patient
 @given(
     st.lists(uuids, min_size=8, max_size=30),
     beside,
@@ -87,6 +91,7 @@ def test_alike_items_are_uniform(
     assert check(body) == 1 or nested
 
 
+@patient
 @given(
     st.lists(st.tuples(st.integers(12, 40), optional, st.booleans()), min_size=1, max_size=12),
     st.booleans(),
@@ -106,6 +111,7 @@ def test_runs_of_alike_items_are_uniform(
     assert check(body_of(items, compact)) == len(shapes)
 
 
+@patient
 @given(
     st.lists(
         st.tuples(st.integers(1, 12), st.sampled_from("abc"), beside), min_size=1, max_size=20
@@ -127,6 +133,7 @@ def test_runs_of_any_length_are_right(
     )
 
 
+@patient
 @given(
     st.lists(st.tuples(uuids, beside), min_size=8, max_size=20), st.booleans(),
 )  # fmt: skip
@@ -162,6 +169,7 @@ pieces = st.sampled_from(
 )
 
 
+@patient
 @given(
     st.lists(
         st.tuples(st.integers(1, 10), st.lists(pieces, max_size=2), st.lists(pieces, max_size=2)),
@@ -192,6 +200,7 @@ def test_what_only_the_middle_of_a_run_says_is_not_lost() -> None:
     assert check(('{"acknowledgments":[' + ",".join(items) + "]}").encode()) == 3
 
 
+@patient
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=4),
     st.lists(
@@ -215,6 +224,7 @@ def test_a_changed_byte_is_never_read_as_something_else(
     agrees(bytes(body))
 
 
+@patient
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=4),
     st.lists(st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3), min_size=1, max_size=3),
@@ -263,6 +273,7 @@ def test_what_is_no_uniform_batch() -> None:
     assert not check(twice)
 
 
+@patient
 @given(
     st.lists(
         st.tuples(st.integers(1, 1500), st.text(max_size=10), st.booleans(), st.booleans()),
@@ -287,6 +298,7 @@ def test_the_answer_is_that_of_each_item(
     assert uniform_answer(ids, runs) == wire.encoder.encode(entries)
 
 
+@patient
 @given(st.integers(0, 200_000), st.integers(0, 15_000))
 def test_numerals(start: int, count: int) -> None:
     assert numerals(start, start + count) == [b"%d" % n for n in range(start, start + count)]
