@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -122,6 +123,20 @@ async def test_without_a_token_nothing_is_answered_but_what_is_public(
             "GET", "/api/v1/no-such-route", headers={"Authorization": f"Bearer {token()}"}
         )
         assert known.status == 404
+
+
+async def test_the_api_document_says_which_routes_need_a_credential(
+    shared: ClusterProcess,
+) -> None:
+    """It is open itself, as is its page, and right about every route."""
+    async with Client(shared.url, fresh=True) as client:
+        assert (await client.get("/docs/api")).status == 200
+        document = (await client.get("/openapi.json")).json
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                answer = await client.send(method.upper(), re.sub(r"\{\w+\}", "x", path))
+                needed = operation.get("security") == [{"credential": []}]
+                assert (answer.status == 401) is needed, (method, path, answer)
 
 
 async def test_the_scheme_is_read_in_any_case_and_may_be_left_out(shared: ClusterProcess) -> None:
