@@ -17,8 +17,10 @@ function timeTexts(_, ticks) {
   return ticks.map((tick) => new Intl.DateTimeFormat("en-GB", form).format(new Date(tick * 1000)));
 }
 
+const NARROW_S = 60;
+
 /** data: [times in seconds, values, ...]; series: [{label, colour: "--css-name", fill}].
- *  With *seconds* the chart is always so wide, and ends at the newest time. */
+ *  With *seconds* the chart is never wider, and a minute wide from the beginning. */
 export function Chart({ data, series, height = 200, label, format = rate, unit = "", seconds = 0 }) {
   const box = useRef(null);
   const plot = useRef(null);
@@ -39,12 +41,12 @@ export function Chart({ data, series, height = 200, label, format = rate, unit =
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       scales: {
-        x: seconds ? { range: (_, low, high) => [high - seconds, high] } : {},
+        x: seconds ? { range: (_, low, high) => [Math.max(high - seconds, Math.min(low, high - NARROW_S)), high] } : {},
         y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] },
       },
       axes: [
         { ...axis, space: 88, size: 32, values: timeTexts },
-        { ...axis, size: 56, space: 40, values: (_, ticks) => ticks.map((tick) => (tick % 1 ? "" : format(tick))) },
+        { ...axis, size: 56, space: 28, values: (_, ticks) => ticks.map((tick) => (tick % 1 ? "" : format(tick))) },
       ],
       series: [
         {},

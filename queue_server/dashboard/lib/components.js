@@ -1,13 +1,12 @@
 // What pages are made of.
 import { html, Store, useEffect, useLayoutEffect, useRef, useState, useStore } from "./view.js";
 import { refusal } from "./api.js";
-import { absoluteTime, ageSeconds, bytes, count, duration, NONE } from "./format.js";
+import { absoluteTime, age, ageSeconds, bytes, count, NONE } from "./format.js";
 import { useClock } from "./live.js";
 
 // -- the frame of a page --
 
 export function Page({ title, about, back, actions, children }) {
-  const heading = useRef(null);
   useEffect(() => {
     document.title = `${title} · Queue server`;
   }, [title]);
@@ -15,7 +14,7 @@ export function Page({ title, about, back, actions, children }) {
     ${back && html`<a class="back" href=${back.href}>← ${back.label}</a>`}
     <header class="page-head">
       <div>
-        <h1 ref=${heading} tabindex="-1">${title}</h1>
+        <h1 tabindex="-1">${title}</h1>
         ${about && html`<p class="muted">${about}</p>`}
       </div>
       ${actions && html`<div class="actions">${actions}</div>`}
@@ -54,7 +53,7 @@ export function Badge({ tone = "", children }) {
 export function Ago({ at, suffix = " ago" }) {
   useClock();
   if (at == null) return html`<span class="muted">${NONE}</span>`;
-  return html`<time datetime=${at} title=${absoluteTime(at)}>${duration(ageSeconds(at))}${suffix}</time>`;
+  return html`<time datetime=${at} title=${absoluteTime(at)}>${age(ageSeconds(at))}${suffix}</time>`;
 }
 
 // -- waiting, failing, nothing there --
@@ -209,7 +208,7 @@ export function Dialog({ title, onClose, children, wide = false }) {
   return html`
     <dialog ref=${dialog} class=${wide ? "wide" : ""} aria-labelledby="dialog-title"
       onClose=${onClose}
-      onClick=${(event) => event.target === dialog.current && dialog.current.close()}>
+      onMouseDown=${(event) => event.target === dialog.current && dialog.current.close()}>
       <div class="dialog">
         <header><h2 id="dialog-title">${title}</h2>
           <button type="button" class="quiet" aria-label="Close" onClick=${() => dialog.current.close()}>✕</button></header>

@@ -60,9 +60,15 @@ export function duration(seconds) {
   return `${whole} s`;
 }
 
-/** `duration` for where there is little room: one unit, unless the first is small. */
+/** How old something is: whole seconds, so that it does not flicker. */
+export function age(seconds) {
+  if (seconds == null) return NONE;
+  return seconds < 1 ? "< 1 s" : duration(Math.max(Math.floor(seconds), 1));
+}
+
+/** `age` for where there is little room: one unit, unless the first is small. */
 export function briefly(seconds) {
-  const text = duration(seconds);
+  const text = age(seconds);
   return /^\d\d/.test(text) ? text.split(" ").slice(0, 2).join(" ") : text;
 }
 

@@ -1,6 +1,6 @@
 // Is all well, and if not, which queue is not and why: from the figures, by rules that are written
 // here and nowhere else.
-import { count, duration, ageSeconds, percent } from "./format.js";
+import { age, ageSeconds, count, duration, percent } from "./format.js";
 import { href } from "./router.js";
 
 /** From here on a queue's oldest unread message is worth a word, and worth an alarm. */
@@ -13,9 +13,9 @@ const CACHE_LOW = 0.9;
 const CACHE_READS = 100_000;
 
 export function ageTone(row) {
-  const age = row.depth > 0 ? ageSeconds(row.oldestUnreadAt) : null;
-  if (age == null || age < OLD_S) return "";
-  return age < VERY_OLD_S ? "warn" : "bad";
+  const seconds = row.depth > 0 ? ageSeconds(row.oldestUnreadAt) : null;
+  if (seconds == null || seconds < OLD_S) return "";
+  return seconds < VERY_OLD_S ? "warn" : "bad";
 }
 
 function ofQueue(row) {
@@ -23,11 +23,10 @@ function ofQueue(row) {
   const link = { text: row.name, href: href(["queues", row.name]) };
   const tone = ageTone(row);
   if (tone) {
-    const age = duration(ageSeconds(row.oldestUnreadAt));
     const why = row.groups === 0 && !row.consumedAt
       ? "nobody has read it yet"
       : row.processing > 0 ? `${count(row.processing)} are being worked on` : "nobody works on it now";
-    found.push({ tone, link, why: `${count(row.depth)} unread, the oldest for ${age}: ${why}` });
+    found.push({ tone, link, why: `${count(row.depth)} unread, the oldest for ${age(ageSeconds(row.oldestUnreadAt))}: ${why}` });
   }
   if (row.maxSize > 0 && row.depth >= FULL * row.maxSize) {
     const full = row.depth >= row.maxSize;

@@ -54,7 +54,7 @@ export function Messages({ query }) {
   return html`
     <${Page} title="Messages" about="Looking does not take a message from its consumers.">
       <${Card}>
-        <form class="toolbar" role="search" onSubmit=${(event) => {
+        <form class="toolbar dense" role="search" onSubmit=${(event) => {
           event.preventDefault();
           requery({ ...form, offset: "" });
         }}>
@@ -72,7 +72,7 @@ export function Messages({ query }) {
         <${Loaded} of=${source} lines=${8}>${({ messages }) => (messages.length ? html`
           <${Table} caption="Messages, newest first" id=${(row) => row.id} rows=${messages} columns=${[
             MESSAGE_COLUMNS[0], MESSAGE_COLUMNS[1],
-            { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
+            { key: "queue", label: "Queue", kind: "one-line", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
             ...MESSAGE_COLUMNS.slice(2),
           ]} />
           ${!id && html`<${Pager} offset=${offset} limit=${LIMIT} total=${offset + messages.length + (messages.length === LIMIT ? 1 : 0)} noun="or more"
