@@ -186,8 +186,11 @@ class Session:
         return self.settings.conninfo or conninfo_of_running(self.settings.data_dir)
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[psycopg.Connection]:
-        """A connection to it, which commits each statement.
+    def database(self, *, read_only: bool = False) -> Iterator[psycopg.Connection]:
+        """A connection to it, which commits each statement; *read_only*: one transaction for all.
+
+        Nothing is set for the session and nothing prepared: behind a pooler the next one who gets
+        the backend would have it.
 
         Errors: `CliError` when there is none, or it breaks.
         """
@@ -197,8 +200,15 @@ class Session:
 
         fix = "start the server, or name its database: --data-dir, --database-url"
         try:
-            with psycopg.connect(self.conninfo, autocommit=True) as connection:
-                yield connection
+            with psycopg.connect(
+                self.conninfo, autocommit=True, prepare_threshold=None
+            ) as connection:
+                if not read_only:
+                    yield connection
+                    return
+                with connection.transaction():
+                    connection.execute("SET TRANSACTION READ ONLY")
+                    yield connection
         except DatabaseError as exc:
             raise CliError(str(exc), fix, exit_code=Exit.UNREACHABLE) from exc
         except psycopg.OperationalError as exc:

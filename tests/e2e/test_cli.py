@@ -21,13 +21,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
-from queue_server.cluster.database import EmbeddedPostgres
 from tests.client import Client, eventually, unique
 from tests.cluster_process import ROOT, ClusterProcess
+from tests.databases import SharedPostgres
 from tests.e2e.test_tls import identity
 from tests.server_directory import server_directory
 
@@ -551,11 +549,10 @@ def test_dead_letters_are_listed_shown_moved_and_removed(cli: Cli, queue: str) -
 
 
 def test_migrate_says_whether_the_schema_is_current(cli: Cli, server: ClusterProcess) -> None:
-    data_dir = server.args[server.args.index("--data-dir") + 1]
-    checked = cli("migrate", "--check", "--data-dir", data_dir, "--json").json
+    checked = cli("migrate", "--check", *server.data_args, "--json").json
     assert set(checked) == {"current", "migrations", "functions", "problem", "version"}
     assert (checked["current"], checked["migrations"]) == (True, [])
-    assert cli("migrate", "--plan", "--data-dir", data_dir).out.startswith("the schema is that of")
+    assert cli("migrate", "--plan", *server.data_args).out.startswith("the schema is that of")
     assert cli("migrate").code == USAGE
     assert cli("migrate", "--check", "--data-dir", "/nowhere").code == UNREACHABLE
     bad = cli("migrate", "--check", "--database-url", "postgresql://x:secret@h:0/d", "--json")
@@ -564,30 +561,29 @@ def test_migrate_says_whether_the_schema_is_current(cli: Cli, server: ClusterPro
 
 
 @pytest.fixture
-def empty_database(postgres: EmbeddedPostgres) -> Iterator[str]:
+def empty_database(postgres: SharedPostgres) -> Iterator[str]:
     """A given database in which no server has been."""
-    name = unique("empty").replace("-", "_")
-    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield make_conninfo(postgres.conninfo, dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgres.database() as name:
+        yield name
 
 
-def test_migrate_shows_what_an_empty_database_lacks(cli: Cli, empty_database: str) -> None:
+def test_migrate_shows_what_an_empty_database_lacks(
+    cli: Cli, postgres: SharedPostgres, empty_database: str
+) -> None:
+    conninfo = postgres.conninfo(empty_database)
     for _ in range(2):  # looking changed nothing
-        planned = cli("migrate", "--plan", "--database-url", empty_database)
+        planned = cli("migrate", "--plan", "--database-url", conninfo)
         assert planned.code == OK
         assert re.match(r"apply migrations/0001_pre_initial\.sql +\(only adds\)\n", planned.out)
         assert "apply functions/pop.sql" in planned.out
-    checked = cli("migrate", "--check", "--database-url", empty_database, "--json")
+    checked = cli("migrate", "--check", "--database-url", conninfo, "--json")
     assert checked.code == FAILED
     assert json.loads(checked.out)["current"] is False
 
 
 def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterProcess) -> None:
-    data_dir = server.args[server.args.index("--data-dir") + 1]
     env = {"NUM_WORKERS": "2"}
-    checked = cli("doctor", "--data-dir", data_dir, "--json", env=env).json
+    checked = cli("doctor", *server.data_args, "--json", env=env).json
     assert checked["ok"] is True
     checks = {one["check"]: one for one in checked["checks"]}
     assert set(checks["server"]) == {"check", "status", "found", "fix"}
@@ -598,17 +594,18 @@ def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterPr
         "clocks", "time zone", "encoding", "extensions", "disk", "open files", "SO_REUSEPORT",
     }  # fmt: skip
     assert all(one["fix"] for one in checked["checks"] if one["status"] != "ok")
-    text = cli("doctor", "--data-dir", data_dir, env=env).out
+    text = cli("doctor", *server.data_args, env=env).out
     assert "ok    fsync: on" in text
 
 
-def test_doctor_says_what_to_do_about_what_is_wrong(cli: Cli, empty_database: str) -> None:
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        name = connection.info.dbname
-        connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+def test_doctor_says_what_to_do_about_what_is_wrong(
+    cli: Cli, postgres: SharedPostgres, empty_database: str
+) -> None:
+    postgres.execute("ALTER DATABASE {} SET synchronous_commit = off", empty_database)
+    conninfo = postgres.conninfo(empty_database)
     env = {"DB_POOL_SIZE": "5000", "NUM_WORKERS": "2"}
     done = cli(
-        "doctor", "--database-url", empty_database, "--url", "http://127.0.0.1:1", "--json", env=env
+        "doctor", "--database-url", conninfo, "--url", "http://127.0.0.1:1", "--json", env=env
     )
     assert done.code == FAILED
     checks = {one["check"]: one for one in json.loads(done.out)["checks"]}
@@ -649,7 +646,7 @@ def guarded() -> Iterator[ClusterProcess]:
 
 def test_keys_open_what_they_are_for(guarded: ClusterProcess, tmp_path: Path) -> None:
     cli = Cli(guarded.url)
-    where = ["--data-dir", guarded.args[guarded.args.index("--data-dir") + 1]]
+    where = guarded.data_args
     assert cli("status", "--json").error["status"] == 401
     assert cli("status").code == FORBIDDEN
     made = cli("keys", "create", "writer", "--role", "write-only", *where, "--json").json

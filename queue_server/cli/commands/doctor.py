@@ -134,8 +134,7 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
     from queue_server.storage import diagnostics, migrate
 
     try:
-        with session.database() as connection:
-            connection.execute("SET default_transaction_read_only = on")
+        with session.database(read_only=True) as connection:
             found = diagnostics.diagnose(connection)
             plan = migrate.plan(connection)
     except CliError as exc:

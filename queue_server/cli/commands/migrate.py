@@ -41,8 +41,7 @@ def migrate(
         raise usage_error(
             "say what to do: --plan or --check", "the server applies migrations when it starts"
         )
-    with session.database() as connection:
-        connection.execute("SET default_transaction_read_only = on")
+    with session.database(read_only=True) as connection:
         found = storage.plan(connection)
     if session.json:
         session.out.value(
