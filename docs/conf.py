@@ -15,7 +15,6 @@ html_title = f"queue-server {__version__}"
 
 extensions = ["myst_parser", "reference"]
 html_theme = "furo"
-html_static_path = ["images"] if (HERE / "images").is_dir() else []
 # A page is told by its headings; the source in Markdown is in the repository.
 html_copy_source = False
 html_show_sphinx = False

@@ -39,8 +39,7 @@ def settings_page() -> str:
         rows = "".join(_setting_row(name) for name in names)
         parts.append(
             f"## {heading[0].upper()}{heading[1:]}\n\n"
-            "| Variable | Option | Default | Unit | What it does | Example |\n"
-            "|---|---|---|---|---|---|\n" + rows
+            "| Variable, option | Default | Unit | What it does |\n|---|---|---|---|\n" + rows
         )
     return "\n".join(parts)
 
@@ -61,18 +60,11 @@ def _groups() -> list[tuple[str, list[str]]]:
 
 def _setting_row(name: str) -> str:
     option = options()[name]
-    variables = ", ".join(f"`{variable}`" for variable in option.env)
-    # The key of a certificate, or 64 digits, would be a column of their own.
-    example = f"`{option.example}`" if len(option.example) <= 60 else ""
-    cells = [
-        variables,
-        f"`{option.flag}`" if option.flag else "",
-        _default(name),
-        _UNITS.get(name.rsplit("_", 1)[-1], ""),
-        option.text,
-        example,
-    ]
-    return _row(cells)
+    names = [f"`{one}`" for one in (*option.env, option.flag) if one]
+    # The key of a certificate, or 64 digits, would help nobody.
+    example = f" Such as `{option.example}`." if len(option.example) <= 60 else ""
+    unit = _UNITS.get(name.rsplit("_", 1)[-1], "")
+    return _row([", ".join(names), _default(name), unit, f"{option.text}{example}"])
 
 
 def _default(name: str) -> str:
@@ -123,14 +115,15 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
         needed = "" if body["required"] else " (may be left out)"
         parts.append(f"Body{needed}: {_content(body)}\n\n")
     parts.append("| Answer | | Body |\n|---|---|---|\n")
-    refusals = []
+    refusals: list[str] = []
+    error = operation["responses"]["400"]  # every route has it
     for status, answer in operation["responses"].items():
-        if int(status) >= 400 and _content(answer) == _schema({"$ref": f"{_REF}Error"}):
-            refusals.append(f"{status} {answer['description']}")
+        if int(status) >= 400 and _content(answer) == _content(error):
+            refusals.append(status)
         else:
             parts.append(_row([status, answer["description"], _content(answer) or "none"]))
     if refusals:
-        parts.append(_row([", ".join(refusals), "", _schema({"$ref": f"{_REF}Error"})]))
+        parts.append(_row([", ".join(refusals), "Refused, or failed", _content(error)]))
     return "".join([*parts, "\n"])
 
 
