@@ -54,10 +54,15 @@ async def configure(client: Client) -> None:
         "orders", {"leaseTime": 60, "retryLimit": 5, "retryDelay": 2000}, namespace="shop"
     )
     await client.configure("payments", {"retryLimit": 0, "maxSize": 100_000}, namespace="shop")
-    await client.configure("emails", {"retryLimit": 0, "priority": 5}, namespace="notifications")
+    await client.configure(
+        "emails",
+        {"retryLimit": 0, "priority": 5, "retentionEnabled": True, "completedRetentionSeconds": 20},
+        namespace="notifications",
+    )
     await client.configure("webhooks", {"maxSize": 500}, namespace="notifications")
     for queue in QUIET:
         await client.configure(queue, namespace="shop")
+    await client.configure("sessions", {"retentionEnabled": True, "retentionSeconds": 60})
 
 
 async def fill(client: Client, *, orders: int = 2000) -> None:

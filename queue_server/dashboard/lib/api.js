@@ -32,6 +32,12 @@ export function credential() {
   return sessionStorage.getItem(KEY);
 }
 
+/** Numbers that JavaScript would round stay as they were written: payloads are shown as they are. */
+function exact(_, value, { source } = {}) {
+  const digits = typeof value === "number" && source && source.replace(/^-?0?\.?0*|[.]|e.*$/gi, "");
+  return digits && digits.length > 15 && JSON.rawJSON ? JSON.rawJSON(source) : value;
+}
+
 export async function request(method, route, { query, body, signal } = {}) {
   const headers = { Accept: "application/json" };
   if (credential()) headers.Authorization = `Bearer ${credential()}`;
@@ -49,7 +55,7 @@ export async function request(method, route, { query, body, signal } = {}) {
   const text = await response.text();
   let answer = null;
   try {
-    answer = text ? JSON.parse(text) : null;
+    answer = text ? JSON.parse(text, exact) : null;
   } catch {
     answer = { error: text.slice(0, 200) };
   }

@@ -166,7 +166,7 @@ function Seek({ group, queue, partition, onClose, onDone }) {
           </div>
           ${target === "time" && html`<${Field} label="Time (yours)"><input type="datetime-local" step="1" required value=${time} onInput=${(event) => setTime(event.currentTarget.value)} /><//>`}
           <div class="effect" aria-live="polite">
-            ${[["skipped", "will be skipped"], ["readAgain", "will be read again"], ["lagAfter", "unread afterwards"], ["leasesEnded", "leases will end"]]
+            ${[["skipped", "skipped"], ["readAgain", "read again"], ["lagAfter", "unread afterwards"], ["leasesEnded", "leases ended"]]
               .map(([key, label]) => html`<div key=${key}><b>${preview ? count(preview[key]) : "…"}</b> ${label}</div>`)}
           </div>
           ${preview?.leasesEnded > 0 && html`<p class="notice warn">Consumers that hold these leases are refused when they acknowledge, and the messages are handed out again from the new place.</p>`}
