@@ -252,9 +252,13 @@ def given_database(kind: DatabaseKind, folder: Path) -> Iterator[SharedPostgres]
             return
         target = make_conninfo("", host="127.0.0.1", port=postgres.port, user="postgres")
         bouncer = PgBouncer(target, folder / "bouncer", pool_size=6)
+        shared = SharedPostgres(postgres.conninfo, bouncer.conninfo)
         try:
             bouncer.wait_ready()
-            yield SharedPostgres(postgres.conninfo, bouncer.conninfo)
+            # As docs/operating.md tells operators to.
+            for timeout in ("statement_timeout = '30s'", "lock_timeout = '10s'"):
+                shared.execute(f"ALTER ROLE postgres SET {timeout}")
+            yield shared
         finally:
             bouncer.stop()
     finally:

@@ -18,6 +18,9 @@ from queue_server.observability.counters import Counters
 from queue_server.storage.queues import ensure_partitions, find_partitions
 from queue_server.storage.transactions import Transactions
 
+# It counts what backends have done, which they tell when they end.
+pytestmark = pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends")
+
 HOT_TABLES = [
     "allocators", "cursors", "id_ranges", "partitions", "pending", "segments",
 ]  # fmt: skip
