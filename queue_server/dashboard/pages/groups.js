@@ -82,7 +82,7 @@ export function Group({ group, queue, query }) {
           <${Table} caption="Places of the group" id=${(one) => one.id} rows=${partitions} columns=${[
             { key: "name", label: "Partition", render: (one) => one.name },
             { key: "lag", label: "Unread", number: true, render: (one) => count(one.lag) },
-            { key: "age", label: "Oldest unread", number: true, render: (one) => (one.lag ? html`<${Badge} tone=${lagTone(ageSeconds(one.oldestUnreadAt))}><${Ago} at=${one.oldestUnreadAt} suffix="" /><//>` : NONE) },
+            { key: "age", label: "Oldest", number: true, render: (one) => (one.lag ? html`<${Badge} tone=${lagTone(ageSeconds(one.oldestUnreadAt))}><${Ago} at=${one.oldestUnreadAt} suffix="" /><//>` : NONE) },
             { key: "place", label: "Committed / end", number: true, render: (one) => `${count(one.committedOffset)} / ${count(one.nextOffset)}` },
             { key: "lease", label: "Held", render: (one) => (one.leaseExpiresAt ? html`<${Badge} tone="accent">until ${new Date(one.leaseExpiresAt).toLocaleTimeString("en-GB")}<//>` : NONE) },
             { key: "read", label: "Last read", number: true, render: (one) => html`<${Ago} at=${one.consumedAt} />` },

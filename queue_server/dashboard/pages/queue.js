@@ -84,7 +84,7 @@ function Partitions({ name, query }) {
         { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
         { key: "in", label: "In /s", number: true, render: (row) => rate(row.inRate) },
         { key: "out", label: "Out /s", number: true, render: (row) => rate(row.outRate) },
-        { key: "age", label: "Oldest unread", number: true, render: (row) => (row.depth ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
+        { key: "age", label: "Oldest", number: true, render: (row) => (row.depth ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
         { key: "processing", label: "In work", number: true, render: (row) => short(row.processing) },
         { key: "total", label: "Stored", number: true, render: (row) => short(row.total) },
         { key: "dead", label: "Dead letters", number: true, render: (row) => short(row.deadLetters) },
@@ -100,7 +100,7 @@ function GroupsOf({ name }) {
     <${Table} caption="Consumer groups" id=${(row) => row.name} rows=${groups} columns=${[
       { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, name])}>${groupName(row.name)}</a>${row.conflation && html` <${Badge}>newest only<//>`}` },
       { key: "lag", label: "Unread", number: true, render: (row) => short(row.lag) },
-      { key: "age", label: "Oldest unread", number: true, render: (row) => (row.lag ? html`<${Badge} tone=${ageSeconds(row.oldestUnreadAt) > OLD_S ? "warn" : ""}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
+      { key: "age", label: "Oldest", number: true, render: (row) => (row.lag ? html`<${Badge} tone=${ageSeconds(row.oldestUnreadAt) > OLD_S ? "warn" : ""}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
       { key: "behind", label: "Partitions behind", number: true, render: (row) => `${short(row.laggingPartitions)} of ${short(row.partitions)}` },
       { key: "leased", label: "Held now", number: true, render: (row) => short(row.leasedPartitions) },
       { key: "consumed", label: "Last read", number: true, render: (row) => html`<${Ago} at=${row.consumedAt} />` },

@@ -39,7 +39,7 @@ export function Queues({ query }) {
     { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<span title=${count(row.depth)}>${short(row.depth)}</span>` },
     { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.inRate) },
     { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.outRate) },
-    { key: "age", label: "Oldest unread", number: true, sort: true, render: (row) => (row.depth > 0
+    { key: "age", label: "Oldest", number: true, sort: true, render: (row) => (row.depth > 0
       ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : html`<span class="muted">–</span>`) },
     { key: "processing", label: "In work", number: true, sort: true, render: (row) => short(row.processing) },
     { key: "dead", label: "Dead letters", number: true, sort: true, render: (row) => (row.deadLetters
