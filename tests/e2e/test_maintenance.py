@@ -194,3 +194,27 @@ async def test_pops_bring_nothing_until_it_ends(
     await switch(client, POP, False)
     assert (await waiting).messages
     assert time.monotonic() - begin < 5
+
+
+async def test_every_server_of_the_database_obeys(conninfo: str, queue: str) -> None:
+    """Two servers as on two hosts: what one is told the other does within a second or so."""
+    env = {"DATABASE_URL": conninfo, "DB_POOL_SIZE": "8"}
+    with ClusterProcess(env=env) as one, ClusterProcess(env=env) as two:
+        one.wait_ready()
+        two.wait_ready()
+        async with Client(one.url) as here, Client(two.url) as there:
+            await switch(here, PUSH, True)
+            begin = time.monotonic()
+            await everywhere(two, queue, "buffered")
+            assert time.monotonic() - begin < 5
+            await there.push(queue, list(range(50)), partition="p")
+            held = (await get(here, PUSH))["bufferedMessages"]
+            assert held >= 50
+            await switch(there, PUSH, False)
+            pop = await here.pop(queue, wait_ms=12_000)
+            assert [m["data"] for m in pop.messages] == list(range(50))
+            await here.complete(pop)
+            await everywhere(one, queue, "queued")
+            assert (await there.pop(queue)).status == 204
+        assert one.stop() == 0
+        assert two.stop() == 0
