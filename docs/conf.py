@@ -17,7 +17,7 @@ extensions = ["myst_parser", "reference"]
 html_theme = "furo"
 # A page is told by its headings; the source in Markdown is in the repository.
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 
 # Headings down to this level can be linked to, by the same names as in a repository's view.
 myst_heading_anchors = 4

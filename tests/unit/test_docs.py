@@ -99,6 +99,22 @@ def test_what_queen_has_and_we_have_not_is_so() -> None:
         assert not any(one == path or one.startswith(path + "/") for one in served), path
 
 
+@pytest.mark.parametrize("name", ["operating.md", "comparison.md"])
+def test_figures_are_those_of_the_page_on_performance(name: str) -> None:
+    measured = (DOCS / "performance.md").read_text()
+    page = (DOCS / name).read_text()
+    table = re.findall(
+        r"^\| .*(?:acknowledge|push).* \| ([\d.]+)[^|]* \| [\d,]+ ", page, re.MULTILINE
+    )
+    told = re.findall(r"([\d.]+) core-seconds", page) + table
+    told += [
+        f"{thousands} k msg/s" for thousands in re.findall(r"(\d+),000 messages a second p", page)
+    ]
+    assert told
+    for figure in told:
+        assert figure in measured, f"docs/{name}: {figure} is not in docs/performance.md"
+
+
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
     """What `make docs` makes the reference pages with; it needs no Sphinx."""
