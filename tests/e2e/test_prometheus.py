@@ -400,6 +400,7 @@ async def test_without_a_database_the_rest_is_told(proxied: str, proxy: Proxy) -
         assert await asyncio.to_thread(cluster.stop) == 0, cluster.output[-3000:]
 
 
+@pytest.mark.databases("embedded", reason="it stops the PostgreSQL that the server starts")
 async def test_a_database_that_says_nothing_does_not_hold_a_scrape_up(data_dir: Path) -> None:
     with ClusterProcess(data_dir=data_dir) as cluster:
         await asyncio.to_thread(cluster.wait_ready)
