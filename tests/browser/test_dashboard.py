@@ -306,7 +306,8 @@ async def test_a_phone_needs_no_sideways_scrolling(server: ClusterProcess, clien
 
 
 async def test_it_says_so_when_there_is_no_such_queue(server: ClusterProcess) -> None:
-    async with open_page(server.url) as (page, _):
+    async with open_page(server.url) as (page, watch):
+        watch.refused_ok = True
         await page.goto("/#/queues/nobody-made-this")
         await expect(page.get_by_role("alert")).to_contain_text("There is no queue")
         await page.goto("/#/nowhere")

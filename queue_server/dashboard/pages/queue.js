@@ -48,7 +48,8 @@ export function Queue({ name, query }) {
           <${Stat} label="Out" value=${rate(row.outRate)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
           <${Stat} label="In work" value=${short(row.processing)} unit="msg" />
           <${Stat} label="Dead letters" value=${short(row.deadLetters)} tone=${row.deadLetters ? "warn" : ""} href=${href(["dead-letters"], { queue: name })} />
-        <//>
+        <//>`}<//>
+      ${(row || !source.error) && html`
         <${Card}>
           <${Tabs} label="Parts of the queue" tabs=${TABS} current=${tab} onChange=${(key) => requery({ tab: key, offset: "", search: "" })} />
           ${tab === "partitions" && html`<${Partitions} name=${name} query=${query} />`}
@@ -56,7 +57,7 @@ export function Queue({ name, query }) {
           ${tab === "tail" && html`<${Tail} key=${query.get("partition")} name=${name} partition=${query.get("partition") ?? ""} />`}
           ${tab === "history" && html`<${History} name=${name} />`}
           ${tab === "options" && html`<${Options} name=${name} version=${row} />`}
-        <//>`}<//>
+        <//>`}
       ${dialog === "push" && html`<${Push} name=${name} onClose=${close} onDone=${done} />`}
       ${dialog === "configure" && html`<${QueueForm} name=${name} onClose=${close} onDone=${done} />`}
       ${dialog === "clear" && html`<${ClearQueue} name=${name} onClose=${close} onDone=${source.reload} />`}
