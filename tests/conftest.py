@@ -3,6 +3,7 @@
 Every `fix_*.py` module beside this file is a pytest plugin.
 """
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if reason := unavailable(config.option.database):
         raise pytest.UsageError(f"--database {config.option.database}: {reason}")
+    # As Ctrl-C: fixtures end what they have started when a time limit ends the run.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
