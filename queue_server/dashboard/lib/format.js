@@ -76,6 +76,11 @@ export function ageSeconds(time) {
   return time == null ? null : Math.max(0, (Date.now() - new Date(time).getTime()) / 1000);
 }
 
+/** The beginning of the last *hours*; a minute less, as a range a moment longer gets wider buckets. */
+export function since(hours) {
+  return new Date(Date.now() - hours * 3_600_000 + 60_000).toISOString();
+}
+
 export function absoluteTime(time) {
   return time == null ? "" : absolute.format(new Date(time));
 }

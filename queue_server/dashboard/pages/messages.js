@@ -1,6 +1,6 @@
 import { html, useState } from "../lib/view.js";
 import { get, path, post, remove } from "../lib/api.js";
-import { absoluteTime, count, groupName, plural } from "../lib/format.js";
+import { absoluteTime, count, groupName, plural, since } from "../lib/format.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import { Action, Ago, Badge, Card, Choice, Confirm, Empty, Loaded, Page, Pager, Payload, Table, toast } from "../lib/components.js";
@@ -44,7 +44,7 @@ export function Messages({ query }) {
   const [form, setForm] = useState({ id, queue: value("queue"), partition: value("partition") });
   const source = useData((signal) => {
     if (id) return findById(id, signal).then((messages) => ({ messages }));
-    const from = hours ? new Date(Date.now() - Number(hours) * 3_600_000).toISOString() : "1970-01-01T00:00:00Z";
+    const from = hours ? since(Number(hours)) : "1970-01-01T00:00:00Z";
     return get("/api/v1/messages", {
       queue: value("queue"), partition: value("partition"), status: value("status"), from, limit: LIMIT, offset,
     }, signal);

@@ -1,6 +1,6 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
-import { ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short } from "../lib/format.js";
+import { ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short, since } from "../lib/format.js";
 import { ageTone, problems, SILENT_S } from "../lib/health.js";
 import { useData, useThroughput, withRates } from "../lib/live.js";
 import { href } from "../lib/router.js";
@@ -12,7 +12,6 @@ const SERIES = [
   { label: "Out", colour: "--out" },
 ];
 const RANGES = [["live", "Last 5 minutes, live"], ["1", "Last hour"], ["24", "Last day"], ["168", "Last week"]];
-const HOUR_MS = 3_600_000;
 
 export function Overview() {
   const samples = useThroughput();
@@ -121,7 +120,7 @@ function Throughput({ samples }) {
 
 function History({ hours }) {
   const source = useData((signal) => get("/api/v1/status", {
-    from: new Date(Date.now() - hours * HOUR_MS).toISOString(),
+    from: since(hours),
   }, signal), [hours], { every: 30_000 });
   return html`<${Loaded} of=${source}>${({ throughput }) => {
     if (!throughput.length) return html`<${Empty} title="No history yet">It is kept from the start of the server on; come back in a few minutes.<//>`;

@@ -1,6 +1,6 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
-import { ageSeconds, briefly, count, duration, groupName, NONE, rate, short } from "../lib/format.js";
+import { ageSeconds, briefly, count, duration, groupName, NONE, rate, short, since } from "../lib/format.js";
 import { ageTone, OLD_S } from "../lib/health.js";
 import { useData, withRates } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
@@ -147,7 +147,7 @@ const RANGES = [["1", "Last hour"], ["24", "Last day"], ["168", "Last week"]];
 function History({ name }) {
   const [hours, setHours] = useState("1");
   const source = useData((signal) => get("/api/v1/analytics/queue-ops", {
-    queue: name, from: new Date(Date.now() - Number(hours) * 3_600_000).toISOString(),
+    queue: name, from: since(Number(hours)),
   }, signal), [name, hours], { every: 15_000 });
   return html`
     <div class="toolbar"><${Choice} label="Range" value=${hours} options=${RANGES} onChange=${setHours} /></div>
@@ -167,7 +167,7 @@ function Charts({ series }) {
     <${Chart} label="Throughput" data=${rates} unit="msg/s" height=${160} series=${[{ label: "In", colour: "--in", fill: true }, { label: "Out", colour: "--out" }]} />
     <div class="grid-2">
       <${Chart} label="Unread" data=${depths} format=${short} height=${140} series=${[{ label: "Unread", colour: "--in", fill: true }]} />
-      <${Chart} label="Oldest unread" data=${ages} format=${briefly} height=${140} series=${[{ label: "Oldest unread", colour: "--warn-line", fill: true }]} />
+      <${Chart} label="Oldest unread" data=${ages} format=${duration} height=${140} series=${[{ label: "Oldest unread", colour: "--warn-line", fill: true }]} />
     </div>`;
 }
 

@@ -1,6 +1,6 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, post } from "../lib/api.js";
-import { bytes, duration, percent, plural, short } from "../lib/format.js";
+import { bytes, duration, percent, plural, short, since } from "../lib/format.js";
 import { useData } from "../lib/live.js";
 import { Action, Ago, Badge, Card, Choice, Confirm, Empty, Loaded, Page, Search, Table, toast } from "../lib/components.js";
 import { Chart } from "../lib/chart.js";
@@ -62,9 +62,9 @@ function Maintenance() {
 }
 
 function Retention() {
-  const [hours, setHours] = useState("24");
+  const [hours, setHours] = useState("1");
   const source = useData((signal) => get("/api/v1/analytics/retention", {
-    from: new Date(Date.now() - Number(hours) * 3_600_000).toISOString(),
+    from: since(Number(hours)),
   }, signal), [hours], { every: 15_000 });
   return html`
     <${Card} title="Deleted by retention" about="messages, by rule" actions=${html`<${Choice} label="Range" value=${hours} options=${RANGES} onChange=${setHours} />`}>
