@@ -6,6 +6,7 @@ Every `fix_*.py` module beside this file is a pytest plugin.
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.databases import KINDS, unavailable
@@ -14,6 +15,12 @@ pytest_plugins = [f"tests.{path.stem}" for path in sorted(Path(__file__).parent.
 
 # All of them before the first is imported: one may import another.
 pytest.register_assert_rewrite(*pytest_plugins, "tests.client", "tests.cluster_process")
+
+# How long an example takes is the machine's affair: other tests run beside it.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
