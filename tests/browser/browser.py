@@ -4,14 +4,18 @@ Playwright's own browsers are not downloaded. Where there is no `chromium`, the 
 `.ci/run` installs it.
 """
 
+import json
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import ConsoleMessage, Page, Request, async_playwright, expect
+
+from tests.cluster_process import ClusterProcess
 
 CHROMIUM = shutil.which("chromium")
 
@@ -50,6 +54,18 @@ class Watch:
     def _request(self, request: Request) -> None:
         if urlsplit(request.url).netloc != self._host:
             self.troubles.append(f"request to another host: {request.url}")
+
+
+@contextmanager
+def showing_errors(cluster: ClusterProcess) -> Iterator[None]:
+    """When something fails inside, what the server logged as an error comes with it."""
+    try:
+        yield
+    except BaseException:
+        for record in cluster.records:
+            if record.get("level") in ("error", "warning"):
+                print(json.dumps(record), file=sys.stderr)
+        raise
 
 
 @asynccontextmanager

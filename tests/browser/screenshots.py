@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.async_api import Page
 
 from tests.browser import demo
-from tests.browser.browser import open_page
+from tests.browser.browser import open_page, showing_errors
 from tests.client import Client
 from tests.cluster_process import ROOT, ClusterProcess
 from tests.server_directory import server_directory
@@ -88,13 +88,14 @@ async def main() -> None:
     FOLDER.mkdir(exist_ok=True, parents=True)
     with server_directory() as directory, ClusterProcess(data_dir=directory) as cluster:
         url = cluster.wait_ready()
-        async with Client(url, fresh=True) as client:
-            await demo.fill(client)
-            async with demo.load(client):
-                await asyncio.sleep(LOAD_S)
-                for theme in ("light", "dark"):
-                    await take_all(url, client, theme)
-                await take_phone(url)
+        with showing_errors(cluster):
+            async with Client(url, fresh=True) as client:
+                await demo.fill(client)
+                async with demo.load(client):
+                    await asyncio.sleep(LOAD_S)
+                    for theme in ("light", "dark"):
+                        await take_all(url, client, theme)
+                    await take_phone(url)
 
 
 if __name__ == "__main__":
