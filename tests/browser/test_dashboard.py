@@ -378,7 +378,7 @@ async def test_who_may_only_read_sees_what_others_may_do(data_dir: Path) -> None
             await page.goto("/#/system")
             refused = page.get_by_label("Settings", exact=True).get_by_role("alert")
             await expect(refused).to_contain_text("Not allowed")
-            await expect(page.get_by_text("Tables")).to_be_visible()
+            await expect(page.get_by_role("heading", name="Tables")).to_be_visible()
             await page.reload()  # the tab keeps the credential
             await expect(page.get_by_text("a read-only")).to_be_visible()
 

@@ -51,7 +51,7 @@ export function Chart({ data, series, height = 200, label, format = rate, unit =
       series: [
         {},
         ...series.map((one) => ({
-          label: one.label, stroke: colour(one.colour), width: 2, points: { show: false },
+          label: one.label, stroke: colour(one.colour), width: 2, points: { show: false }, spanGaps: true,
           fill: one.fill ? `${colour(one.colour)}22` : undefined,
         })),
       ],
