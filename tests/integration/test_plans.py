@@ -50,7 +50,7 @@ async def test_push_pop_and_ack_scan_no_table(
 
     def messages(round_: int) -> list[NewMessage]:
         return [
-            NewMessage("q", msgspec.Raw(b"1"), f"p{n % 300}", f"{round_}-{n}") for n in range(3000)
+            NewMessage("q", msgspec.Raw(b"1"), f"p{n % 3000}", f"{round_}-{n}") for n in range(3000)
         ]
 
     request = PopRequest(
