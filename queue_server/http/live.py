@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -26,12 +28,16 @@ from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.errors import Overloaded, QueueServerError
+from queue_server.domain.message import NewMessage
+from queue_server.domain.names import DEFAULT_PARTITION
 from queue_server.domain.segment import wire_time
 from queue_server.observability.counters import Counters, Row
 from queue_server.observability.counters import State as Life
 from queue_server.storage import statistics
 from queue_server.storage.statistics import Counts, PartitionStatistics, QueueStatistics
 from queue_server.storage.transactions import Transactions
+
+logger = logging.getLogger(__name__)
 
 # What a browser offers beside its credential: it cannot send a header with a WebSocket.
 PROTOCOL = "queue-server"
@@ -50,8 +56,11 @@ _IDLE_S = 60.0
 _HEARTBEAT_S = 20.0
 # What may wait for one reader.
 WAITING_BYTES_MAX = 4 * 1024 * 1024
-# With credentials a socket ends after this time, so that one which was revoked ends too.
-_LIFE_S = 3600.0
+# Who sends more while so much waits for it is not answered.
+ANSWERED_BYTES_MAX = 64 * 1024
+# With credentials a socket ends after this time, so that one which was revoked ends too; who still
+# may connects again.
+_LIFE_S = 60.0
 
 _MESSAGES_A_SECOND_MAX = 100
 _QUEUES_MAX = 1000
@@ -59,6 +68,11 @@ _PARTITIONS_MAX = 1000
 _SUBSCRIBED_MAX = 100
 # An answer is read again for its events only when it is no longer than this.
 _ANSWER_BYTES_MAX = 64 * 1024
+# An id may be as long as a body: a longer one than this is not told.
+_ID_CHARS_MAX = 1000
+_ERROR_CHARS_MAX = 500
+# What is read for the dashboard alone must not fail a request, however deep it is nested.
+_UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
 _encode = msgspec.json.encode
 
@@ -98,17 +112,22 @@ class Socket:
         self.queues: list[str] = []
         self._ws = ws
         self._waiting: deque[str] = deque()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._news = asyncio.Event()
         self.fell_behind = asyncio.Event()  # more than may waits for it
 
     def put(self, frame: str) -> None:
-        if self._waiting_bytes + len(frame) > WAITING_BYTES_MAX:
+        if self.waiting_bytes + len(frame) > WAITING_BYTES_MAX:
             self.fell_behind.set()
         else:
-            self._waiting_bytes += len(frame)
+            self.waiting_bytes += len(frame)
             self._waiting.append(frame)
             self._news.set()
+
+    def answer(self, frame: str) -> None:
+        """Answer what it sent, unless it does not even take what waits for it."""
+        if self.waiting_bytes <= ANSWERED_BYTES_MAX:
+            self.put(frame)
 
     async def send_all(self) -> None:
         """Send what is put; runs until cancelled, or until the socket ends."""
@@ -117,7 +136,7 @@ class Socket:
             self._news.clear()
             while self._waiting:
                 await self._ws.send_str(self._waiting[0])
-                self._waiting_bytes -= len(self._waiting.popleft())
+                self.waiting_bytes -= len(self._waiting.popleft())
 
 
 class Live:
@@ -221,15 +240,15 @@ class Live:
                 if message.type is not WSMsgType.TEXT:
                     continue
                 if message.data == "ping":
-                    socket.put("pong")
+                    socket.answer("pong")
                     continue
                 try:
                     wish = msgspec.json.decode(message.data, type=_Subscribe)
-                except msgspec.MsgspecError:
+                except _UNREADABLE:
                     continue  # whatever it is, it is nothing to us
                 if wish.type == "subscribe":
                     socket.queues = wish.queues[:_SUBSCRIBED_MAX]
-                    socket.put(_frame("subscribed", {"queues": socket.queues}))
+                    socket.answer(_frame("subscribed", {"queues": socket.queues}))
 
     async def close(self) -> None:
         """End all sockets: the worker stops."""
@@ -265,34 +284,52 @@ class Live:
         for socket in self._sockets:
             socket.put(frame)
 
-    def _allowed(self, count: int) -> int:
-        """How many of *count* messages may be told of."""
+    def _may_tell(self) -> bool:
+        """Whether somebody listens, and single messages may still be told of in this second."""
+        if not self.is_listened_to:
+            return False
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._left = second, _MESSAGES_A_SECOND_MAX
-        allowed = min(count, self._left)
-        self._left -= allowed
-        return allowed
+        return self._left > 0
 
-    def pushed(self, places: Sequence[tuple[str, str]], answer: bytes) -> None:
-        """Messages were pushed to *places*, queue and partition; *answer* has their ids."""
-        if not self.is_listened_to or len(answer) > _ANSWER_BYTES_MAX:
+    def _tell_some(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Tell as many of *events* as may be told; the others are not even looked at."""
+        for event, data in islice(events, self._left):
+            self._left -= 1
+            self.tell(event, data)
+
+    def pushed(self, items: Sequence[NewMessage], answer: bytes) -> None:
+        """*items* were pushed; *answer* has their ids."""
+        if len(answer) > _ANSWER_BYTES_MAX or not self._may_tell():
             return
-        results = [one for one in _pushed_decoder.decode(answer) if one.status == "queued"]
-        for one in results[: self._allowed(len(results))]:
-            queue, partition = places[one.index]
-            self.tell(
+        try:
+            results = _pushed_decoder.decode(answer)
+        except _UNREADABLE:
+            return
+        self._tell_some(
+            (
                 "message.pushed",
-                {"queue": queue, "partition": partition, "transactionId": one.transaction_id},
+                {
+                    "queue": items[one.index].queue,
+                    "partition": items[one.index].partition or DEFAULT_PARTITION,
+                    "transactionId": one.transaction_id,
+                },
             )
+            for one in results
+            if one.status == "queued"
+        )
 
     def delivered(self, messages: bytes) -> None:
         """*messages*, objects separated by commas, go out to a consumer."""
-        if not self.is_listened_to or len(messages) > _ANSWER_BYTES_MAX:
+        if len(messages) > _ANSWER_BYTES_MAX or not self._may_tell():
             return
-        found = _delivered_decoder.decode(b"[" + messages.removeprefix(b",") + b"]")
-        for one in found[: self._allowed(len(found))]:
-            self.tell(
+        try:
+            found = _delivered_decoder.decode(b"[" + messages.removeprefix(b",") + b"]")
+        except _UNREADABLE:
+            return
+        self._tell_some(
+            (
                 "message.processing",
                 {
                     "queue": one.queue,
@@ -301,17 +338,23 @@ class Live:
                     "workerId": self._worker_name,
                 },
             )
+            for one in found
+        )
 
     def acknowledged(self, results: Iterable[tuple[str, bool, str | None]]) -> None:
         """Messages were acknowledged: id, whether as completed, and the reason if not."""
-        if not self.is_listened_to:
+        if not self._may_tell():
             return
-        listed = list(results)
-        for transaction_id, completed, error in listed[: self._allowed(len(listed))]:
-            if completed:
-                self.tell("message.completed", {"transactionId": transaction_id})
-            else:
-                self.tell("message.failed", {"transactionId": transaction_id, "error": error})
+        self._tell_some(
+            ("message.completed", {"transactionId": transaction_id})
+            if completed
+            else (
+                "message.failed",
+                {"transactionId": transaction_id, "error": error and error[:_ERROR_CHARS_MAX]},
+            )
+            for transaction_id, completed, error in results
+            if len(transaction_id) <= _ID_CHARS_MAX
+        )
 
     # -- what sums up, while there are sockets here --
 
@@ -337,6 +380,9 @@ class Live:
                 counts = (await self._looks.overview.current()).value.counts
             except QueueServerError:
                 continue  # the next one is due soon
+            except Exception:
+                logger.exception("the sums for the dashboard failed")
+                continue
             rates = self._throughput.everywhere(_RECENT_S)
             self._hear(
                 _frame(
@@ -359,6 +405,9 @@ class Live:
             try:
                 found = await self._depths()
             except QueueServerError:
+                continue
+            except Exception:
+                logger.exception("the depths for the dashboard failed")
                 continue
             pause_s = max(_DEPTH_INTERVAL_S, (time.monotonic() - begin) / _DEPTH_SHARE)
             for queue, partitions in found:

@@ -83,6 +83,7 @@ async def test_a_socket_is_greeted_and_answers(server: ClusterProcess) -> None:
 
         await eventually(pong)
         await socket.ws.send_str("nonsense")
+        await socket.ws.send_str('{"type": "subscribe", "queues": ' + "[" * 16_000)
         await socket.ws.send_str('{"type": "unknown"}')
         await socket.ws.send_str('{"type": "subscribe", "queues": ["invoices"]}')
         assert await socket.wait("subscribed") == {"queues": ["invoices"]}

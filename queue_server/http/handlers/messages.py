@@ -12,7 +12,6 @@ from queue_server.broker.pop import Delivery, PopRequest
 from queue_server.domain.access import Use
 from queue_server.domain.errors import BadPop, QueueServerError
 from queue_server.domain.names import (
-    DEFAULT_PARTITION,
     QUEUE_MODE,
     ConsumerGroup,
     PartitionName,
@@ -70,8 +69,7 @@ async def push(request: web.Request) -> web.StreamResponse:
         items, len(body), producer_sub(request), traceparent_of(request)
     )
     if state.live.is_listened_to:
-        places = [(item.queue, item.partition or DEFAULT_PARTITION) for item in items]
-        state.live.pushed(places, answer)
+        state.live.pushed(items, answer)
     state.row.observe(BATCH_MESSAGES[Operation.PUSH], len(items))
     return _json(state, answer, status=201)
 
