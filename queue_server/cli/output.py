@@ -50,7 +50,9 @@ class Output:
         self.stderr.print(styled(*parts), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table; a column whose name begins with `>` is of numbers, with `=` is never folded."""
+        """A table; a column whose name begins with `>` is of numbers, with `=` is never folded, and
+        with `…` is cut where it is too long.
+        """
         self.stdout.print(table(columns, rows))
 
     def error(self, exc: CliError) -> None:
@@ -97,10 +99,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
         result.add_column(
-            name.lstrip(">="),
+            name.lstrip(">=…"),
             justify="right" if name.startswith(">") else "left",
-            overflow="fold",
-            no_wrap=name.startswith((">", "=")),
+            overflow="ellipsis" if name.startswith("…") else "fold",
+            no_wrap=name.startswith((">", "=", "…")),
         )
     for row in rows:
         result.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))

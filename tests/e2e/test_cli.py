@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -367,14 +368,22 @@ def on_terminal(
     os.close(terminal)
     seen = b""
     pressed = not keys
-    with contextlib.suppress(OSError):  # the other side is closed
-        while chunk := os.read(master, 65536):
-            seen += chunk
-            if not pressed and after in seen:
-                os.write(master, keys)
-                pressed = True
-    os.close(master)
-    return process.wait(TIMEOUT), seen.decode()
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        with contextlib.suppress(OSError):  # the other side is closed
+            while select.select([master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                chunk = os.read(master, 65536)
+                if not chunk:
+                    break
+                seen += chunk
+                if not pressed and after in seen:
+                    os.write(master, keys)
+                    pressed = True
+        assert time.monotonic() < deadline, f"{args} does not end: {seen.decode()[-3000:]}"
+        return process.wait(TIMEOUT), seen.decode()
+    finally:
+        process.kill()
+        os.close(master)
 
 
 def test_a_question_is_answered_on_a_terminal(cli: Cli, queue: str) -> None:
@@ -395,7 +404,9 @@ def test_colours_are_for_terminals_that_want_them(cli: Cli) -> None:
 
 
 def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
-    cli("push", queue, "1")
+    # More queues than it has lines for, with names that are longer than a line.
+    for number in range(40):
+        cli("push", f"{queue}-{number}-{'long' * 30}", "1")
     code, seen = on_terminal("top", "-i", "0.5", url=cli.url, keys=b"q", after=b"q leaves")
     assert code == OK
     assert "a second" in seen
@@ -450,13 +461,15 @@ def test_names_are_carried_as_they_are(cli: Cli) -> None:
 
 
 def test_top_writes_a_line_for_each_look(cli: Cli, queue: str) -> None:
-    cli("push", queue, "1", "2", "3")
+    # Others use the server too, and it shows the queues with the most to read.
+    messages = "".join(f"{number}\n" for number in range(20_000))
+    cli("push", queue, stdin=messages)
     looks = cli("top", "--json", "--count", "2", "--interval", "0.5").lines
     assert [look["rates"] is None for look in looks] == [True, False]
     assert set(looks[1]["rates"]) == {"push", "pop", "ack", "failed", "requests"}
     assert set(looks[0]) == set(cli("status", "--json").json) | {"rates", "topQueues"}
     ours = [one for one in looks[1]["topQueues"] if one["name"] == queue]
-    assert [(one["pending"], one["stored"]) for one in ours] == [(3, 3)]
+    assert [(one["pending"], one["stored"]) for one in ours] == [(20_000, 20_000)]
     assert cli("top").code == USAGE, "no terminal"
 
 

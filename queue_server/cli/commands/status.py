@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 import termios
@@ -324,7 +325,7 @@ def _screen(
         for queue in queues[:room]
     ]
     listed = table(
-        ["queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters"], rows
+        ["…queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters"], rows
     )
     more = found.queues - len(rows)
     foot = f"every {interval_s:g} s; q leaves" + (
@@ -343,7 +344,7 @@ def _q_was_pressed(seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         readable, _, _ = select.select([sys.stdin], [], [], left)
-        if readable and sys.stdin.read(1).lower() in ("q", ""):
+        if readable and os.read(sys.stdin.fileno(), 1).lower() in (b"q", b""):
             return True
     return False
 
