@@ -813,7 +813,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Option(
             ("CORS_ALLOWED_ORIGINS",),
-            "Value of Access-Control-Allow-Origin.",
+            "Value of Access-Control-Allow-Origin. Without authentication only pages of exactly this"
+            " origin, and the server's own, may use it; * allows no other.",
             "https://dashboard.example",
             _header_value,
         ),
@@ -967,6 +968,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.jwt_enabled and url.scheme == "http" and not _is_loopback(url.hostname or ""):
             found.append("JWT_JWKS_URL is not https: who is on the way can forge every token")
         return found
+
+    @property
+    def is_on_loopback(self) -> bool:
+        return _is_loopback(self.host)
 
     @property
     def has_authentication(self) -> bool:

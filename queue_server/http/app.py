@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from queue_server.domain.access import Access
 from queue_server.http import middleware, openapi
 from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
@@ -20,21 +21,19 @@ from queue_server.http.dashboard import OPEN_PATHS, Dashboard
 from queue_server.http.handlers.document import DOCUMENT
 from queue_server.http.handlers.health import VERSION
 from queue_server.http.limits import limit_rate
+from queue_server.http.pages import page_check
 from queue_server.http.request import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from queue_server.http.route import lines_served
 from queue_server.http.route_groups import route_groups
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
 from queue_server.http.tracing import traced
-from queue_server.observability.counters import RouteGroup
 from queue_server.settings import Settings
 
 
 def build_app(state: State) -> web.Application:
     settings = state.settings
-    groups: dict[web.AbstractRoute, RouteGroup] = {}
     app = web.Application(
-        middlewares=[middleware.serve(state.row, groups)],
         # Bodies are read by http/request.py, which knows the limit.
         client_max_size=0,
     )
@@ -50,16 +49,19 @@ def build_app(state: State) -> web.Application:
         )
     )
     app[DOCUMENT] = document
-    groups.update(route_groups(app))
+    groups = route_groups(app)
+    lines = lines_served(app, table)
     if state.tracing is not None:
-        app.middlewares.insert(0, traced(state.tracing, groups))
+        app.middlewares.append(traced(state.tracing, groups))
+    open_routes = {route for route, line in lines.items() if line.access is Access.PUBLIC}
+    app.middlewares.append(middleware.serve(state.row, groups, page_check(settings, open_routes)))
     if settings.has_authentication:
         tokens = TokenVerifier(settings) if settings.jwt_enabled else None
         if tokens is not None:
             app.cleanup_ctx.append(tokens.running)
         keys = ApiKeys(state.transactions) if settings.api_keys_enabled else None
         app.middlewares.append(
-            middleware.authenticate(Credentials(tokens, keys), lines_served(app, table), open_paths)
+            middleware.authenticate(Credentials(tokens, keys), lines, open_paths)
         )
     if settings.request_rate:
         app.middlewares.append(limit_rate(settings.request_rate, open_paths))

@@ -154,6 +154,8 @@ def websocket_credential(request: web.Request) -> str | None:
 
     Source: it comes as a subprotocol, `bearer.<credential>`, beside the one that is accepted.
     """
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        return None
     offered = request.headers.get("Sec-WebSocket-Protocol", "")
     for protocol in offered.split(","):
         kind, _, credential = protocol.strip().partition(".")

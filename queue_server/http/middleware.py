@@ -17,6 +17,7 @@ from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
 from queue_server.http.authentication import websocket_credential
+from queue_server.http.pages import PageCheck
 from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, query_bool
 from queue_server.http.route import Route
 from queue_server.http.state import State
@@ -27,11 +28,16 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("queue_server.access")
 
 
-def serve(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Middleware:
+def serve(
+    counters: Row,
+    groups: Mapping[web.AbstractRoute, RouteGroup],
+    check_page: PageCheck | None = None,
+) -> Middleware:
     """What happens to each request around all else: an id, a count, an answer also for an error.
 
     Logged at debug: there are thousands a second. One middleware rather than one for each of these:
     a layer costs every request a coroutine. *groups*: with which routes each is counted and timed.
+    *check_page* refuses requests of foreign pages (http/pages.py).
     """
 
     @web.middleware
@@ -49,6 +55,8 @@ def serve(counters: Row, groups: Mapping[web.AbstractRoute, RouteGroup]) -> Midd
                 response: web.StreamResponse = web.Response(status=204)
             else:
                 try:
+                    if check_page is not None:
+                        check_page(request)
                     response = await handler(request)
                 except Exception as exc:
                     response = _answer_error(request, exc)
@@ -128,7 +136,10 @@ def authenticate(
             raise Unauthenticated
         principal = await verifier.principal_of(authorization)
         # Only who is somebody learns which paths lead nowhere.
-        if line is not None:
+        if line is None:
+            if request.match_info.http_exception is None:
+                raise Forbidden  # a route that no line of the table says anything about
+        else:
             if not principal.may(line.access):
                 raise Forbidden
             if principal.grants is not None:

@@ -534,6 +534,27 @@ async def open_live(
             return exc.status
 
 
+async def test_pages_of_any_origin_may_use_a_credential_that_they_have(
+    shared: ClusterProcess,
+) -> None:
+    """And Host is not looked at: who comes is known."""
+    headers = {
+        "Origin": "http://page.example",
+        "Sec-Fetch-Site": "cross-site",
+        "Host": "any.example",
+    }
+    async with Client(shared.url, token=token()) as client:
+        assert (await client.send("GET", "/api/v1/status", headers=headers)).status == 200
+
+
+async def test_a_websockets_credential_counts_for_a_websocket_alone(
+    shared: ClusterProcess,
+) -> None:
+    headers = {"Sec-WebSocket-Protocol": f"queue-server, bearer.{token()}"}
+    async with Client(shared.url) as client:
+        assert (await client.send("GET", "/api/v1/status", headers=headers)).status == 401
+
+
 async def test_a_websocket_needs_a_credential_that_may_read(shared: ClusterProcess) -> None:
     """A browser cannot send a header with it: the credential may come as a subprotocol."""
     assert await open_live(shared) == 401

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from aiohttp import web
 
 from queue_server.domain.errors import BadRequest, Forbidden
+from queue_server.http.pages import is_own_origin
 from queue_server.http.state import STATE
 
 
@@ -17,10 +16,6 @@ async def dashboard(request: web.Request) -> web.StreamResponse:
     # Browsers do not ask before they open one, so here the answer to CORS has to be enforced.
     allowed = state.settings.cors_allowed_origins
     origin = request.headers.get("Origin")
-    if origin is not None and allowed not in ("*", origin) and not _is_own(request, origin):
+    if origin is not None and allowed not in ("*", origin) and not is_own_origin(request, origin):
         raise Forbidden("This origin may not open a WebSocket (CORS_ALLOWED_ORIGINS)")
     return await state.live.serve(request)
-
-
-def _is_own(request: web.Request, origin: str) -> bool:
-    return urlsplit(origin).netloc == request.headers.get("Host")
