@@ -11,6 +11,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+# Who pops may name anything, so names are bounded; what is done for others is added up together...
+_NAMES_MAX = 10_000
+# ...under a name that no queue has.
+_OTHERS = ""
+
 
 class QueueActivity(msgspec.Struct, gc=False):
     """One queue's numbers; all of them add up but `lag_ms_max`.
@@ -55,6 +60,8 @@ class Activity:
     def of(self, queue: str) -> QueueActivity:
         found = self._queues.get(queue)
         if found is None:
+            if len(self._queues) >= _NAMES_MAX:
+                return self._queues.setdefault(_OTHERS, QueueActivity())
             found = self._queues[queue] = QueueActivity()
         return found
 

@@ -69,7 +69,9 @@ class Snapshots(Generic[T]):
         """One that is as new as its cost allows. Errors: `Unavailable`."""
         last = self._last
         if last is not None and last.cost_s >= _QUICK_S and last.age_s < _AGE_MAX_S:
-            if last.age_s > last.cost_s / _SHARE and self._task is None:
+            # Long before it is too old, however slow a look is: else who asks would wait for it.
+            due_s = min(last.cost_s / _SHARE, _AGE_MAX_S / 2)
+            if last.age_s > due_s and self._task is None:
                 self._task = asyncio.create_task(self._renew(), name="snapshot")
             return last
         asked_at = time.monotonic()

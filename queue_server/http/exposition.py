@@ -62,7 +62,7 @@ _COUNTERS = (
         "Messages that became dead letters.",
     ),
     (Counter.POP_REQUESTS_EMPTY, "empty_pops", "Pops that ended without a message."),
-    (Counter.BYTES_RECEIVED, "received_bytes", "Bodies of pushes."),
+    (Counter.BYTES_RECEIVED, "received_bytes", "Bodies of pushes and transactions."),
     (Counter.BYTES_SENT, "sent_bytes", "Bodies of answers to pushes, pops and acknowledgements."),
     (Counter.LEASES_GRANTED, "leases_granted", "Leases, one for each partition of a pop."),
     (

@@ -36,7 +36,7 @@ class Counter(enum.IntEnum):
     MESSAGES_ACKED = enum.auto()  # completed; failed ones are counted apart
     MESSAGES_FAILED = enum.auto()  # acknowledged as failed
     MESSAGES_DEAD_LETTERED = enum.auto()
-    BYTES_RECEIVED = enum.auto()  # request bodies
+    BYTES_RECEIVED = enum.auto()  # bodies of pushes and transactions
     BYTES_SENT = enum.auto()  # answer bodies
     PUSH_TRANSACTIONS = enum.auto()  # commits behind the requests: coalescing makes them fewer
     POP_TRANSACTIONS = enum.auto()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import os
 import time
@@ -32,6 +33,8 @@ _LAST_BOOKING_TIMEOUT_S = 2.0
 # Who has not booked for so many intervals is gone.
 _SILENT_INTERVALS = 3
 DEPTH_INTERVALS = 6
+# Queues whose waiting pops are booked.
+_PARKED_MAX = 1000
 
 # What is counted in shared memory, by the figure that it is added to.
 _COUNTERS: Mapping[str, tuple[Counter, ...]] = {
@@ -111,40 +114,44 @@ class Series:
         self._sample_count = 0
         self._gauges: dict[str, Gauge] = {}
         self._booking = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="series")
+        # Apart, so that the rates go on while the database hangs.
+        self._tasks = [
+            asyncio.create_task(work, name="series")
+            for work in (self._sample_on(), self._book_on())
+        ]
 
     async def stop(self) -> None:
         """Book what is left."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         with contextlib.suppress(QueueServerError, TimeoutError):
             async with asyncio.timeout(_LAST_BOOKING_TIMEOUT_S):
                 await self.book(is_last=True)
 
-    async def _run(self) -> None:
-        # Each worker has its own seconds, so that they do not all book at once.
-        due = time.monotonic() + self._interval_s * (1 + self._address.worker_id % 8 / 8)
-        sampled_at = float("-inf")
+    async def _sample_on(self) -> None:
         while True:
-            if time.monotonic() - sampled_at > _SAMPLE_INTERVAL_S * 0.9:
-                sampled_at = time.monotonic()
-                self._throughput.sample()
-                self.sample()
-            if time.monotonic() >= due:
-                due = time.monotonic() + self._interval_s
-                try:
-                    await self.book()
-                except QueueServerError as exc:
-                    logger.warning("the figures are not booked", extra={"error": exc.message})
-                except Exception:
-                    logger.exception("booking the figures failed")
-            await asyncio.sleep(min(_SAMPLE_INTERVAL_S, self._interval_s))
+            self._throughput.sample()
+            self.sample()
+            await asyncio.sleep(_SAMPLE_INTERVAL_S)
+
+    async def _book_on(self) -> None:
+        # Each worker has its own seconds, so that they do not all book at once.
+        await asyncio.sleep(self._interval_s * (self._address.worker_id % 8 / 8))
+        due = time.monotonic()
+        while True:
+            due = max(due + self._interval_s, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            try:
+                await self.book()
+            except QueueServerError as exc:
+                logger.warning("the figures are not booked", extra={"error": exc.message})
+            except Exception:
+                logger.exception("booking the figures failed")
 
     def sample(self) -> None:
         """Note how it is now, as the worker says in shared memory."""
@@ -175,7 +182,8 @@ class Series:
     async def book(self, *, is_last: bool = False) -> None:
         """Add what was done since the last time to the current minute.
 
-        Errors: `Unavailable`; it is added the next time then.
+        Errors: `Unavailable`; it is added the next time then, for the second time if the answer to
+        a commit was lost.
         """
         async with self._booking:
             if not self._gauges:
@@ -224,11 +232,16 @@ class Series:
                 self._minute = minute
                 self._sample_count = 0
                 self._gauges = {}
-            self._throughput.others = await series.other_rates(
-                self._transactions,
-                self._address,
-                max(_SILENT_INTERVALS * self._interval_s, WINDOW_S),
-            )
+            try:
+                self._throughput.others = await series.other_rates(
+                    self._transactions,
+                    self._address,
+                    max(_SILENT_INTERVALS * self._interval_s, WINDOW_S),
+                )
+            except QueueServerError as exc:
+                logger.warning(
+                    "the rates of other servers are not known", extra={"error": exc.message}
+                )
 
     def _counted(self) -> dict[str, int]:
         return {
@@ -246,7 +259,8 @@ class Series:
     def _parked(self) -> dict[str, int]:
         parked: dict[str, int] = {}
         for room in self._rooms.occupied():
-            if room.key.queue is not None:
+            # Who pops may name anything: only of a queue that is there are there subscriptions.
+            if room.key.queue is not None and room.subscription_ids:
                 queue = room.key.queue
                 parked[queue] = parked.get(queue, 0) + room.sleeper_count
-        return parked
+        return dict(heapq.nlargest(_PARKED_MAX, parked.items(), key=lambda entry: entry[1]))

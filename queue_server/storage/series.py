@@ -1,4 +1,4 @@
-"""WorkerCounts by minute: what workers book, and series over time from it.
+"""Figures by minute: what workers book, and series over time from it.
 
 Workers add up in memory and book the sums every some seconds, in the minute of the database's
 clock. So a figure may stand in the minute after the one in which it happened, and what is read
@@ -108,15 +108,15 @@ class WorkersPoint(msgspec.Struct, frozen=True):
     bucket: datetime.datetime
     seconds: float
     counts: WorkerCounts
-    loop_lag_ms_avg: float
-    loop_lag_ms_max: float
-    waiting_avg: float
-    waiting_max: float
-    free_slots_avg: float
-    free_slots_min: float
-    pool_size: float
-    pool_idle: float
-    resident_bytes: float
+    loop_lag_ms_avg: float = 0.0
+    loop_lag_ms_max: float = 0.0
+    waiting_avg: float = 0.0
+    waiting_max: float = 0.0
+    free_slots_avg: float = 0.0
+    free_slots_min: float = 0.0
+    pool_size: float = 0.0
+    pool_idle: float = 0.0
+    resident_bytes: float = 0.0
 
 
 class WorkerSummary(msgspec.Struct, frozen=True):
@@ -205,7 +205,7 @@ async def book(
 
     Shape: *queues* has for each queue the numbers of `QueueActivity` (broker/activity.py), in
     their order.
-    Errors: `Unavailable`: nothing was booked, or it is not known, so that a figure may be lost.
+    Errors: `Unavailable`: nothing was booked, or it is not known whether it was.
     """
     address, rates = booking.address, booking.rates
     worker = {
@@ -235,7 +235,7 @@ async def book(
         minute: datetime.datetime = row[0]
         return minute
 
-    # It adds, so an attempt whose outcome is unknown must not simply be made again.
+    # It adds, so `run` finds out what became of an attempt before it makes another.
     return await transactions.run(work)
 
 
@@ -315,22 +315,34 @@ async def queue_lags(transactions: Transactions, range_: Range) -> list[QueueLag
     return [QueueLag(*row) for row in rows]
 
 
-async def pushes(
+async def queue_totals(
     transactions: Transactions, range_: Range, filter_: QueueFilter
-) -> list[tuple[datetime.datetime, int]]:
-    """Messages pushed, by time; buckets without any are left out."""
+) -> list[WorkersPoint]:
+    """What all workers did for the queues of the filter, ascending by time."""
     rows = await transactions.call(
         STATEMENTS["queue_totals"], range_.parameters() | filter_.parameters()
     )
-    return [(row[0], row[1]) for row in rows]
+    return [
+        WorkersPoint(
+            row[0], row[1], WorkerCounts(**dict(zip(_TOTALS_COLUMNS, row[2:], strict=True)))
+        )
+        for row in rows
+    ]
+
+
+_TOTALS_COLUMNS = (
+    "push_requests", "push_messages", "pop_requests", "pop_empty", "pop_messages", "ack_requests",
+    "ack_messages", "ack_failed", "dead_letters", "transactions", "lag_ms_sum", "lag_ms_max",
+)  # fmt: skip
 
 
 async def parked(transactions: Transactions, range_: Range, queue: str | None) -> list[ParkedPoint]:
-    """Waiting pops, by time, queue and worker."""
+    """Waiting pops, by time, queue and worker; of too many points the newest."""
     rows = await transactions.call(
-        STATEMENTS["parked_series"], range_.parameters() | {"queue": queue}
+        STATEMENTS["parked_series"], range_.parameters() | {"queue": queue, "limit": _POINTS_MAX}
     )
-    return [ParkedPoint(row[0], row[1], Address(*row[2:5]), row[5]) for row in rows]
+    points = [ParkedPoint(row[0], row[1], Address(*row[2:5]), row[5]) for row in rows]
+    return sorted(points, key=lambda point: point.bucket)
 
 
 async def delete_old_worker_minutes(transactions: Transactions, age_s: int, limit: int) -> int:

@@ -1,7 +1,9 @@
 """Figures by minute: what several workers book adds up, and goes after its time."""
 
+import asyncio
 import datetime
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -10,33 +12,45 @@ from queue_server.broker.activity import Activity, QueueActivity
 from queue_server.broker.directory import Directory
 from queue_server.broker.groups import Groups
 from queue_server.broker.throughput import Throughput
-from queue_server.broker.wakeup import Rooms
+from queue_server.broker.wakeup import RoomKey, Rooms
 from queue_server.domain.errors import StorageUnavailable
-from queue_server.domain.names import QueueName
+from queue_server.domain.names import QueueName, SubscriptionId
+from queue_server.http.handlers.series import points_of, sum_counts
 from queue_server.observability.counters import Counter, Counters
+from queue_server.services import series as service
 from queue_server.services.retention import DAY_S, Cleanup
 from queue_server.services.series import Series
 from queue_server.storage import queues, series
 from queue_server.storage.series import Address, Range
 from queue_server.storage.statistics import QueueFilter
 from queue_server.storage.transactions import Transactions
+from tests.client import eventually
 
 
 class Worker:
     """What one worker books, without the worker."""
 
-    def __init__(self, transactions: Transactions, counters: Counters, slot: int, port: int = 1):
+    def __init__(
+        self,
+        transactions: Transactions,
+        counters: Counters,
+        slot: int,
+        port: int = 1,
+        *,
+        interval_s: float = 10,
+    ):
         self.row = counters.worker(slot)
         self.activity = Activity()
+        self.rooms = Rooms()
         self.throughput = Throughput(counters)
         self.series = Series(
             transactions,
             self.row,
             self.activity,
-            Rooms(),
+            self.rooms,
             self.throughput,
             Address("host", port, slot),
-            interval_s=10,
+            interval_s=interval_s,
             pool_size_max=8,
         )
 
@@ -121,6 +135,89 @@ async def test_names_that_are_no_queue_leave_nothing(
     assert [point.queue for point in points] == [queue]
 
 
+async def test_waiting_pops_are_told_of_queues_that_are_there(
+    transactions: Transactions, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_PARKED_MAX", 2)
+    worker = Worker(transactions, Counters(1), 0)
+
+    async def park(name: str, *, is_there: bool) -> None:
+        with worker.rooms.enter(RoomKey(name, "g")) as room:
+            room.subscription_ids = [SubscriptionId(1)] if is_there else []
+            await room.sleep(room.news_count, 60)
+
+    waiting = [asyncio.create_task(park("stranger", is_there=False))]
+    for count, name in ((1, "few"), (2, "more"), (3, queue)):
+        waiting += [asyncio.create_task(park(name, is_there=True)) for _ in range(count)]
+    await asyncio.sleep(0)
+    assert len(worker.rooms.occupied()) == 4
+    await worker.series.book()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    points = await series.parked(transactions, today(), None)
+    assert {point.queue: point.count for point in points} == {queue: 3, "more": 2}
+
+
+async def test_rates_go_on_while_the_database_hangs(
+    transactions: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(transactions, Counters(1), 0, interval_s=0.01)
+    monkeypatch.setattr(service, "_SAMPLE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(service, "_LAST_BOOKING_TIMEOUT_S", 0.1)
+    hangs = asyncio.Event()
+
+    async def hang(*_: Any) -> None:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(series, "book", hang)
+    worker.series.start()
+    try:
+        async with asyncio.timeout(10):
+            await hangs.wait()
+        worker.row.add(Counter.MESSAGES_PUSHED, 5)
+
+        async def risen() -> bool:
+            return worker.throughput.here().pushed > 0
+
+        await eventually(risen)
+    finally:
+        await worker.series.stop()
+
+
+async def test_what_is_booked_stays_booked_without_the_rates_of_others(
+    transactions: Transactions, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise StorageUnavailable
+
+    monkeypatch.setattr(series, "other_rates", fail)
+    worker = Worker(transactions, Counters(1), 0)
+    worker.push(queue, 5)
+    await worker.series.book()
+    await worker.series.book()
+    assert await sums(transactions, queue) == (1, 5, 1, 5)
+
+
+async def test_sums_are_whole_where_single_points_are_too_many(
+    transactions: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(transactions, Counters(1), 0)
+    for name in ("q1", "q2", "r"):
+        await queues.ensure_queue(transactions, QueueName(name))
+        worker.push(name, 2)
+        worker.activity.of(name).delivered(1, 30 if name == "q1" else 10)
+    await worker.series.book()
+    monkeypatch.setattr(series, "_POINTS_MAX", 1)
+    filter_ = QueueFilter(search="Q")
+    (point,) = await points_of(Mock(transactions=transactions), today(), filter_)
+    assert 1 <= point.seconds <= 60
+    assert sum_counts([point]) == series.WorkerCounts(
+        push_requests=2, push_messages=4, pop_messages=2, lag_ms_sum=40, lag_ms_max=30
+    )
+
+
 async def test_many_queues_at_once(transactions: Transactions) -> None:
     names = [f"q{number}" for number in range(2500)]
     for name in names:
@@ -169,3 +266,17 @@ def test_activity_adds_up_but_for_the_longest_lag() -> None:
     expected = QueueActivity(push_requests=1, pop_messages=4, lag_ms_sum=70, lag_ms_max=30)
     assert msgspec.structs.astuple(activity.take()["q"]) == msgspec.structs.astuple(expected)
     assert activity.take() == {}
+
+
+def test_names_that_anybody_may_invent_are_bounded() -> None:
+    activity = Activity()
+    for number in range(12_000):
+        activity.of(f"q{number}").pop_empty += 1
+    taken = activity.take()
+    assert len(taken) <= 10_001
+    assert sum(one.pop_empty for one in taken.values()) == 12_000
+    activity.of("new").pop_empty += 1
+    activity.put_back(taken)
+    again = activity.take()
+    assert len(again) <= 10_001
+    assert sum(one.pop_empty for one in again.values()) == 12_001

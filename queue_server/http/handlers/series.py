@@ -72,36 +72,14 @@ def sum_counts(points: Sequence[WorkersPoint]) -> WorkerCounts:
     return total
 
 
-async def points_of(
-    state: State, range_: Range, filter_: QueueFilter
-) -> tuple[list[WorkersPoint], bool]:
+async def points_of(state: State, range_: Range, filter_: QueueFilter) -> list[WorkersPoint]:
     """All workers over time; with a filter only what they did for these queues.
 
-    Shape: ascending by time; whether the figures of the workers themselves are in it.
+    Shape: ascending by time; the figures of the workers themselves only without a filter.
     """
     if filter_ == QueueFilter():
-        return await series.workers(state.transactions, range_), True
-    buckets: dict[datetime.datetime, WorkersPoint] = {}
-    for one in await series.queues(state.transactions, range_, filter_):
-        point = buckets.get(one.bucket)
-        if point is None:
-            point = buckets[one.bucket] = WorkersPoint(
-                one.bucket, one.seconds, WorkerCounts(), *(0.0,) * 9
-            )
-        counts = point.counts
-        counts.push_requests += one.push_requests
-        counts.push_messages += one.push_messages
-        counts.pop_requests += one.pop_requests
-        counts.pop_empty += one.pop_empty
-        counts.pop_messages += one.pop_messages
-        counts.ack_requests += one.ack_requests
-        counts.ack_messages += one.ack_success
-        counts.ack_failed += one.ack_failed
-        counts.dead_letters += one.dead_letters
-        counts.transactions += one.transactions
-        counts.lag_ms_sum += one.lag_ms_sum
-        counts.lag_ms_max = max(counts.lag_ms_max, one.lag_ms_max)
-    return list(buckets.values()), False
+        return await series.workers(state.transactions, range_)
+    return await series.queue_totals(state.transactions, range_, filter_)
 
 
 def throughput_entry(point: WorkersPoint) -> dict[str, Any]:
@@ -194,11 +172,15 @@ async def analytics(request: web.Request) -> web.Response:
     range_ = time_range(request, _DAY, bucket_minutes=minutes)
     if (range_.end - range_.start).total_seconds() / 60 / minutes > _POINTS_MAX:
         raise BadRequest(f"more than {_POINTS_MAX} intervals of a {interval}: ask for a larger one")
-    points = await series.pushes(request.app[STATE].transactions, range_, queue_filter(request))
+    points = await series.queue_totals(
+        request.app[STATE].transactions, range_, queue_filter(request)
+    )
     return json_answer(
         {
             "dataPoints": [
-                {"timestamp": wire_time(bucket), "messages": count} for bucket, count in points
+                {"timestamp": wire_time(point.bucket), "messages": point.counts.push_messages}
+                for point in points
+                if point.counts.push_messages
             ],
             "interval": interval,
             "from": wire_time(range_.start),
@@ -410,7 +392,7 @@ async def throughput(request: web.Request) -> web.Response:
     range_ = time_range(request, bucket_minutes=1, names=("fromDateTime", "toDateTime"))
     if (range_.end - range_.start).total_seconds() / 60 > _POINTS_MAX:
         raise BadRequest(f"more than {_POINTS_MAX} minutes: ask for fewer")
-    points, _ = await points_of(request.app[STATE], range_, queue_filter(request))
+    points = await points_of(request.app[STATE], range_, queue_filter(request))
     return json_answer({"throughput": [_minute_entry(point) for point in reversed(points)]})
 
 

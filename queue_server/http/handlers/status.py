@@ -49,7 +49,7 @@ async def status(request: web.Request) -> web.Response:
         queue_ids = [queue.id for queue in queues]
     leases = await statistics.leases(state.transactions, queue_ids)
     letters = await statistics.dead_letters(state.transactions, queue_ids)
-    points, _ = await points_of(state, range_, filter_)
+    points = await points_of(state, range_, filter_)
     sums = sum_counts(points)
     requests = {
         "push": sums.push_requests,

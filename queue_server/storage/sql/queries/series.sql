@@ -53,7 +53,8 @@ ON CONFLICT (minute, hostname, port, worker_id) DO UPDATE SET
 RETURNING minute
 
 -- name: book_queues
--- Add what a worker did for queues to the current minute, in the order in which all workers do so.
+-- Add what a worker did for queues to the current minute, in the order in which all workers do so:
+-- that of code points, in which a booking of very many is cut as well.
 -- Names of queues that are not there (any more) are passed over: who pops may name anything.
 INSERT INTO queen.queue_minutes AS m (
     minute, queue, push_requests, push_messages, pop_requests, pop_empty, pop_messages,
@@ -72,7 +73,7 @@ FROM unnest(
     ack_success, ack_failed, dead_letters, transactions, lag_ms_sum, lag_ms_max
 )
 WHERE EXISTS (SELECT FROM queen.queues q WHERE q.name = t.queue)
-ORDER BY t.queue
+ORDER BY t.queue COLLATE "C"
 ON CONFLICT (queue, minute) DO UPDATE SET
     push_requests = m.push_requests + excluded.push_requests,
     push_messages = m.push_messages + excluded.push_messages,
@@ -307,25 +308,51 @@ ORDER BY sum(m.pop_messages) DESC, m.queue
 LIMIT %(limit)s
 
 -- name: queue_totals
--- Pushes and acknowledgements by bucket, over all queues that the filter lets through.
+-- What was done by bucket, over all queues that the filter lets through.
 SELECT
-    date_bin(make_interval(mins => %(bucket_minutes)s), m.minute, 'epoch'::timestamptz) AS bucket,
-    sum(m.push_messages)::bigint
-FROM queen.queue_minutes m
-LEFT JOIN queen.queues q ON q.name = m.queue
-WHERE
-    m.minute >= %(start)s::timestamptz
-    AND m.minute < %(end)s::timestamptz
-    AND (%(queue)s::text IS NULL OR m.queue = %(queue)s::text)
-    AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
-    AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
-    AND (%(search)s::text IS NULL OR strpos(lower(m.queue), lower(%(search)s::text)) > 0)
-GROUP BY bucket
-HAVING sum(m.push_messages) > 0
-ORDER BY bucket
+    s.bucket,
+    greatest(
+        extract(
+            epoch FROM least(
+                s.bucket + make_interval(mins => %(bucket_minutes)s), clock_timestamp()
+            ) - s.bucket
+        ),
+        1
+    )::float8 AS seconds,
+    s.push_requests, s.push_messages, s.pop_requests, s.pop_empty, s.pop_messages, s.ack_requests,
+    s.ack_success, s.ack_failed, s.dead_letters, s.transactions, s.lag_ms_sum, s.lag_ms_max
+FROM (
+    SELECT
+        date_bin(
+            make_interval(mins => %(bucket_minutes)s), m.minute, 'epoch'::timestamptz
+        ) AS bucket,
+        sum(m.push_requests)::bigint AS push_requests,
+        sum(m.push_messages)::bigint AS push_messages,
+        sum(m.pop_requests)::bigint AS pop_requests,
+        sum(m.pop_empty)::bigint AS pop_empty,
+        sum(m.pop_messages)::bigint AS pop_messages,
+        sum(m.ack_requests)::bigint AS ack_requests,
+        sum(m.ack_success)::bigint AS ack_success,
+        sum(m.ack_failed)::bigint AS ack_failed,
+        sum(m.dead_letters)::bigint AS dead_letters,
+        sum(m.transactions)::bigint AS transactions,
+        sum(m.lag_ms_sum)::bigint AS lag_ms_sum,
+        max(m.lag_ms_max) AS lag_ms_max
+    FROM queen.queue_minutes m
+    LEFT JOIN queen.queues q ON q.name = m.queue
+    WHERE
+        m.minute >= %(start)s::timestamptz
+        AND m.minute < %(end)s::timestamptz
+        AND (%(queue)s::text IS NULL OR m.queue = %(queue)s::text)
+        AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
+        AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
+        AND (%(search)s::text IS NULL OR strpos(lower(m.queue), lower(%(search)s::text)) > 0)
+    GROUP BY bucket
+) s
+ORDER BY s.bucket
 
 -- name: parked_series
--- Waiting pops by bucket, queue and worker: the most of the minutes of a bucket.
+-- Waiting pops by bucket, queue and worker, the newest first: the most of the minutes of a bucket.
 SELECT
     date_bin(make_interval(mins => %(bucket_minutes)s), w.minute, 'epoch'::timestamptz) AS bucket,
     p.key, w.hostname, w.port, w.worker_id, max(p.value::bigint)
@@ -336,7 +363,8 @@ WHERE
     AND w.minute < %(end)s::timestamptz
     AND (%(queue)s::text IS NULL OR p.key = %(queue)s::text)
 GROUP BY bucket, p.key, w.hostname, w.port, w.worker_id
-ORDER BY bucket, p.key, w.hostname, w.port, w.worker_id
+ORDER BY bucket DESC, p.key, w.hostname, w.port, w.worker_id
+LIMIT %(limit)s
 
 -- name: delete_old_worker_minutes
 -- By the primary key, which begins with the minute.
@@ -381,7 +409,7 @@ WHERE
         SELECT FROM queen.queue_minutes n
         WHERE n.queue = t.queue AND n.minute = date_trunc('minute', clock_timestamp())
     )
-ORDER BY t.queue
+ORDER BY t.queue COLLATE "C"
 ON CONFLICT (queue, minute) DO UPDATE SET
     partition_count = excluded.partition_count,
     depth = excluded.depth,
