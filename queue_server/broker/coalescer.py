@@ -69,7 +69,13 @@ class Coalescer(Generic[Request, Answer]):
         self._waiting_weight += weight
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"{self._name}-flush")
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # The answer may have been given in the same tick, and nobody else knows of it then.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._abandon(future.result())
+            raise
 
     async def _run(self) -> None:
         try:
