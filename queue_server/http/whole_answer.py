@@ -6,15 +6,36 @@ serializes it: a third of what a small request costs.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import email.utils
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
+from typing import cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 
 from queue_server.http.request import REQUEST_ID, REQUEST_ID_HEADER
+
+# A reader that takes nothing for so long is gone.
+READER_TIMEOUT_S = 120
+
+
+@contextlib.asynccontextmanager
+async def reader_deadline(request: web.BaseRequest) -> AsyncIterator[None]:
+    """Breaks the connection off when what is sent in this block does not go out in time.
+
+    Errors: `ConnectionResetError`.
+    """
+    try:
+        async with asyncio.timeout(READER_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the reader took nothing for too long") from None
 
 
 class Heads:
@@ -55,6 +76,7 @@ class WholeAnswer(web.StreamResponse):
     """A body in JSON, or none.
 
     A request that is not the usual one (HTTP/1.0, HEAD, a connection that closes) gets aiohttp's.
+    A connection whose reader does not keep up waits here, before its next request is looked at.
     """
 
     def __init__(self, heads: Heads, body: bytes = b"", status: int = 200) -> None:
@@ -62,12 +84,22 @@ class WholeAnswer(web.StreamResponse):
         self._heads = heads
         self._whole = body
         self._usual: web.Response | None = None
+        self._is_sent = False
 
     @property
     def keep_alive(self) -> bool | None:
         return True if self._usual is None else self._usual.keep_alive
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    async def prepare(self, request: web.BaseRequest) -> StreamWriter:
+        """Send the answer, which is all there is to do; aiohttp calls it when the handler is done.
+
+        A handler that must know whether the answer went out calls it before.
+        Errors: `ConnectionError`.
+        """
+        writer = cast(StreamWriter, request.writer)
+        if self._is_sent:
+            return writer
+        self._is_sent = True
         if (
             request.version != HttpVersion11
             or not request.keep_alive
@@ -78,12 +110,17 @@ class WholeAnswer(web.StreamResponse):
             if self._whole:
                 self._usual.content_type = "application/json"
                 self._usual.charset = "utf-8"
-            return await self._usual.prepare(request)
+            async with reader_deadline(request):
+                await self._usual.prepare(request)
+                await self._usual.write_eof()
+            return writer
         body = self._whole
         head = self._heads.head(self.status, len(body), request[REQUEST_ID])
-        await request.writer.write(head + body)
-        return request.writer
+        await writer.write(head + body, drain=False)
+        if request.protocol.writing_paused:
+            async with reader_deadline(request):
+                await writer.drain()
+        return writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        if self._usual is not None:
-            await self._usual.write_eof(data)
+        """Nothing is left to send."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from aiohttp import web
@@ -34,7 +33,7 @@ from queue_server.http.request import (
 from queue_server.http.state import STATE, State
 from queue_server.http.tracing import SPAN, describe, traceparent_of
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
-from queue_server.http.whole_answer import WholeAnswer
+from queue_server.http.whole_answer import WholeAnswer, reader_deadline
 from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
 from queue_server.storage.leases import Claim, Run
 
@@ -44,8 +43,6 @@ LEASE_SECONDS_MAX = 7 * 24 * 3600
 
 # Answers up to this size go out whole, with a Content-Length; larger ones are streamed.
 _WHOLE_BYTES_MAX = 256 * 1024
-# A reader that takes nothing for so long is gone; its lease goes back.
-_READER_TIMEOUT_S = 120
 
 
 async def push(request: web.Request) -> web.StreamResponse:
@@ -240,7 +237,7 @@ async def _send(
                         status=200, headers={"Content-Type": "application/json; charset=utf-8"}
                     )
                     await response.prepare(request)
-                await _write(state, response, b"".join(pieces))
+                await _write(request, state, response, b"".join(pieces))
                 pieces.clear()
                 size_bytes = 0
     except QueueServerError as exc:
@@ -250,22 +247,25 @@ async def _send(
         # a whole one.
         raise ConnectionResetError(f"a pop answer breaks off: {exc.message}") from exc
     pieces.append(b"]}")
+    if response is None:
+        # Sent here and not by aiohttp: should it fail, the lease is given back.
+        response = _json(state, b"".join(pieces))
+        await response.prepare(request)
+    else:
+        await _write(request, state, response, b"".join(pieces))
+        async with reader_deadline(request):
+            await response.write_eof()
     state.popper.note_sent(delivery)
     state.row.observe(BATCH_MESSAGES[Operation.POP], delivery.message_count)
-    if response is None:
-        return _json(state, b"".join(pieces))
-    await _write(state, response, b"".join(pieces))
-    await response.write_eof()
     return response
 
 
-async def _write(state: State, response: web.StreamResponse, piece: bytes) -> None:
+async def _write(
+    request: web.Request, state: State, response: web.StreamResponse, piece: bytes
+) -> None:
     begin = time.perf_counter_ns()
-    try:
-        async with asyncio.timeout(_READER_TIMEOUT_S):
-            await response.write(piece)
-    except TimeoutError:
-        raise ConnectionResetError("the reader took nothing for too long") from None
+    async with reader_deadline(request):
+        await response.write(piece)
     state.row.add(Counter.POP_SEND_US, (time.perf_counter_ns() - begin) // 1000)
     state.row.add(Counter.BYTES_SENT, len(piece))
 

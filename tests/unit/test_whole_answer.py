@@ -1,0 +1,93 @@
+"""Answers in one piece wait for their readers, and not for ever."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from queue_server.http import whole_answer
+from queue_server.http.request import REQUEST_ID
+from queue_server.http.whole_answer import Heads, WholeAnswer
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+REQUESTS = 2000
+BODY = b"x" * 20_000  # 40 MB in all: more than kernels keep for a connection
+
+
+class Served:
+    """A server of such answers, and what it has come to."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.failures: list[BaseException] = []
+        self.unsent_bytes_max = 0
+        self.stopped = asyncio.Event()
+        self.port = 0
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        request[REQUEST_ID] = "id"
+        answer = WholeAnswer(Heads({}, lambda: False), BODY)
+        try:
+            await answer.prepare(request)
+        except BaseException as exc:
+            self.failures.append(exc)
+            self.stopped.set()
+            raise
+        self.sent += 1
+        transport = request.transport
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.unsent_bytes_max = max(self.unsent_bytes_max, transport.get_write_buffer_size())
+        if self.sent == REQUESTS:
+            self.stopped.set()
+        return answer
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    server = web.Server(served.answer)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    served.port = runner.addresses[0][1]
+    yield served
+    await runner.cleanup()
+
+
+async def pipeline(port: int) -> socket.socket:
+    """A client that has sent all its requests and has read nothing."""
+    client = socket.socket()
+    client.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", port))
+    await loop.sock_sendall(client, REQUEST * REQUESTS)
+    return client
+
+
+async def test_a_client_that_pipelines_and_never_reads_is_broken_off(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_answer, "READER_TIMEOUT_S", 0.3)
+    with await pipeline(served.port):
+        async with asyncio.timeout(30):
+            await served.stopped.wait()
+    assert served.sent < REQUESTS
+    assert served.unsent_bytes_max < 128 * 1024
+    assert [str(failure) for failure in served.failures] == ["the reader took nothing for too long"]
+
+
+async def test_a_client_that_reads_later_gets_all(served: Served) -> None:
+    loop = asyncio.get_running_loop()
+    with await pipeline(served.port) as client:
+        received = 0
+        async with asyncio.timeout(30):
+            while received < REQUESTS * len(BODY) or not served.stopped.is_set():
+                piece = await loop.sock_recv(client, 1 << 20)
+                assert piece, served.failures
+                received += len(piece)
+    assert (served.sent, served.failures) == (REQUESTS, [])
+    assert served.unsent_bytes_max < 128 * 1024
