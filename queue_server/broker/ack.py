@@ -285,8 +285,8 @@ class Acker:
             taken |= keys
             spans.append((len(requests), len(requests) + len(call)))
             requests.extend(msgspec.structs.replace(request, call=number) for request in call)
-        self._counters.add(Counter.ACK_TRANSACTIONS)
         committed = await leases.commit(self._transactions, requests)
+        self._counters.add(Counter.ACK_TRANSACTIONS)
         return [None if span is None else committed[span[0] : span[1]] for span in spans]
 
     # -- the long way --
@@ -301,6 +301,7 @@ class Acker:
             return await settle(connection, _settle_requests(acks, elements), self._keyring)
 
         settled = await self._transactions.run(work)
+        self._counters.add(Counter.ACK_TRANSACTIONS)
         self._note_settled(acks, elements, settled, outcomes)
         self._activity.count_ack([element.partition.queue for element in elements])
 

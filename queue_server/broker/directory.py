@@ -138,23 +138,12 @@ class Directory:
             _remember(self._subscriptions, (partition.queue, group, False), found)
         return None if found is None else found.id
 
-    def correct_encryption(self, ids: Iterable[PartitionId]) -> None:
-        """Remember that the queues of these partitions want the opposite of what was assumed."""
-        self.encrypted_queues ^= {ref.queue for id_ in ids if (ref := self._by_id.get(id_))}
-
     def forget_queue(self, queue: str) -> None:
         """Forget all that hangs on a queue that is gone."""
         for key in [key for key in self._by_name if key[0] == queue]:
             self._by_id.pop(self._by_name.pop(key).id, None)
         for name in [name for name in self._subscriptions if name[0] == queue]:
             del self._subscriptions[name]
-
-    def forget_partitions(self, ids: Iterable[PartitionId]) -> None:
-        """Forget partitions that are gone, with their queues."""
-        for id_ in ids:
-            ref = self._by_id.get(id_)
-            if ref is not None:
-                self.forget_queue(ref.queue)
 
     def _remember(self, refs: Sequence[PartitionRef]) -> None:
         for ref in refs:

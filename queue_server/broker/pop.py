@@ -68,6 +68,9 @@ _SWEEP_S = 5.0
 _SWEEP_PARTITIONS_MAX = 1000
 _SWEEP_TIME_S = 0.25
 
+# Groups whose round over the partitions is remembered.
+_ROUNDS_MAX = 10_000
+
 _RESOLVE_ATTEMPTS_MAX = 5
 # A pop of a partition that does not exist yet, or during an outage, looks again this often; with
 # many of them each looks less often, so that all together ask no more than this a second.
@@ -171,8 +174,7 @@ class Popper:
             on_flush=functools.partial(counters.observe_flush, Operation.POP),
         )
         self._segments = SegmentCache(_CACHE_BYTES_MAX)
-        # Where each group's round over the partitions goes on in this worker. It begins anywhere,
-        # so that workers spread.
+        # Where each group's round over the partitions goes on in this worker.
         self._rounds: dict[SubscriptionId, PartitionId] = {}
         self._in_use: set[SubscriptionId] = set()
         self._unresolved = 0  # pops that wait for something to come into being
@@ -315,52 +317,75 @@ class Popper:
             return None, targets
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             requests = self._claim_requests(request, room, targets)
-            lease_id, answers = await self._coalescer.submit(requests)
-            again = False
-            for target, answer in zip(targets, answers, strict=True):
-                if answer.unknown_subscription:
-                    self._directory.forget_queue(target.queue)
-                    again = True
-                elif answer.no_cursor:
-                    if not await queues.name_partitions(self._transactions, [target.partition_id]):
-                        # It was idle for long and was removed; it may have been made anew.
-                        self._directory.forget_queue(target.queue)
-                    await queues.seed_cursor(
-                        self._transactions,
-                        target.subscription.id,
-                        target.partition_id,
-                        request.start,
-                    )
-                    again = True
-                elif answer.exhausted:
-                    await self._bury(answer.exhausted)
-                    again = True
-            claims = [claim for answer in answers for claim in answer.claims]
-            if claims:
-                for target, answer in zip(targets, answers, strict=True):
-                    if answer.claims:
-                        self._in_use.add(target.subscription.id)
-                        self._rounds[target.subscription.id] = answer.claims[-1].partition_id
-                delivery = Delivery(
-                    None if request.auto_ack else lease_id,
-                    claims,
-                    {},
-                    requests[0].message_limit,
-                    max(answer.partition_limit for answer in answers),
-                )
-                named = await self._name_partitions(delivery)
-                if named is None or await self._open_first(named):
-                    return named, targets
-                # What there is now, if anything, is behind what was dropped.
-                if delivery.lease_id is not None:
-                    await self._release_now(delivery.lease_id)
-                again = True
-            if not again:
-                return None, targets
+            answer = await self._coalescer.submit(requests)
+            try:
+                delivery, again = await self._deliver(request, targets, requests, answer)
+            except BaseException:
+                self._abandon(answer)
+                raise
+            if delivery is not None or not again:
+                return delivery, targets
             targets = await self._resolve(request, room)
             if not targets:
                 return None, targets
         raise Unavailable("the queue is being deleted or emptied again and again; try later")
+
+    async def _deliver(
+        self,
+        request: PopRequest,
+        targets: Sequence[_Target],
+        requests: Sequence[ClaimRequest],
+        answer: _Answer,
+    ) -> tuple[Delivery | None, bool]:
+        """Make a delivery of an answer, and see to what the answer says of its targets.
+
+        Shape: the delivery, and when there is none whether to look again.
+        """
+        lease_id, answers = answer
+        again = False
+        for target, one in zip(targets, answers, strict=True):
+            if one.unknown_subscription:
+                self._directory.forget_queue(target.queue)
+                again = True
+            elif one.no_cursor:
+                if not await queues.name_partitions(self._transactions, [target.partition_id]):
+                    # It was idle for long and was removed; it may have been made anew.
+                    self._directory.forget_queue(target.queue)
+                await queues.seed_cursor(
+                    self._transactions, target.subscription.id, target.partition_id, request.start
+                )
+                again = True
+            elif one.exhausted:
+                await self._bury(one.exhausted)
+                again = True
+            if one.claims:
+                self._in_use.add(target.subscription.id)
+                self._note_round(target.subscription.id, one.claims[-1].partition_id)
+        claims = [claim for one in answers for claim in one.claims]
+        if not claims:
+            return None, again
+        delivery = Delivery(
+            None if request.auto_ack else lease_id,
+            claims,
+            {},
+            requests[0].message_limit,
+            max(one.partition_limit for one in answers),
+        )
+        await self._name_partitions(delivery)
+        if not delivery.claims:
+            return None, False
+        if await self._open_first(delivery):
+            return delivery, False
+        # What there is now, if anything, is behind what was dropped.
+        if delivery.lease_id is not None:
+            await self._release_now(delivery.lease_id)
+        return None, True
+
+    def _note_round(self, subscription_id: SubscriptionId, partition_id: PartitionId) -> None:
+        if subscription_id not in self._rounds and len(self._rounds) >= _ROUNDS_MAX:
+            # The oldest goes; its round begins anew.
+            del self._rounds[next(iter(self._rounds))]
+        self._rounds[subscription_id] = partition_id
 
     def _claim_requests(
         self, request: PopRequest, room: Room, targets: Sequence[_Target]
@@ -389,41 +414,32 @@ class Popper:
             for target in targets
         ]
 
-    async def _name_partitions(self, delivery: Delivery) -> Delivery | None:
-        try:
-            delivery.partitions = await self._directory.name_partitions(
-                [claim.partition_id for claim in delivery.claims]
-            )
-        except BaseException:
-            self.give_back(delivery)
-            raise
+    async def _name_partitions(self, delivery: Delivery) -> None:
+        delivery.partitions = await self._directory.name_partitions(
+            [claim.partition_id for claim in delivery.claims]
+        )
         # A queue that was deleted since has nothing to deliver.
         delivery.claims = [c for c in delivery.claims if c.partition_id in delivery.partitions]
-        return delivery if delivery.claims else None
 
     async def _open_first(self, delivery: Delivery) -> bool:
         """Pass over what was dropped since the claim, and open the first segment that was not.
 
         Shape: False when nothing is left of the delivery.
         """
-        try:
-            while delivery.claims:
-                claim = delivery.claims[0]
-                while claim.runs:
-                    delivery.opened = await self._open(claim.partition_id, claim.runs[0])
-                    if delivery.opened is not None:
-                        return True
-                    del claim.runs[0]
-                del delivery.claims[0]
-        except BaseException:
-            self.give_back(delivery)
-            raise
+        while delivery.claims:
+            claim = delivery.claims[0]
+            while claim.runs:
+                delivery.opened = await self._open(claim.partition_id, claim.runs[0])
+                if delivery.opened is not None:
+                    return True
+                del claim.runs[0]
+            del delivery.claims[0]
         return False
 
     async def _flush(self, batch: Sequence[Sequence[ClaimRequest]]) -> list[_Answer]:
-        self._counters.add(Counter.POP_TRANSACTIONS)
         begin = time.perf_counter_ns()
         answers = await leases.claim(self._transactions, [r for one in batch for r in one])
+        self._counters.add(Counter.POP_TRANSACTIONS)
         self._spend(Counter.POP_LEASE_US, begin)
         claims = [claim for answer in answers for claim in answer.claims]
         self._counters.add(Counter.LEASES_TAKEN_OVER, sum(claim.taken_over for claim in claims))
@@ -594,6 +610,9 @@ class Popper:
                     await self._sweep()
             except QueueServerError as exc:
                 logger.warning("the floor poll failed", extra={"error": str(exc)})
+            except Exception:
+                # Nothing else wakes these pops, so it goes on whatever it was.
+                logger.exception("the floor poll failed")
             pause_s = max(_FLOOR_POLL_S, rest_s)
             if readable_in_s is not None:
                 # Look again right after the lease or the delay has ended.

@@ -105,13 +105,6 @@ class PartitionsChanged(Exception):
     """What was assumed of a queue is out of date; the same transaction may succeed now."""
 
 
-class _Gone(Exception):
-    """Partitions were deleted under a flush."""
-
-    def __init__(self, partition_ids: Sequence[PartitionId]) -> None:
-        self.partition_ids = partition_ids
-
-
 class _Lane:
     """What one flush puts into one partition."""
 
@@ -322,7 +315,8 @@ class Pusher:
         self._directory = directory
         self._rooms = rooms
         self._counters = counters
-        self._coalescer: Coalescer[_Request, bytes | _Gone] = Coalescer(
+        # None: partitions were deleted under the flush.
+        self._coalescer: Coalescer[_Request, bytes | None] = Coalescer(
             "push",
             self._flush,
             weight=lambda request: request.size_bytes,
@@ -361,9 +355,8 @@ class Pusher:
                     traceparent,
                 )
             )
-            if not isinstance(answer, _Gone):
+            if answer is not None:
                 return answer
-            self._directory.forget_partitions(answer.partition_ids)
         raise Unavailable("the queue is being deleted again and again; try later")
 
     async def resolve(
@@ -386,7 +379,7 @@ class Pusher:
                 return lanes
             await self._directory.create_partitions(missing)
 
-    async def _flush(self, requests: Sequence[_Request]) -> list[bytes | _Gone]:
+    async def _flush(self, requests: Sequence[_Request]) -> list[bytes | None]:
         ordered = self._fill_lanes(requests)
         places: dict[PartitionId, log.Place] = {}
         while True:
@@ -397,8 +390,8 @@ class Pusher:
                 self._transactions, drafts, can_encrypt=self._keyring.can_seal
             )
             if appended.missing:
-                gone = _Gone(appended.missing)
-                return [gone] * len(requests)
+                self._forget(ordered, appended.missing)
+                return [None] * len(requests)
             if appended.full:
                 raise self._full(ordered, appended.full[0])
             if appended.mistaken:
@@ -436,7 +429,7 @@ class Pusher:
         drafts = [draft for lane in lanes for draft in lane.drafts]
         appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)
         if appended.missing:
-            self._directory.forget_partitions(appended.missing)
+            self._forget(lanes, appended.missing)
             raise PartitionsChanged
         if appended.mistaken:
             self._correct_encryption(lanes, appended.mistaken)
@@ -468,10 +461,23 @@ class Pusher:
         encrypted = partition.queue in self._directory.encrypted_queues and self._keyring.can_seal
         return self._keyring if encrypted else None
 
+    def _forget(self, lanes: Sequence[_Lane], partition_ids: Sequence[PartitionId]) -> None:
+        """Forget partitions that are gone, with their queues."""
+        for lane in lanes:
+            if lane.partition.id in partition_ids:
+                self._directory.forget_queue(lane.partition.queue)
+
     def _correct_encryption(
         self, lanes: Sequence[_Lane], partition_ids: Sequence[PartitionId]
     ) -> None:
-        self._directory.correct_encryption(partition_ids)
+        """Remember that the queues of these want the opposite of what the lanes did."""
+        encrypted_queues = self._directory.encrypted_queues
+        for lane in lanes:
+            if lane.partition.id in partition_ids:
+                if lane.keyring is None:
+                    encrypted_queues.add(lane.partition.queue)
+                else:
+                    encrypted_queues.discard(lane.partition.queue)
         for lane in lanes:
             keyring = self._keyring_for(lane.partition)
             if keyring is not lane.keyring:

@@ -26,7 +26,8 @@ class Silence(psycopg.OperationalError):
 
 
 # The server is going down, starting, or read-only: another connection may find another server.
-_LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
+# 57P05, 25P03 and 25P04: it ended the session, which was idle or in a transaction for too long.
+_LOST = frozenset({"57P01", "57P02", "57P03", "25006", "57P05", "25P03", "25P04"})
 
 CONNECTION_LOST = "connection_lost"
 

@@ -182,9 +182,11 @@ BEGIN
         JOIN queen.allocators a
             ON a.shard = p_shard AND a.partition_id = p_partition_ids[f.o_list]
         JOIN queen.queues q ON q.id = a.queue_id
-        -- Without a window an id is taken for as long as its message is kept.
+        -- Without a window an id is taken for as long as its message is kept. An append that is
+        -- repeated because its answer was lost finds its own messages whatever the window.
         WHERE
             q.dedup_window_seconds IS NULL
+            OR f.o_first_message_id = ANY (p_first_message_ids)
             OR f.o_created_at > clock_timestamp() - make_interval(secs => q.dedup_window_seconds);
         IF FOUND THEN
             RETURN;
