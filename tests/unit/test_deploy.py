@@ -69,6 +69,23 @@ def test_a_server_starts_with_these_settings(environment: Any) -> None:
     assert settings.workers == 2
 
 
+@pytest.mark.parametrize("environment", [compose_environment, kubernetes_environment])
+def test_strangers_are_told_no_queue_names(environment: Any) -> None:
+    settings = load_settings([], image_environment() | environment())
+    assert settings.jwt_skip_paths == ("/health", "/livez", "/readyz", "/")
+
+
+def test_the_servers_role_in_the_database_is_no_superuser() -> None:
+    database = compose()["services"]["database"]
+    # The role that the image makes itself is one.
+    assert "POSTGRES_USER" not in database["environment"]
+    given = compose_environment()
+    script = (DEPLOY / "postgres" / "role.sh").read_text()
+    assert f"CREATE ROLE {given['PG_USER']} LOGIN PASSWORD :'password';" in script
+    assert f"CREATE DATABASE {given['PG_DB']} OWNER {given['PG_USER']};" in script
+    assert "./postgres/role.sh:/docker-entrypoint-initdb.d/role.sh:ro" in database["volumes"]
+
+
 def test_the_image_alone_lets_nobody_in() -> None:
     with pytest.raises(Exception, match=r"HOST=0\.0\.0\.0: opens the server to everybody"):
         load_settings([], image_environment())
@@ -77,6 +94,8 @@ def test_the_image_alone_lets_nobody_in() -> None:
 def test_the_image_runs_what_is_there_as_somebody_without_rights() -> None:
     assert re.search(r"^USER (\d+)$", CONTAINERFILE, re.MULTILINE)
     assert "USER 0" not in CONTAINERFILE
+    # The folder a command runs in is no place for modules.
+    assert "/venv/bin/python -P -m queue_server" in CONTAINERFILE
     copied = re.findall(r"^COPY (?!--from)(\S+) ", CONTAINERFILE, re.MULTILINE)
     assert copied == ["requirements.lock", "queue_server"]
     ignored = (ROOT / ".dockerignore").read_text()
