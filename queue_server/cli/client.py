@@ -269,5 +269,13 @@ def _short(raw: bytes) -> str:
 
 
 def segment(name: str) -> str:
-    """*name* as one segment of a path."""
+    """*name* as one segment of a path.
+
+    Errors: `CliError` for names that would lead to another path, also when percent-encoded.
+    """
+    if name in (".", ".."):
+        raise usage_error(
+            f"the name {name!r} cannot be part of an address",
+            "use what does without the name, or choose another one",
+        )
     return quote(name, safe="")

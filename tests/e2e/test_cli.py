@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import struct
 import subprocess
 import sys
@@ -134,6 +135,24 @@ def test_what_is_popped_without_json_says_how_to_acknowledge_it(cli: Cli, queue:
     assert again.code == FAILED
     assert "unresolvable" in again.lines[0]["error"]
     assert "1 of 1" in again.error["error"]
+
+
+def test_a_producers_text_is_no_command(cli: Cli, queue: str) -> None:
+    evil = "--help $(touch /tmp/x); 'y'"
+    line = json.dumps({"payload": 1, "transactionId": evil})
+    assert cli("push", queue, "--items", stdin=line).code == OK
+    popped = cli("pop", queue, "--group", "a b")
+    hint = shlex.split(popped.err.split("queue-server ack ")[1])
+    assert f"--transaction-id={evil}" in hint
+    assert cli("ack", *hint).out == "1 acknowledged as completed\n"
+
+
+def test_a_name_that_leads_to_another_path_is_not_asked_for(cli: Cli, queue: str) -> None:
+    cli("push", queue, "1", "--partition", "..")
+    assert cli("pop", queue, "--group", "readers").code == OK
+    seek = cli("groups", "seek", "readers", queue, "--partition", "..", "--to-end", "--yes")
+    assert seek.code == USAGE
+    assert "'..' cannot be part of an address" in seek.err
 
 
 def test_a_failed_message_comes_again(cli: Cli, queue: str) -> None:

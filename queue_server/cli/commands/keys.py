@@ -96,7 +96,7 @@ def create(
     \b
     Examples:
       queue-server keys create billing --push 'orders.*' --pop 'invoices.*' --expires-in 90d
-      queue-server keys create admin --role admin > key && chmod 600 key
+      (umask 077; queue-server keys create admin --role admin > key)
     """
     lifetime_s = _check(name, role, expires_in, [*(push or ()), *(pop or ()), *(administer or ())])
     key = new_key()

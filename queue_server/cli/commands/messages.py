@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import shlex
 import sys
 import time
 import uuid
@@ -381,12 +382,13 @@ def pop(
         session.out.notice((f"nothing to pop in {queue}", "dim"))
     elif not ack_ and not session.json:
         first = msgspec.json.decode(found[0], type=_Message)
-        group_option = f" --group {group}" if group else ""
+        last = msgspec.json.decode(found[-1], type=_Message)
+        group_option = f" --group={shlex.quote(group)}" if group else ""
         session.out.notice(
             ("to acknowledge all of them: ", "dim"),
             f"queue-server ack --partition-id {first.partition_id} --lease-id {first.lease_id}"
-            f" --transaction-id"
-            f" {msgspec.json.decode(found[-1], type=_Message).transaction_id}{group_option}",
+            # A producer chose it, and somebody may paste it into a shell.
+            f" --transaction-id={shlex.quote(last.transaction_id)}{group_option}",
         )
 
 
