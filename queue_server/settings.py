@@ -813,8 +813,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Option(
             ("CORS_ALLOWED_ORIGINS",),
-            "Value of Access-Control-Allow-Origin. Without authentication only pages of exactly this"
-            " origin, and the server's own, may use it; * allows no other.",
+            "Value of Access-Control-Allow-Origin. Without authentication only pages of exactly"
+            " this origin, and the server's own, may use it; * allows no other.",
             "https://dashboard.example",
             _header_value,
         ),

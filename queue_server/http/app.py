@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import Any
 
 from aiohttp import web
 
@@ -18,7 +15,7 @@ from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
 from queue_server.http.connection import Connection
 from queue_server.http.dashboard import OPEN_PATHS, Dashboard
-from queue_server.http.handlers.document import DOCUMENT
+from queue_server.http.handlers.document import DOCUMENT, Document
 from queue_server.http.handlers.health import VERSION
 from queue_server.http.limits import limit_rate
 from queue_server.http.pages import page_check
@@ -43,12 +40,11 @@ def build_app(state: State) -> web.Application:
     table = (*routes(), *Dashboard().routes())
     app.add_routes(line.definition() for line in table)
     open_paths = (*settings.jwt_skip_paths, *OPEN_PATHS)
-    document: Callable[[], dict[str, Any]] = functools.cache(
+    app[DOCUMENT] = Document(
         lambda: openapi.document(
             table, VERSION, open_paths if settings.has_authentication else None
         )
     )
-    app[DOCUMENT] = document
     groups = route_groups(app)
     lines = lines_served(app, table)
     if state.tracing is not None:
@@ -64,7 +60,9 @@ def build_app(state: State) -> web.Application:
             middleware.authenticate(Credentials(tokens, keys), lines, open_paths)
         )
     if settings.request_rate:
-        app.middlewares.append(limit_rate(settings.request_rate, open_paths))
+        # Probes go free, but not what takes a worker some milliseconds.
+        free = tuple(path for path in open_paths if not path.startswith("/metrics"))
+        app.middlewares.append(limit_rate(settings.request_rate, free))
     app.on_response_prepare.append(middleware.answer_headers(state))
     return app
 

@@ -1,8 +1,12 @@
 """Which level each route needs (wire-api 5.13), and which role has it."""
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from queue_server.domain.access import Access, Grants, Principal, Role, Use
+from queue_server.domain.errors import Forbidden
+from queue_server.http.middleware import authenticate
 from queue_server.http.route import Named
 from queue_server.http.routes import routes
 
@@ -107,3 +111,20 @@ def test_a_role_opens_its_levels_and_no_other() -> None:
     assert nobody.may(Access.PUBLIC)
     both = Principal(None, frozenset({Role.READ_ONLY, Role.WRITE_ONLY}))
     assert [both.may(level) for level in levels] == [True, True, False, False]
+
+
+class AdminsAlone:
+    async def principal_of(self, authorization: str) -> Principal:
+        return Principal("root", frozenset({Role.ADMIN}), None)
+
+
+async def test_a_route_that_no_line_speaks_of_is_closed_to_all() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/forgotten", handler)
+    request = make_mocked_request("GET", "/forgotten", headers={"Authorization": "x"}, app=app)
+    request._match_info = await app.router.resolve(request)
+    with pytest.raises(Forbidden):
+        await authenticate(AdminsAlone(), {}, ())(request, handler)

@@ -26,7 +26,13 @@ def app() -> web.Application:
 
 @pytest.fixture(scope="module")
 def document(app: web.Application) -> dict[str, Any]:
-    return app[DOCUMENT]()
+    return app[DOCUMENT].content
+
+
+def test_strangers_have_it_made_once(app: web.Application) -> None:
+    kept = app[DOCUMENT]
+    assert kept.page is kept.page
+    assert kept.encoded is kept.encoded
 
 
 def test_what_is_served_is_described_and_the_other_way_round(

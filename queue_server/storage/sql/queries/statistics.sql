@@ -276,6 +276,9 @@ SELECT a.pid, a.state, a.query_start, left(a.query, 200), a.wait_event
 FROM pg_stat_activity a
 WHERE
     a.datname = current_database()
+    -- The servers' own: what other programs ask is nobody's business here.
+    AND a.usename = current_user
+    AND a.application_name = current_setting('application_name')
     AND a.pid <> pg_backend_pid()
     AND a.state IS NOT NULL
     AND a.state <> 'idle'
