@@ -157,6 +157,29 @@ async def test_dead_letters_are_looked_at_and_moved_back(
     assert len((await client.pop(queue)).messages) == 4
 
 
+async def is_told(page: Page, script: str, wanted: str) -> bool:
+    return bool(await page.evaluate(script) == wanted)
+
+
+async def test_a_partition_with_the_name_of_a_folder_is_not_the_whole_queue(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("folder")
+    for partition in ("..", "other"):
+        await client.push(queue, [1], partition=partition)
+        await client.pop(queue, group="ledger", partition=partition)
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/groups/ledger/{queue}")
+        await expect(stat(page, "Unread")).to_have_text("2")
+        await button(page, "Move in partition ..").click()
+        dialog = page.get_by_role("dialog")
+        await dialog.get_by_role("button", name="Move the group").click()
+        await expect(dialog.get_by_role("alert")).to_contain_text("cannot be reached by a browser")
+        await page.goto("/#/queues")
+        await page.goto(f"/#/groups/ledger/{queue}")
+        await expect(stat(page, "Unread")).to_have_text("2")
+
+
 async def test_a_seek_tells_before_it_is_done_what_it_will_do(
     server: ClusterProcess, client: Client
 ) -> None:
@@ -382,7 +405,11 @@ async def test_who_may_only_read_sees_what_others_may_do(data_dir: Path) -> None
             await page.reload()  # the tab keeps the credential
             await expect(page.get_by_text("a read-only")).to_be_visible()
 
+            # Who logged out hears no more.
+            sign = "import('/dashboard/lib/live.js').then((live) => live.connection.value)"
+            await eventually(lambda: is_told(page, sign, "live"))
             await button(page, "Log out").click()
+            await eventually(lambda: is_told(page, sign, "polling"))
             await log_in(page, token("admin"))
             await expect(page.get_by_role("table", name="Settings")).to_be_visible()
             assert SECRET not in await page.locator("body").inner_text()

@@ -39,6 +39,10 @@ function exact(_, value, { source } = {}) {
 }
 
 export async function request(method, route, { query, body, signal } = {}) {
+  // A part named ".." would lead to another route, also when percent-encoded.
+  if (/\/\.\.?(\/|$)/.test(route)) {
+    throw new ApiError(400, "What is named . or .. cannot be reached by a browser. Use a client.");
+  }
   const headers = { Accept: "application/json" };
   if (credential()) headers.Authorization = `Bearer ${credential()}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";

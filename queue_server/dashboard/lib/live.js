@@ -32,15 +32,23 @@ export function connect() {
     const { event, data: about } = JSON.parse(data);
     for (const listen of listeners) listen(event, about);
   };
-  socket.onclose = () => {
+  socket.onclose = ({ code }) => {
     clearInterval(alive);
     socket = null;
+    // Each minute the server ends it, to look at the credential anew.
+    if (code === 1000 && connection.value === "live") {
+      connect();
+      if (socket) return;
+    }
     if (connection.value === "live") connection.set("polling");
     clearTimeout(again);
     again = setTimeout(connect, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
     failures += 1;
   };
 }
+
+// Who logged out hears no more.
+session.watchers.add(() => session.value?.access || socket?.close());
 
 /** Call *listen(event, data)* for what the WebSocket tells. */
 export function useNews(listen) {
