@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -162,3 +163,44 @@ async def test_a_reader_that_leaves_in_the_middle_gives_its_messages_back(
     messages = await eventually(taken_back, deadline=5)
     assert digest(messages) == expected
     assert {message["deliveryAttempt"] for message in messages} == {1}
+
+
+async def test_a_client_that_asks_on_without_reading_is_not_served_on(
+    server: ClusterProcess, fresh_client: Client, queue: str
+) -> None:
+    """Small answers, asked for in a pipeline: the server stops where nobody takes them."""
+    count, payload = 600, "x" * 40_000  # 24 MB: more than kernels keep for a connection
+    for start in range(0, count, 100):
+        await fresh_client.push(queue, [f"{n:06d}{payload}" for n in range(start, start + 100)])
+    parts = urlsplit(server.url)
+    target = f"/api/v1/pop/queue/{queue}?batch=1&autoAck=true"
+    loop = asyncio.get_running_loop()
+    with socket.socket() as raw:
+        raw.setblocking(False)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        await loop.sock_connect(raw, (parts.hostname, parts.port))
+        request = f"GET {target} HTTP/1.1\r\nHost: x\r\n"
+        last = f"{request}Connection: close\r\n\r\n"
+        await loop.sock_sendall(raw, (f"{request}\r\n" * (count - 1) + last).encode())
+
+        looked_at: list[int] = []
+
+        async def next_offset() -> int:
+            (message,) = (await fresh_client.pop(queue, batch=1, autoAck="true")).messages
+            looked_at.append(message["offset"])
+            return looked_at[-1]
+
+        async def has_stopped() -> bool:
+            before = await next_offset()
+            await asyncio.sleep(0.3)
+            return await next_offset() == before + 1 > 1
+
+        await eventually(has_stopped, deadline=20)
+        assert looked_at[-1] < count - 100
+        # It takes them after all, and misses none.
+        received = bytearray()
+        async with asyncio.timeout(30):
+            while piece := await loop.sock_recv(raw, 1 << 20):
+                received += piece
+    offsets = [int(one) for one in re.findall(rb'"offset":(\d+)', received)]
+    assert offsets == [n for n in range(count) if n not in looked_at]
