@@ -80,6 +80,8 @@ class Maintenance:
                 # What was true a moment ago is the best guess; without a database no request
                 # gets far anyway.
                 logger.debug("cannot look whether there is maintenance: %s", exc.message)
+            except Exception:
+                logger.exception("cannot look whether there is maintenance")
 
     async def switch(self, *, push: bool | None = None, pop: bool | None = None) -> Modes:
         """Switch what is not None, for all workers. Errors: `Unavailable`."""

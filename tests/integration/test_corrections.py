@@ -11,8 +11,10 @@ import msgspec
 import psycopg
 import pytest
 
+from queue_server.broker import maintenance as maintenance_module
 from queue_server.broker import pop as pop_module
 from queue_server.broker.directory import Directory
+from queue_server.broker.maintenance import Maintenance
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper, PopRequest
 from queue_server.broker.push import Pusher
@@ -162,6 +164,33 @@ async def test_the_floor_poll_goes_on_whatever_fails(
     try:
         async with asyncio.timeout(10):
             await polled.wait()
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+class FailingLook(Maintenance):
+    """Its look fails twice before it succeeds."""
+
+    def __init__(self) -> None:
+        self.looked = asyncio.Event()
+        self._errors: list[Exception] = [psycopg.errors.IoError("a disk"), StorageUnavailable()]
+
+    async def look(self) -> None:
+        if self._errors:
+            raise self._errors.pop()
+        self.looked.set()
+
+
+async def test_the_look_for_maintenance_goes_on_whatever_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(maintenance_module, "_LOOK_INTERVAL_S", 0.001)
+    maintenance = FailingLook()
+    watch = asyncio.create_task(maintenance.watch())
+    try:
+        async with asyncio.timeout(10):
+            await maintenance.looked.wait()
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
