@@ -4,7 +4,7 @@ The older brokers buffer pushes in files of the process that received them, so t
 accepted without a database. Here what is accepted is in the database, always: a push in maintenance
 is written whole into a table of its own, committed, and answered "buffered". No queue is touched,
 and what was accepted outlives every process and host. When maintenance ends one worker pushes what
-was held, in order, with the transaction ids it came with, so that doing it twice does no harm.
+was held, in order, with the transaction ids it came with, and deletes it in the same transaction.
 
 The state is a row of the database that every worker looks at once a second.
 """
@@ -17,20 +17,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from queue_server.broker.push import Pusher, check_ids
+from queue_server.broker.activity import Activity
+from queue_server.broker.push import PartitionsChanged, Pusher, check_ids
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import QueueServerError, Unavailable
 from queue_server.domain.message import MessageIdRun, NewMessage
 from queue_server.domain.names import DEFAULT_PARTITION, check_names
 from queue_server.storage import maintenance
-from queue_server.storage.maintenance import HeldPush, Modes
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.maintenance import HeldCounts, HeldPush, Modes
+from queue_server.storage.queues import lock_limited_queues
+from queue_server.storage.transactions import Connection, Transactions
 
 logger = logging.getLogger(__name__)
 
 _LOOK_INTERVAL_S = 1.0
 # What one push makes of several that were held.
 _TOGETHER_MESSAGES_MAX = 5000
+_ATTEMPTS_MAX = 5
 
 
 class HeldResult(msgspec.Struct):
@@ -46,6 +49,17 @@ class HeldResult(msgspec.Struct):
     partition_id: None = None
 
 
+class _Readable(msgspec.Struct, frozen=True):
+    """A push that was held, read."""
+
+    push: HeldPush
+    items: list[NewMessage]
+
+
+class _Taken(Exception):
+    """Of the pushes that were to be stored one is gone: another worker stored it."""
+
+
 class Maintenance:
     """What a worker knows of maintenance, and what it does about it."""
 
@@ -54,11 +68,13 @@ class Maintenance:
         transactions: Transactions,
         pusher: Pusher,
         keyring: Keyring,
+        activity: Activity,
         on_pops_resumed: Callable[[], None],
     ) -> None:
         self._transactions = transactions
         self._pusher = pusher
         self._keyring = keyring
+        self._activity = activity
         self._on_pops_resumed = on_pops_resumed
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(list[NewMessage])
@@ -141,14 +157,15 @@ class Maintenance:
         if self.modes.push:
             raise Unavailable("pushes are held back for maintenance; try again later")
 
-    async def count_held(self) -> int:
+    async def count_held(self) -> HeldCounts:
         """How many messages are held. Errors: `Unavailable`."""
         return await maintenance.count_held(self._transactions)
 
     async def push_held(self) -> Mapping[str, int]:
         """Push what is held, in order, unless there is maintenance; how much that was.
 
-        What a full queue does not take stays, with all that came after it for that queue.
+        What a full queue does not take stays, with all that came after it for that queue. What
+        cannot be read stays too, and the rest passes it.
         Errors: `Unavailable`; what was not pushed stays.
         """
         await self.look()
@@ -159,52 +176,47 @@ class Maintenance:
             if not held:
                 break
             after = held[-1].id
-            for together in self._together(held):
+            for together in _together(await self._read(held)):
                 count = await self._push(together, blocked)
                 pushes += len(together) if count else 0
                 messages += count
             await self.look()
         return {"pushes": pushes, "messages": messages}
 
-    def _together(self, held: Sequence[HeldPush]) -> list[list[tuple[HeldPush, list[NewMessage]]]]:
-        """Pushes in a row that may be made as one: they say the same of who sent them."""
-        groups: list[list[tuple[HeldPush, list[NewMessage]]]] = []
-        size = 0
+    async def _read(self, held: Sequence[HeldPush]) -> list[_Readable]:
+        """What can be read of *held*. Of the rest is told once; it may be read with another key."""
+        readable: list[_Readable] = []
+        failed: dict[int, str] = {}
         for one in held:
-            items = self._decoder.decode(self._keyring.open_payload(one.items))
-            last = groups[-1][0][0] if groups else None
-            if (
-                last is None
-                or (last.producer_sub, last.traceparent) != (one.producer_sub, one.traceparent)
-                or size + len(items) > _TOGETHER_MESSAGES_MAX
-            ):
-                groups.append([])
-                size = 0
-            groups[-1].append((one, items))
-            size += len(items)
-        return groups
+            try:
+                items = self._decoder.decode(self._keyring.open_payload(one.items))
+            except (QueueServerError, msgspec.MsgspecError, RecursionError) as exc:
+                failed[one.id] = exc.message if isinstance(exc, QueueServerError) else str(exc)
+            else:
+                readable.append(_Readable(one, items))
+        for id_ in await maintenance.note_failed(self._transactions, list(failed)):
+            logger.error(
+                "a push that was held cannot be read and stays; the others go on",
+                extra={"held_push": id_, "error": failed[id_]},
+            )
+        return readable
 
-    async def _push(
-        self, pushes: Sequence[tuple[HeldPush, list[NewMessage]]], blocked: set[str]
-    ) -> int:
+    async def _push(self, pushes: Sequence[_Readable], blocked: set[str]) -> int:
         """Push *pushes* together, or each alone; how many messages went."""
-        items = [item for _, own in pushes for item in own]
-        queues = {item.queue for item in items}
-        first = pushes[0][0]
+        queues = {item.queue for one in pushes for item in one.items}
         refused: QueueServerError | None = None
         if not queues & blocked:
             try:
-                await self._pusher.push(
-                    items, sum(len(one.items) for one, _ in pushes), first.producer_sub,
-                    first.traceparent,
-                )  # fmt: skip
+                await self._store(pushes)
             except Unavailable:
                 raise
+            except _Taken:
+                if len(pushes) == 1:
+                    return 0
             except QueueServerError as exc:
                 refused = exc
             else:
-                await maintenance.delete_held(self._transactions, [one.id for one, _ in pushes])
-                return len(items)
+                return sum(len(one.items) for one in pushes)
         if len(pushes) > 1:
             return sum([await self._push([one], blocked) for one in pushes])
         if refused is not None:
@@ -213,3 +225,60 @@ class Maintenance:
             )
         blocked |= queues
         return 0
+
+    async def _store(self, pushes: Sequence[_Readable]) -> None:
+        """Store *pushes*, which are no longer held then.
+
+        Errors: `_Taken`, `QueueFull`: nothing was done. `Unavailable`: it is done or not, whole.
+        """
+        for _ in range(_ATTEMPTS_MAX):
+            try:
+                note = await self._attempt(pushes)
+            except PartitionsChanged:
+                continue
+            note()
+            for one in pushes:
+                self._activity.count_push([item.queue for item in one.items])
+            return
+        raise Unavailable("the queue is being deleted again and again; try later")
+
+    async def _attempt(self, pushes: Sequence[_Readable]) -> Callable[[], None]:
+        """What to call after the commit. Errors: as `_store`; `PartitionsChanged`: try again."""
+        ids = [one.push.id for one in pushes]
+        items = [item for one in pushes for item in one.items]
+        producer_subs = [one.push.producer_sub for one in pushes for _ in one.items]
+        partitions = await self._pusher.resolve(items)
+        queue_ids = sorted({ref.queue_id for ref, _ in partitions})
+
+        async def work(connection: Connection) -> Callable[[], None]:
+            await lock_limited_queues(connection, queue_ids)
+            if await maintenance.delete_held_in(connection, ids) < len(ids):
+                raise _Taken
+            _, note = await self._pusher.push_in(
+                connection,
+                items,
+                producer_subs,
+                partitions,
+                pushes[0].push.traceparent,
+                leave_out_duplicates=True,
+            )
+            return note
+
+        return await self._transactions.run(work)
+
+
+def _together(pushes: Sequence[_Readable]) -> list[list[_Readable]]:
+    """Pushes in a row that may be made as one: they have the same span, or none."""
+    groups: list[list[_Readable]] = []
+    size = 0
+    for one in pushes:
+        if (
+            not groups
+            or groups[-1][0].push.traceparent != one.push.traceparent
+            or size + len(one.items) > _TOGETHER_MESSAGES_MAX
+        ):
+            groups.append([])
+            size = 0
+        groups[-1].append(one)
+        size += len(one.items)
+    return groups

@@ -416,30 +416,37 @@ class Pusher:
         producer_subs: Sequence[str | None],
         partitions: list[tuple[PartitionRef, Sequence[int]]],
         traceparent: str | None = None,
+        *,
+        leave_out_duplicates: bool = False,
     ) -> tuple[list[PushResult], Callable[[], None]]:
         """Store *items* as a part of a transaction; *partitions* are theirs from `resolve`.
 
         Shape: *producer_subs* says who produced each; results in request order, and what to call
         after the commit.
-        Errors: `DuplicatePush` when an id is stored already, `QueueFull`, `PartitionsChanged`:
-        roll back then.
+        Errors: `DuplicatePush` when an id is stored already and is not to be left out,
+        `QueueFull`, `PartitionsChanged`: roll back then.
         """
         request = _Request(partitions, items, producer_subs, 0, [None] * len(items), traceparent)
         lanes = self._fill_lanes([request])
-        drafts = [draft for lane in lanes for draft in lane.drafts]
-        appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)
-        if appended.missing:
-            self._forget(lanes, appended.missing)
-            raise PartitionsChanged
-        if appended.mistaken:
-            self._correct_encryption(lanes, appended.mistaken)
-            raise PartitionsChanged
-        if appended.full:
-            raise self._full(lanes, appended.full[0])
-        if appended.duplicates:
-            raise DuplicatePush
+        places: dict[PartitionId, log.Place] = {}
+        while drafts := [draft for lane in lanes for draft in lane.drafts]:
+            appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)
+            if appended.missing:
+                self._forget(lanes, appended.missing)
+                raise PartitionsChanged
+            if appended.mistaken:
+                self._correct_encryption(lanes, appended.mistaken)
+                raise PartitionsChanged
+            if appended.full:
+                raise self._full(lanes, appended.full[0])
+            if not appended.duplicates:
+                places = appended.places
+                break
+            if not leave_out_duplicates:
+                raise DuplicatePush
+            self._leave_out(lanes, appended.duplicates)
         for lane in lanes:
-            lane.report(appended.places[lane.partition.id].base_offset)
+            lane.report(places[lane.partition.id].base_offset if lane.drafts else 0)
         results = [result for result in request.results if result is not None]
         return results, lambda: self._note_stored(lanes)
 

@@ -282,7 +282,7 @@ class QueueServer:
         parked_pops = ParkedPops(settings.max_parked_pops, settings.max_parked_pops_per_address)
         self._sampler = Sampler(row, transactions.pool_stats, lambda: parked_pops.count)
         self._tracing = Tracing(context.index, __version__) if settings.tracing else None
-        maintenance = Maintenance(transactions, pusher, keyring, self._rooms.wake_all)
+        maintenance = Maintenance(transactions, pusher, keyring, activity, self._rooms.wake_all)
         self._maintenance = maintenance
         self._popper.are_pops_paused = lambda: maintenance.modes.pop
         self._background = Background(transactions, settings, administration.groups, maintenance)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from queue_server.storage.statements import STATEMENTS
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.transactions import Connection, Transactions
 
 _HELD_MAX = 200
 _HELD_BYTES_MAX = 8 * 1024 * 1024
@@ -27,6 +27,17 @@ class HeldPush(msgspec.Struct, frozen=True):
     producer_sub: str | None
     traceparent: str | None
     items: bytes
+
+
+class HeldCounts(msgspec.Struct, frozen=True):
+    """Messages held back; `failed` are those of them that could not be read."""
+
+    total: int
+    failed: int
+
+    @property
+    def pending(self) -> int:
+        return self.total - self.failed
 
 
 async def read(transactions: Transactions) -> Modes:
@@ -49,7 +60,11 @@ async def hold(
     producer_sub: str | None,
     traceparent: str | None,
 ) -> None:
-    """Keep a push for later. Errors: `Unavailable`; it may be kept twice, which does no harm."""
+    """Keep a push for later. Errors: `Unavailable`.
+
+    When the answer to a commit is lost it is kept twice. That is a repeated push like any other: it
+    is stored once where its ids are within the deduplication window, and there is one.
+    """
     await transactions.call(
         STATEMENTS["hold_push"],
         {
@@ -61,11 +76,10 @@ async def hold(
     )
 
 
-async def count_held(transactions: Transactions) -> int:
+async def count_held(transactions: Transactions) -> HeldCounts:
     """How many messages are held back."""
     rows = await transactions.call(STATEMENTS["count_held"], {})
-    count: int = rows[0][0]
-    return count
+    return HeldCounts(*rows[0])
 
 
 async def read_held(transactions: Transactions, after: int) -> list[HeldPush]:
@@ -77,5 +91,15 @@ async def read_held(transactions: Transactions, after: int) -> list[HeldPush]:
     return [HeldPush(*row) for row in rows]
 
 
-async def delete_held(transactions: Transactions, ids: Sequence[int]) -> None:
-    await transactions.call(STATEMENTS["delete_held"], {"ids": list(ids)})
+async def note_failed(transactions: Transactions, ids: Sequence[int]) -> set[int]:
+    """Note that these cannot be read; those of which it was not known yet."""
+    if not ids:
+        return set()
+    rows = await transactions.call(STATEMENTS["note_held_failed"], {"ids": list(ids)})
+    return {row[0] for row in rows}
+
+
+async def delete_held_in(connection: Connection, ids: Sequence[int]) -> int:
+    """Delete them as a part of the transaction of *connection*; how many there were."""
+    cursor = await connection.execute(STATEMENTS["delete_held"], {"ids": list(ids)})
+    return len(await cursor.fetchall())

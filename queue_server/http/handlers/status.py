@@ -308,9 +308,13 @@ async def maintenance(request: web.Request) -> web.Response:
         {
             "maintenanceMode": modes.push,
             "popMaintenanceMode": modes.pop,
-            "bufferedMessages": held,
-            "bufferHealthy": True,
-            "bufferStats": {"pendingCount": held, "failedCount": 0, "dbHealthy": True},
+            "bufferedMessages": held.total,
+            "bufferHealthy": not held.failed,
+            "bufferStats": {
+                "pendingCount": held.pending,
+                "failedCount": held.failed,
+                "dbHealthy": True,
+            },
         }
     )
 
@@ -324,8 +328,8 @@ async def switch_maintenance(request: web.Request) -> web.Response:
     return json_answer(
         {
             "maintenanceMode": modes.push,
-            "bufferedMessages": held,
-            "bufferHealthy": True,
+            "bufferedMessages": held.total,
+            "bufferHealthy": not held.failed,
             "message": (
                 "Pushes are held back until maintenance ends"
                 if modes.push
@@ -357,7 +361,9 @@ async def switch_pop_maintenance(request: web.Request) -> web.Response:
 async def buffers(request: web.Request) -> web.Response:
     """What is held back in maintenance: in the database, for all workers."""
     held = await request.app[STATE].maintenance.count_held()
-    return json_answer({"pending": held, "failed": 0, "dbHealthy": True, "worker": 0})
+    return json_answer(
+        {"pending": held.pending, "failed": held.failed, "dbHealthy": True, "worker": 0}
+    )
 
 
 async def shared_state(_request: web.Request) -> web.Response:

@@ -16,7 +16,11 @@ VALUES (%(message_count)s, %(producer_sub)s, %(traceparent)s, %(items)b)
 RETURNING id
 
 -- name: count_held
-SELECT coalesce(sum(h.message_count), 0)::bigint FROM queen.held_pushes h
+-- Messages, and those of them that could not be read.
+SELECT
+    coalesce(sum(h.message_count), 0)::bigint,
+    coalesce(sum(h.message_count) FILTER (WHERE h.failed_at IS NOT NULL), 0)::bigint
+FROM queen.held_pushes h
 
 -- name: read_held
 -- The oldest pushes, up to a size, but at least one.
@@ -31,6 +35,12 @@ FROM (
 ) s
 WHERE s.before < %(bytes_max)s
 ORDER BY s.id
+
+-- name: note_held_failed
+-- Those of which it was not known yet.
+UPDATE queen.held_pushes h SET failed_at = clock_timestamp()
+WHERE h.id = ANY (%(ids)s::bigint[]) AND h.failed_at IS NULL
+RETURNING h.id
 
 -- name: delete_held
 DELETE FROM queen.held_pushes h WHERE h.id = ANY (%(ids)s::bigint[]) RETURNING h.id
