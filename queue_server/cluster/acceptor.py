@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from queue_server.observability.counters import Counters, State
+from queue_server.observability.counters import Counters, Life
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Acceptor:
         # from all before the first of them.
         self._under_way = [(0, 0)] * len(self._rows)
         # Connections that have sent nothing yet, the oldest first, and when each came.
-        self._held: dict[socket.socket, float] = {}
+        self._silent: dict[socket.socket, float] = {}
         self._beginning: set[asyncio.Task[object]] = set()
         self._resuming: asyncio.TimerHandle | None = None
         self._noting: asyncio.Task[None] | None = None
@@ -122,14 +122,14 @@ class Acceptor:
         """Give away what is held: to the others, else to the successor, by our own socket."""
         give_up_at = time.monotonic() + _PASSING_ON_S
         while True:
-            for connection in list(self._held):
+            for connection in list(self._silent):
                 if any(self._send(slot, connection) for slot in (*self._others(), self._index)):
                     self._let_go(connection)
                     connection.close()
-            if not self._held or time.monotonic() > give_up_at:
+            if not self._silent or time.monotonic() > give_up_at:
                 break
             await asyncio.sleep(0.01)  # those that send something meanwhile are served here
-        for connection in list(self._held):
+        for connection in list(self._silent):
             self._let_go(connection)
             connection.close()
 
@@ -142,7 +142,7 @@ class Acceptor:
     def _close_silent(self) -> None:
         """Close the connections that have been held for too long."""
         came_before = time.monotonic() - self._silence_max_s
-        for connection, came_at in list(self._held.items()):
+        for connection, came_at in list(self._silent.items()):
             if came_at > came_before:
                 return
             self._let_go(connection)
@@ -150,8 +150,8 @@ class Acceptor:
 
     def _note_open(self) -> int:
         """Tell the other workers how many connections are open here; the number."""
-        count = self._count_open() + len(self._beginning) + len(self._held)
-        self._rows[self._index].words[State.CONNECTIONS] = count
+        count = self._count_open() + len(self._beginning) + len(self._silent)
+        self._rows[self._index].words[Life.CONNECTIONS] = count
         return count
 
     def _accept(self) -> None:
@@ -207,20 +207,20 @@ class Acceptor:
         ]
 
     def _estimate(self, slot: int) -> int:
-        return self._rows[slot].get(State.CONNECTIONS) + self._pending(slot)
+        return self._rows[slot].get(Life.CONNECTIONS) + self._in_transit(slot)
 
-    def _pending(self, slot: int) -> int:
+    def _in_transit(self, slot: int) -> int:
         """How many of those handed over to a slot it has not taken yet."""
         sent, base = self._under_way[slot]
         # What it got from others counts as ours: with more than two workers this may be too low.
         return max(0, sent - (self._got(slot) - base))
 
     def _note_sent(self, slot: int) -> None:
-        sent, base = self._under_way[slot] if self._pending(slot) else (0, self._got(slot))
+        sent, base = self._under_way[slot] if self._in_transit(slot) else (0, self._got(slot))
         self._under_way[slot] = (sent + 1, base)
 
     def _got(self, slot: int) -> int:
-        return self._rows[slot].get(State.HANDED_IN)
+        return self._rows[slot].get(Life.HANDED_IN)
 
     def _receive(self) -> bool:
         """Take what others handed over; whether there may be more."""
@@ -233,7 +233,7 @@ class Acceptor:
                 connection = socket.socket(fileno=descriptor)
                 connection.setblocking(False)
                 self._begin(connection)
-                self._rows[self._index].words[State.HANDED_IN] += 1
+                self._rows[self._index].words[Life.HANDED_IN] += 1
         return True
 
     def _begin(self, connection: socket.socket) -> None:
@@ -243,12 +243,12 @@ class Acceptor:
                     connection.send(_FULL)
             connection.close()
             return
-        self._held[connection] = time.monotonic()
+        self._silent[connection] = time.monotonic()
         asyncio.get_running_loop().add_reader(connection, self._on_first_bytes, connection)
         self._note_open()
 
     def _let_go(self, connection: socket.socket) -> None:
-        del self._held[connection]
+        del self._silent[connection]
         asyncio.get_running_loop().remove_reader(connection)
 
     def _on_first_bytes(self, connection: socket.socket) -> None:

@@ -26,9 +26,9 @@ from queue_server.observability.counters import (
     Counter,
     Counters,
     Histogram,
+    Life,
     Operation,
     RouteGroup,
-    State,
 )
 from queue_server.storage.figures import Figures, QueueFigures, QueueMinute
 from queue_server.storage.maintenance import Modes
@@ -102,18 +102,18 @@ _TRANSACTIONS = {
 }
 
 _WORKER_GAUGES = (
-    (State.READY, "worker_ready", "1 while the worker accepts requests."),
-    (State.CONNECTIONS, "connections", "Open connections of clients."),
-    (State.PARKED_POPS, "parked_pops", "Pops that may wait, under way."),
-    (State.POOL_SIZE, "pool_connections", "Connections to the database."),
+    (Life.READY, "worker_ready", "1 while the worker accepts requests."),
+    (Life.CONNECTIONS, "connections", "Open connections of clients."),
+    (Life.PARKED_POPS, "parked_pops", "Pops that may wait, under way."),
+    (Life.POOL_SIZE, "pool_connections", "Connections to the database."),
     (
-        State.POOL_AVAILABLE,
+        Life.POOL_AVAILABLE,
         "pool_available_connections",
         "Connections to the database that nobody uses.",
     ),
-    (State.POOL_WAITING, "pool_waiting", "Transactions that wait for a connection."),
-    (State.RESIDENT_BYTES, "worker_resident_memory_bytes", "Resident memory."),
-    (State.VIRTUAL_BYTES, "worker_virtual_memory_bytes", "Virtual memory."),
+    (Life.POOL_WAITING, "pool_waiting", "Transactions that wait for a connection."),
+    (Life.RESIDENT_BYTES, "worker_resident_memory_bytes", "Resident memory."),
+    (Life.VIRTUAL_BYTES, "worker_virtual_memory_bytes", "Virtual memory."),
 )
 
 _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
@@ -161,7 +161,7 @@ def _metrics(
     yield _gauge(
         "start_time_seconds",
         "When the server started, in Unix time.",
-        counters.supervisor.get(State.STARTED_AT_MS) / 1000,
+        counters.supervisor.get(Life.STARTED_AT_MS) / 1000,
     )
     yield _gauge("workers", "Worker slots.", counters.worker_count)
     yield from _requests(counters)
@@ -271,8 +271,8 @@ def _workers(counters: Counters) -> Iterator[Metric]:
     )
     for slot in range(counters.worker_count):
         row, worker = counters.worker(slot), str(slot)
-        waits.add_metric((worker,), row.get(State.POOL_WAITS))
-        wait_seconds.add_metric((worker,), row.get(State.POOL_WAIT_MS) / 1000)
+        waits.add_metric((worker,), row.get(Life.POOL_WAITS))
+        wait_seconds.add_metric((worker,), row.get(Life.POOL_WAIT_MS) / 1000)
         cpu.add_metric((worker, "user"), row.get(Counter.CPU_USER_US) / 1e6)
         cpu.add_metric((worker, "system"), row.get(Counter.CPU_SYSTEM_US) / 1e6)
         _add(lag, (worker,), counters, LOOP_LAG, unit=1e-6, slot=slot)
@@ -351,10 +351,10 @@ def _first_broker_s(counters: Counters, figures: Figures | None, modes: Modes) -
     resident, virtual, size, available = (
         sum(counters.states(state))
         for state in (
-            State.RESIDENT_BYTES,
-            State.VIRTUAL_BYTES,
-            State.POOL_SIZE,
-            State.POOL_AVAILABLE,
+            Life.RESIDENT_BYTES,
+            Life.VIRTUAL_BYTES,
+            Life.POOL_SIZE,
+            Life.POOL_AVAILABLE,
         )
     )
     yield gauge("process_resident_memory_bytes", "Resident memory of all workers.", resident)

@@ -31,8 +31,7 @@ from queue_server.domain.errors import Overloaded, QueueServerError
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import DEFAULT_PARTITION
 from queue_server.domain.segment import wire_time
-from queue_server.observability.counters import Counters, Row
-from queue_server.observability.counters import State as Life
+from queue_server.observability.counters import Counters, Life, Row
 from queue_server.storage import statistics
 from queue_server.storage.statistics import Counts, PartitionStatistics, QueueStatistics
 from queue_server.storage.transactions import Transactions

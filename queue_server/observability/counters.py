@@ -4,7 +4,7 @@ The supervisor maps the memory before it forks, so all its children see the same
 belongs to one worker slot, and one more row to the supervisor. **A process writes only its own
 row**, so no increment needs a lock; anybody may read and sum. Rows outlive the worker in the slot:
 a successor counts on where its predecessor died, so totals never fall. What describes one life only
-(pid, heartbeat, ready) is in the same row as `State` and is set anew for each life.
+(pid, heartbeat, ready) is in the same row as `Life` and is set anew for each life.
 
 A reader sees each number whole (aligned 64-bit stores), but two numbers of a row may be from
 slightly different moments.
@@ -70,7 +70,7 @@ class Counter(enum.IntEnum):
     DATABASE_RESTARTS = enum.auto()  # of the embedded PostgreSQL
 
 
-class State(enum.IntEnum):
+class Life(enum.IntEnum):
     """What a row says about the process that owns it now; overwritten, never summed."""
 
     PID = len(Counter)
@@ -127,7 +127,7 @@ class Operation(enum.IntEnum):
     ACK = enum.auto()
 
 
-_STATE_END = len(Counter) + len(State)
+_LIFE_END = len(Counter) + len(Life)
 
 
 class Histogram:
@@ -138,7 +138,7 @@ class Histogram:
 
     __slots__ = ("bounds", "start", "sum_place")
 
-    next_start = _STATE_END
+    next_start = _LIFE_END
 
     def __init__(self, bounds: Sequence[int]) -> None:
         self.bounds = bounds
@@ -192,7 +192,7 @@ class Row:
         """Count a repeated transaction; *reason* is its SQLSTATE or "connection_lost"."""
         self.words[RETRY_COUNTERS.get(reason, Counter.RETRIES_OTHER)] += 1
 
-    def get(self, name: Counter | State) -> int:
+    def get(self, name: Counter | Life) -> int:
         return int(self.words[name])
 
     def observe(self, histogram: Histogram, value: int) -> None:
@@ -218,34 +218,34 @@ class Row:
     def begin(self, pid: int = 0) -> None:
         """A life begins: called before the fork, when nobody has the pid yet, then by the child."""
         self._forget()
-        self.words[State.PID] = pid
-        self.words[State.STARTED_AT_MS] = time.time_ns() // 1_000_000
+        self.words[Life.PID] = pid
+        self.words[Life.STARTED_AT_MS] = time.time_ns() // 1_000_000
         self.beat()
 
     def beat(self) -> None:
-        self.words[State.HEARTBEAT_NS] = time.monotonic_ns()
+        self.words[Life.HEARTBEAT_NS] = time.monotonic_ns()
 
     def set_ready(self, ready: bool = True) -> None:
-        self.words[State.READY] = int(ready)
+        self.words[Life.READY] = int(ready)
 
     def end(self) -> None:
         """The process is gone; its counts stay."""
         self._forget()
-        self.words[State.PID] = 0
+        self.words[Life.PID] = 0
 
     def _forget(self) -> None:
         """What was true of the last life is not true of the next."""
-        self.words[State.READY] = 0
-        self.words[State.CONNECTIONS] = 0
-        for name in range(State.PARKED_POPS, _STATE_END):
+        self.words[Life.READY] = 0
+        self.words[Life.CONNECTIONS] = 0
+        for name in range(Life.PARKED_POPS, _LIFE_END):
             self.words[name] = 0
 
     def is_ready(self) -> bool:
-        return bool(self.words[State.READY])
+        return bool(self.words[Life.READY])
 
     def silent_seconds(self) -> float:
         """How long ago the process gave its last sign of life."""
-        return (time.monotonic_ns() - self.words[State.HEARTBEAT_NS]) / 1e9
+        return (time.monotonic_ns() - self.words[Life.HEARTBEAT_NS]) / 1e9
 
 
 class Counters:
@@ -289,7 +289,7 @@ class Counters:
         counts = [sum(column) for column in zip(*(row.words[span] for row in rows), strict=True)]
         return counts, sum(row.words[histogram.sum_place] for row in rows)
 
-    def states(self, name: State) -> list[int]:
+    def states(self, name: Life) -> list[int]:
         """What each worker says of itself, by slot."""
         return [self.worker(slot).get(name) for slot in range(self.worker_count)]
 
@@ -298,8 +298,8 @@ class Counters:
 
     def connections(self) -> list[int]:
         """Open connections of clients, by worker slot."""
-        return self.states(State.CONNECTIONS)
+        return self.states(Life.CONNECTIONS)
 
     def uptime_seconds(self) -> float:
         """How long ago the server, not one worker, started."""
-        return time.time() - self.supervisor.get(State.STARTED_AT_MS) / 1000
+        return time.time() - self.supervisor.get(Life.STARTED_AT_MS) / 1000

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from queue_server.observability.counters import LOOP_LAG, Counter, Row, State
+from queue_server.observability.counters import LOOP_LAG, Counter, Life, Row
 
 _INTERVAL_S = 1.0
 _PAGE_BYTES = resource.getpagesize()
@@ -42,15 +42,15 @@ class Sampler:
     def sample(self) -> None:
         """Write down how it is now."""
         words = self._row.words
-        words[State.PARKED_POPS] = self._parked_count()
+        words[Life.PARKED_POPS] = self._parked_count()
         pool = self._pool_stats()
         for state, name in _POOL_STATES:
             words[state] = pool.get(name, 0)
-        words[State.VIRTUAL_BYTES], words[State.RESIDENT_BYTES] = _memory_bytes()
+        words[Life.VIRTUAL_BYTES], words[Life.RESIDENT_BYTES] = _memory_bytes()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         for state, counter, seconds in (
-            (State.CPU_USER_US, Counter.CPU_USER_US, usage.ru_utime),
-            (State.CPU_SYSTEM_US, Counter.CPU_SYSTEM_US, usage.ru_stime),
+            (Life.CPU_USER_US, Counter.CPU_USER_US, usage.ru_utime),
+            (Life.CPU_SYSTEM_US, Counter.CPU_SYSTEM_US, usage.ru_stime),
         ):
             used_us = int(seconds * 1e6)
             words[counter] += used_us - words[state]
@@ -58,11 +58,11 @@ class Sampler:
 
 
 _POOL_STATES = (
-    (State.POOL_SIZE, "pool_size"),
-    (State.POOL_AVAILABLE, "pool_available"),
-    (State.POOL_WAITING, "requests_waiting"),
-    (State.POOL_WAITS, "requests_queued"),
-    (State.POOL_WAIT_MS, "requests_wait_ms"),
+    (Life.POOL_SIZE, "pool_size"),
+    (Life.POOL_AVAILABLE, "pool_available"),
+    (Life.POOL_WAITING, "requests_waiting"),
+    (Life.POOL_WAITS, "requests_queued"),
+    (Life.POOL_WAIT_MS, "requests_wait_ms"),
 )
 
 

@@ -20,8 +20,7 @@ from queue_server.broker.activity import Activity
 from queue_server.broker.throughput import WINDOW_S, Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.errors import QueueServerError
-from queue_server.observability.counters import LOOP_LAG, RETRY_COUNTERS, Counter, Row
-from queue_server.observability.counters import State as Life
+from queue_server.observability.counters import LOOP_LAG, RETRY_COUNTERS, Counter, Life, Row
 from queue_server.storage import series
 from queue_server.storage.series import Address, Booking, Gauge, Rates, WorkerCounts
 from queue_server.storage.transactions import Transactions

@@ -14,9 +14,9 @@ from queue_server.observability.counters import (
     REQUEST_STATUS,
     Counter,
     Counters,
+    Life,
     Operation,
     RouteGroup,
-    State,
 )
 
 
@@ -61,14 +61,14 @@ def test_counts_survive_the_process_that_made_them() -> None:
 
 
 def test_every_name_has_a_place_of_its_own() -> None:
-    names = [*Counter, *State]
+    names = [*Counter, *Life]
     assert sorted(names) == list(range(len(names)))
     counters = Counters(2)
     for number, counter in enumerate(Counter):
         counters.worker(0).add(counter, number)
         counters.worker(1).add(counter, 1000)
     assert list(counters.totals().values()) == [n + 1000 for n in range(len(Counter))]
-    assert counters.worker(0).get(State.PID) == 0
+    assert counters.worker(0).get(Life.PID) == 0
 
 
 @pytest.mark.parametrize("reason", ["40001", "40P01", "55P03", "25P02", "connection_lost"])
@@ -88,7 +88,7 @@ def test_heartbeat() -> None:
     row = Counters(1).worker(0)
     row.begin()
     assert 0 <= row.silent_seconds() < 10
-    row.words[State.HEARTBEAT_NS] -= 30_000_000_000
+    row.words[Life.HEARTBEAT_NS] -= 30_000_000_000
     assert row.silent_seconds() >= 30
     row.beat()
     assert row.silent_seconds() < 10
@@ -135,7 +135,7 @@ def test_no_two_histograms_share_a_word() -> None:
     ]  # fmt: skip
     places = [p for h in histograms for p in range(h.start, h.sum_place + 1)]
     assert len(set(places)) == len(places)
-    assert min(places) == len(Counter) + len(State)
+    assert min(places) == len(Counter) + len(Life)
     assert max(places) < len(row.words)
     # And the next row is another one.
     row.words[len(row.words) - 1] = 7
@@ -145,10 +145,10 @@ def test_no_two_histograms_share_a_word() -> None:
 def test_a_new_life_says_nothing_of_the_last_one() -> None:
     counters = Counters(1)
     row = counters.worker(0)
-    row.words[State.RESIDENT_BYTES] = row.words[State.CPU_SYSTEM_US] = 5
+    row.words[Life.RESIDENT_BYTES] = row.words[Life.CPU_SYSTEM_US] = 5
     row.words[Counter.CPU_SYSTEM_US] = 5
     row.observe(LOOP_LAG, 3)
     row.begin(17)
-    assert row.get(State.RESIDENT_BYTES) == row.get(State.CPU_SYSTEM_US) == 0
+    assert row.get(Life.RESIDENT_BYTES) == row.get(Life.CPU_SYSTEM_US) == 0
     assert sum(counters.buckets(LOOP_LAG)[0]) == 1
     assert row.get(Counter.CPU_SYSTEM_US) == 5

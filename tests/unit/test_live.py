@@ -12,8 +12,7 @@ from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.message import NewMessage
 from queue_server.http.live import ANSWERED_BYTES_MAX, WAITING_BYTES_MAX, Live, Socket
-from queue_server.observability.counters import Counters
-from queue_server.observability.counters import State as Life
+from queue_server.observability.counters import Counters, Life
 from queue_server.storage.transactions import Transactions
 
 

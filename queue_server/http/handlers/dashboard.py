@@ -30,8 +30,7 @@ from queue_server.http.answers import json_answer, page_of
 from queue_server.http.handlers.resources import find_queue
 from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_time
 from queue_server.http.state import STATE
-from queue_server.observability.counters import LOOP_LAG, Counter, Row
-from queue_server.observability.counters import State as Life
+from queue_server.observability.counters import LOOP_LAG, Counter, Life, Row
 from queue_server.settings import SECRETS, Option, Settings
 from queue_server.storage import dashboard, groups, statistics
 from queue_server.storage import queues as stored_queues

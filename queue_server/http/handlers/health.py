@@ -11,7 +11,7 @@ from aiohttp import web
 
 from queue_server.http import exposition, wire
 from queue_server.http.state import STATE
-from queue_server.observability.counters import Counter, Counters, State
+from queue_server.observability.counters import Counter, Counters, Life
 
 try:
     VERSION = version("queue-server")
@@ -54,7 +54,7 @@ async def health(request: web.Request) -> web.Response:
             "server": "queen",
             "version": VERSION,
             "uptime": f"{int(uptime)}s",
-            "connections": sum(counters.states(State.SOCKETS)),
+            "connections": sum(counters.states(Life.SOCKETS)),
             "stats": {
                 "requests": requests,
                 "messages": messages,
@@ -98,7 +98,7 @@ async def metrics(request: web.Request) -> web.Response:
             "connections": {"open": sum(open_), "byWorker": open_},
             "database": _pool(counters),
             "memory": {
-                "rss": sum(counters.states(State.RESIDENT_BYTES)),
+                "rss": sum(counters.states(Life.RESIDENT_BYTES)),
                 "heapTotal": 0,
                 "heapUsed": 0,
                 "external": 0,
@@ -124,9 +124,9 @@ def _messages(counters: Counters) -> int:
 
 def _pool(counters: Counters) -> dict[str, int]:
     return {
-        "poolSize": sum(counters.states(State.POOL_SIZE)),
-        "idleConnections": sum(counters.states(State.POOL_AVAILABLE)),
-        "waitingRequests": sum(counters.states(State.POOL_WAITING)),
+        "poolSize": sum(counters.states(Life.POOL_SIZE)),
+        "idleConnections": sum(counters.states(Life.POOL_AVAILABLE)),
+        "waitingRequests": sum(counters.states(Life.POOL_WAITING)),
     }
 
 

@@ -17,8 +17,7 @@ from queue_server.http.answers import json_answer
 from queue_server.http.handlers.resources import queue_filter
 from queue_server.http.request import query_int, query_time
 from queue_server.http.state import STATE, State
-from queue_server.observability.counters import Counter
-from queue_server.observability.counters import State as Life
+from queue_server.observability.counters import Counter, Life
 from queue_server.storage import series
 from queue_server.storage.series import Gauge, Range, WorkerCounts, WorkersPoint
 from queue_server.storage.statistics import QueueFilter
