@@ -370,6 +370,7 @@ class QueueServer:
         await self._popper.finish()
         await self._series.stop()
         await self._state.looks.close()
+        await self._state.figures.close()
         for task in (self._watch, self._maintaining, self._sampling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

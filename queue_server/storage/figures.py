@@ -101,6 +101,12 @@ class FiguresCache:
             return None
         return figures
 
+    async def close(self) -> None:
+        """End a look that goes on."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait({self._look})
+
     async def _take(self) -> None:
         begin = time.monotonic()
         try:

@@ -2,10 +2,13 @@
 
 import asyncio
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from queue_server.broker.snapshot import Snapshot, Snapshots
+from queue_server.storage import figures
+from queue_server.storage.figures import FiguresCache
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,21 @@ async def test_a_slow_look_is_renewed_in_the_background(
     assert snapshots.is_looking == is_renewed
     goes_on.set()
     await snapshots.close()
+
+
+async def test_a_look_for_metrics_ends_with_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(figures, "_PATIENCE_S", 0.01)
+    cache = FiguresCache(Mock(run=hang), 10)
+    assert await cache.current() is None
+    assert not ended.is_set()
+    await cache.close()
+    assert ended.is_set()
+    await cache.close()
