@@ -463,21 +463,32 @@ async def test_maintenance_is_switched_and_told(data_dir: Path) -> None:
             await expect(dialog).to_contain_text("kept aside")
             await dialog.get_by_role("button", name="Hold pushes back").click()
             await expect(page.get_by_text("held back", exact=True)).to_be_visible()
-            await client.post("/api/v1/push", {"items": [{"queue": "orders", "payload": 1}]})
-            await expect(page.get_by_text("1 message", exact=True)).to_be_visible()
+            pushed = await push_until_held(url)
+            held = pushed.count("buffered")
+            await expect(page.get_by_text(f"{held} messages", exact=True)).to_be_visible()
             await page.goto("/#/")
             await expect(page.get_by_role("status").first).to_contain_text("pushes are held back")
             await page.goto("/#/system")
             await button(page, "Store pushes again").click()
             await dialog.get_by_role("button", name="Store pushes again").click()
             await expect(page.get_by_text("stored at once")).to_be_visible()
-            await eventually(lambda: stored(client, "orders"))
+            await eventually(lambda: stored(client, "orders", len(pushed)))
         assert cluster.stop() == 0
 
 
-async def stored(client: Client, queue: str) -> bool:
+async def push_until_held(url: str) -> list[str]:
+    """Push until both workers have heard that pushes are held back; what became of each."""
+    statuses: list[str] = []
+    while statuses[-8:] != ["buffered"] * 8:
+        async with Client(url) as client:  # each connection goes to the worker with fewer
+            (result,) = await client.push("orders", [1])
+            statuses.append(result["status"])
+    return statuses
+
+
+async def stored(client: Client, queue: str, count: int) -> bool:
     answer = await client.get(f"/api/v1/dashboard/queues?queue={queue}")
-    return [found["total"] for found in answer.json["queues"]] == [1]
+    return [found["total"] for found in answer.json["queues"]] == [count]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
