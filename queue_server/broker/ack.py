@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 
 from queue_server.broker.activity import Activity, QueueActivity
-from queue_server.broker.coalescer import Coalescer
+from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Rooms
@@ -104,6 +104,7 @@ class Acker:
         keyring: Keyring,
         pace: Pace,
         activity: Activity | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._activity = activity or Activity()
         self._keyring = keyring
@@ -118,6 +119,7 @@ class Acker:
             flush_weight_max=_FLUSH_CALLS_MAX,
             waiting_weight_max=_WAITING_CALLS_MAX,
             on_flush=functools.partial(counters.observe_flush, Operation.ACK),
+            turns=turns,
         )
 
     async def ack(self, acks: Sequence[Ack], default_group: ConsumerGroup) -> list[AckOutcome]:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 
 from queue_server.broker.activity import Activity
-from queue_server.broker.coalescer import Coalescer
+from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
 from queue_server.broker.wakeup import News, Room, RoomKey, Rooms
@@ -153,6 +153,7 @@ class Popper:
         pace: Pace,
         worker_count: int = 1,
         activity: Activity | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._activity = activity or Activity()
         # Asked before each look: in maintenance pops bring nothing.
@@ -172,6 +173,7 @@ class Popper:
             waiting_weight_max=_WAITING_POPS_MAX,
             abandon=self._abandon,
             on_flush=functools.partial(counters.observe_flush, Operation.POP),
+            turns=turns,
         )
         self._segments = SegmentCache(_CACHE_BYTES_MAX)
         # Where each group's round over the partitions goes on in this worker.

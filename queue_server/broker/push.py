@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from queue_server.broker.activity import Activity
-from queue_server.broker.coalescer import Coalescer
+from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.encryption import Keyring
@@ -308,6 +308,7 @@ class Pusher:
         counters: Row,
         keyring: Keyring,
         activity: Activity | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._activity = activity or Activity()
         self._transactions = transactions
@@ -323,6 +324,7 @@ class Pusher:
             flush_weight_max=_FLUSH_BYTES_MAX,
             waiting_weight_max=_WAITING_BYTES_MAX,
             on_flush=functools.partial(counters.observe_flush, Operation.PUSH),
+            turns=turns,
         )
 
     async def push(

@@ -30,6 +30,7 @@ from queue_server import __version__
 from queue_server.broker.ack import Acker
 from queue_server.broker.activity import Activity
 from queue_server.broker.administration import Administration
+from queue_server.broker.coalescer import Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.maintenance import Maintenance
 from queue_server.broker.pace import Pace
@@ -248,12 +249,20 @@ class QueueServer:
         directory = Directory(transactions)
         keyring = keyring_of(settings)
         pace = Pace(settings.workers)
-        activity = Activity()
+        activity, turns = Activity(), Turns()
         self._popper = Popper(
-            transactions, directory, self._rooms, row, keyring, pace, settings.workers, activity
+            transactions,
+            directory,
+            self._rooms,
+            row,
+            keyring,
+            pace,
+            settings.workers,
+            activity,
+            turns,
         )
-        pusher = Pusher(transactions, directory, self._rooms, row, keyring, activity)
-        acker = Acker(transactions, directory, self._rooms, row, keyring, pace, activity)
+        pusher = Pusher(transactions, directory, self._rooms, row, keyring, activity, turns)
+        acker = Acker(transactions, directory, self._rooms, row, keyring, pace, activity, turns)
         administration = Administration(transactions, directory, self._rooms, pusher, keyring)
         throughput = Throughput(context.counters)
         address = Address(socket.gethostname(), context.listener.getsockname()[1], context.index)

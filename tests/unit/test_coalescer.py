@@ -1,11 +1,13 @@
-"""An answer always has an owner: its requester, or who is told that it is abandoned."""
+"""An answer always has an owner: its requester, or who is told that it is abandoned. Flushes of a
+worker follow one another while they are small.
+"""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from queue_server.broker.coalescer import Coalescer
+from queue_server.broker.coalescer import Coalescer, Turns
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -44,3 +46,87 @@ async def test_an_answer_to_somebody_cancelled_is_abandoned(late: bool) -> None:
         while not abandoned:
             await asyncio.sleep(0)
     assert abandoned == ["lease 1"]
+
+
+class Flushes:
+    """A coalescer whose flushes last until they are let go."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.sizes: list[int] = []
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.coalescer = Coalescer(
+            "push", self._flush, flush_weight_max=100, waiting_weight_max=100, turns=turns
+        )
+
+    async def _flush(self, requests: Sequence[int]) -> Sequence[int]:
+        self.sizes.append(len(requests))
+        self.begun.set()
+        await self.go_on.wait()
+        return requests
+
+    def submit(self, count: int) -> list[asyncio.Task[int]]:
+        return [asyncio.create_task(self.coalescer.submit(number)) for number in range(count)]
+
+
+async def ticks(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_small_flush_waits_for_the_one_under_way_and_grows() -> None:
+    turns = Turns(company_min=4, patience_s=60)
+    first, second, third = Flushes(turns), Flushes(turns), Flushes(turns)
+    tasks = first.submit(1)
+    await first.begun.wait()
+    tasks += second.submit(1)
+    await ticks()
+    tasks += third.submit(1)
+    await ticks()
+    tasks += second.submit(2)
+    await ticks()
+    assert (second.sizes, third.sizes) == ([], [])
+    first.go_on.set()
+    await second.begun.wait()
+    await ticks()
+    assert (second.sizes, third.sizes) == ([3], []), "one after the other, as they came"
+    second.go_on.set()
+    third.go_on.set()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*tasks) == [0, 0, 0, 0, 1]
+    assert third.sizes == [1]
+
+
+async def test_a_flush_with_company_goes_beside_the_one_under_way() -> None:
+    turns = Turns(company_min=4, patience_s=60)
+    first, second = Flushes(turns), Flushes(turns)
+    tasks = first.submit(1)
+    await first.begun.wait()
+    tasks += second.submit(3)
+    await ticks()
+    assert second.sizes == []
+    tasks += second.submit(1)
+    await ticks()
+    assert second.sizes == [4]
+    # What gathers behind a flush under way goes at once, too.
+    tasks += second.submit(4)
+    second.go_on.set()
+    await ticks()
+    assert second.sizes == [4, 4]
+    first.go_on.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks)
+
+
+async def test_nobody_waits_longer_than_patience_lasts() -> None:
+    turns = Turns(company_min=4, patience_s=0.01)
+    first, second = Flushes(turns), Flushes(turns)
+    tasks = first.submit(1)
+    await first.begun.wait()
+    tasks += second.submit(1)
+    async with asyncio.timeout(5):
+        await second.begun.wait()
+    first.go_on.set()
+    second.go_on.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks)
