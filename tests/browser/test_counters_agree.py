@@ -1,0 +1,127 @@
+"""After a known workload the page, Prometheus, the command line and the database say the same."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+from playwright.async_api import expect
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.browser.browser import needs_chromium, open_page
+from tests.client import Client, eventually
+from tests.cluster_process import ROOT, ClusterProcess
+
+pytestmark = needs_chromium
+
+QUEUE = "orders"
+STORED, POPPED, COMPLETED, DEAD, IN_WORK = 300, 100, 80, 10, 10
+UNREAD = STORED - COMPLETED - DEAD - IN_WORK
+
+
+async def work(url: str) -> None:
+    """Three partitions; of one a batch is half way through, of another messages were given up."""
+    async with Client(url, fresh=True) as client:  # both workers take part
+        await client.configure(QUEUE, {"retryLimit": 0, "leaseTime": 300})
+        for partition in ("a", "b", "c"):
+            ids = ids_of(partition, 100)
+            await client.push(QUEUE, list(range(100)), partition=partition, ids=ids)
+        again = await client.push(QUEUE, list(range(5)), partition="a", ids=ids_of("a", 5))
+        assert {result["status"] for result in again} == {"duplicate"}
+        for partition, batch in (("a", 40), ("b", 50)):
+            popped = await client.pop(QUEUE, partition=partition, batch=batch)
+            assert len(popped.messages) == batch
+            for message in popped.messages[:40]:
+                assert (await client.ack(message))["success"]
+        for _ in range(DEAD):
+            (message,) = (await client.pop(QUEUE, partition="c", batch=1)).messages
+            assert (await client.ack(message, "failed"))["dlq"]
+
+
+def ids_of(partition: str, count: int) -> list[str]:
+    return [f"{partition}{number}" for number in range(count)]
+
+
+async def in_prometheus(client: Client) -> dict[str, float]:
+    text = (await client.get("/metrics/prometheus")).raw.decode()
+    samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+    counters = ("pushed", "duplicate", "popped", "acked", "failed", "dead_lettered")
+    found = {
+        name: sum(s.value for s in samples if s.name == f"queue_server_messages_{name}_total")
+        for name in counters
+    }
+    for name in ("messages", "depth_messages", "leased_messages"):
+        of_queue = f"queue_server_queue_{name}"
+        found[name] = sum(
+            s.value for s in samples if s.name == of_queue and s.labels == {"queue": QUEUE}
+        )
+    return found
+
+
+def in_the_command_line(url: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "queue_server", "status", "--json", "--url", url],
+        cwd=ROOT, capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def in_the_database(conninfo: str) -> tuple[int, int, int]:
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute(
+            "SELECT (SELECT sum(next_offset) FROM queen.allocators),"
+            " (SELECT count(*) FROM queen.dead_letters),"
+            " (SELECT sum(committed_offset) FROM queen.cursors)"
+        ).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1]), int(row[2])
+
+
+async def test_all_that_tell_figures_tell_the_same(conninfo: str) -> None:
+    with ClusterProcess(env={"DATABASE_URL": conninfo}) as cluster:
+        url = cluster.wait_ready()
+        await work(url)
+        # Committed: what is completed or given up at the head of a partition.
+        assert in_the_database(conninfo) == (STORED, DEAD, COMPLETED + DEAD)
+
+        told = await asyncio.to_thread(in_the_command_line, url)
+        counters, messages = told["counters"], told["messages"]
+        assert counters["messagesPushed"] == STORED
+        assert counters["messagesDuplicate"] == 5
+        assert counters["messagesPopped"] == POPPED
+        assert counters["messagesAcked"] == COMPLETED
+        assert (messages["stored"], messages["deadLetter"]) == (STORED, DEAD)
+        assert (messages["completed"], messages["processing"]) == (COMPLETED, IN_WORK)
+        assert messages["pending"] == UNREAD
+
+        async with Client(url, fresh=True) as client:
+            prometheus = await in_prometheus(client)
+            assert prometheus["pushed"] == STORED
+            assert prometheus["duplicate"] == 5
+            assert prometheus["popped"] == POPPED
+            assert prometheus["acked"] == COMPLETED
+            assert prometheus["dead_lettered"] == DEAD
+
+            async def figures_are_new() -> bool:
+                # Those of the database are looked up every five seconds.
+                return (await in_prometheus(client))["leased_messages"] == IN_WORK
+
+            await eventually(figures_are_new, deadline=30)
+            now = await in_prometheus(client)
+            assert (now["messages"], now["depth_messages"]) == (STORED, UNREAD + IN_WORK)
+
+        async with open_page(url) as (page, _):
+            await page.goto(f"/#/queues/{QUEUE}")
+            stats = page.locator(".stat")
+
+            def figure(label: str) -> Any:
+                return stats.filter(has=page.get_by_text(label, exact=True)).locator(".figure")
+
+            await expect(figure("In work")).to_have_text(str(IN_WORK))
+            await expect(figure("Dead letters")).to_have_text(str(DEAD))
+            await expect(stats.filter(has_text=f"{STORED} stored")).to_have_count(1)
+            await expect(figure("Unread")).to_have_text(str(UNREAD + IN_WORK))
+        assert cluster.stop() == 0
