@@ -13,6 +13,7 @@ import pty
 import re
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -261,14 +262,19 @@ def test_tail_follows_both_old_and_new_partitions(cli: Cli, queue: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "queue_server", "tail", queue, "--json", "-n", "1", "-i", "0.1"],
         cwd=ROOT, env=os.environ | {"QUEUE_SERVER_URL": cli.url}, stdout=subprocess.PIPE,
+        # A shell that started the tests in its background lets them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as tailing:  # fmt: skip
         assert tailing.stdout
         seen = [json.loads(tailing.stdout.readline())["data"]]
         cli("push", queue, "2", "3")
         cli("push", queue, "4", "--partition", "other")
         seen += [json.loads(tailing.stdout.readline())["data"] for _ in range(3)]
-        tailing.send_signal(2)
-        assert tailing.wait(TIMEOUT) == 130
+        tailing.send_signal(signal.SIGINT)
+        try:
+            assert tailing.wait(TIMEOUT) == 130
+        finally:
+            tailing.kill()
     assert seen == [1, 2, 3, 4]
 
 
