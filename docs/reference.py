@@ -13,13 +13,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from queue_server import __version__
+from queue_server.http.document_page import schema_words
 from queue_server.http.openapi import document
 from queue_server.http.routes import routes
 from queue_server.settings import Settings, options
@@ -164,22 +165,7 @@ def _schema(schema: Mapping[str, Any]) -> str:
         return f"list of {_schema(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
         return f"object of {_schema(schema['additionalProperties'])}"
-    return " ".join(_words(schema)) or "any JSON value"
-
-
-def _words(schema: Mapping[str, Any]) -> Iterator[str]:
-    if "type" in schema:
-        yield str(schema["type"])
-    if "format" in schema:
-        yield f"({schema['format']})"
-    if "minimum" in schema:
-        yield f"from {schema['minimum']}"
-    if "maximum" in schema:
-        yield f"to {schema['maximum']}"
-    if schema.get("minLength"):
-        yield "not empty"
-    if schema.get("default") is not None:
-        yield f"default `{json.dumps(schema['default'])}`"
+    return " ".join(schema_words(schema)) or "any JSON value"
 
 
 def _anchor(kind: str, name: str) -> str:

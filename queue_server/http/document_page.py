@@ -166,11 +166,13 @@ def _schema(schema: Mapping[str, Any]) -> str:
         return f"list of {_schema(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
         return f"object of {_schema(schema['additionalProperties'])}"
-    return _text(" ".join(_words(schema))) or "any JSON value"
+    return _text(" ".join(schema_words(schema))) or "any JSON value"
 
 
-def _words(schema: Mapping[str, Any]) -> Iterator[str]:
-    yield str(schema.get("type", ""))
+def schema_words(schema: Mapping[str, Any]) -> Iterator[str]:
+    """What a schema without parts says, word by word; as plain text."""
+    if "type" in schema:
+        yield str(schema["type"])
     if "format" in schema:
         yield f"({schema['format']})"
     if "minimum" in schema:
