@@ -52,6 +52,9 @@ class Fault(enum.Enum):
     OUTAGE_AFTER = "it is carried out, the answer is lost and no connection works from then on"
 
 
+TERMINATING = (Fault.TERMINATED_BEFORE, Fault.TERMINATED_AFTER)
+
+
 class TearingProxy(Proxy):
     """Counts what clients send, from `arm` on, and strikes at one of those requests.
 
@@ -65,6 +68,7 @@ class TearingProxy(Proxy):
         self._fault = Fault.CUT_BEFORE
         self._down_for_good = False
         self.struck: bytes | None = None  # the request that was struck
+        self.terminated = 0  # backends
 
     def arm(self, number: int, fault: Fault) -> None:
         """Strike at the request *number*, counted from 0, of all connections together."""
@@ -167,15 +171,18 @@ class TearingProxy(Proxy):
         place = greeting.index(b"K\x00\x00\x00\x0c")  # BackendKeyData
         pid = int.from_bytes(greeting[place + 5 : place + 9])
         async with await psycopg.AsyncConnection.connect(self._target, autocommit=True) as other:
-            await other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            cursor = await other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            self.terminated += await cursor.fetchone() == (True,)
         await asyncio.sleep(0)
 
 
 @pytest.fixture
-async def tearing(conninfo: str) -> AsyncIterator[TearingProxy]:
+async def tearing(conninfo: str, direct_conninfo: str, fault: Fault) -> AsyncIterator[TearingProxy]:
+    # PgBouncer greets with a pid that is no backend's.
+    target = direct_conninfo if fault in TERMINATING else conninfo
     with server_directory() as folder:
         folder.mkdir(exist_ok=True)
-        proxy = TearingProxy(conninfo, str(folder))
+        proxy = TearingProxy(target, str(folder))
         await proxy.start()
         try:
             yield proxy
@@ -336,6 +343,7 @@ async def test_one_fault_at_any_round_trip_is_cured(
                 assert torn.reasons == {"connection_lost": 1}, (number, tearing.struck)
             # The terminated connection may be one that is not needed again.
     check_covered(struck)
+    assert tearing.terminated == (len(struck) if fault in TERMINATING else 0)
 
 
 def check_covered(struck: list[bytes]) -> None:
