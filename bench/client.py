@@ -54,6 +54,10 @@ class Connection(asyncio.BufferedProtocol):
         return connection
 
     @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
+    @property
     def local_port(self) -> int:
         assert self._transport is not None
         return int(self._transport.get_extra_info("sockname")[1])

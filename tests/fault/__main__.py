@@ -1,9 +1,10 @@
 """The long form of the fault tests: `make fault`, or `python -m tests.fault`.
 
-Each fault gets runs of its own, in rounds, until enough operations are done or a round has failed.
-Prints a line a run and a table at the end; exits 1 when a promise was broken. A run that failed
-leaves its history and its server's log, and is replayed by its seed:
-`make fault ARGS="--faults kill-workers --seed 4711"`.
+Each fault gets a run of its own. Further rounds follow until enough operations are done, none after
+a round that failed. An operation is a request of the load that is in the history with its outcome.
+Prints how far it is, a table and a total at the end; exits 1 when a promise was broken, or when
+there were fewer operations than asked for. A run that failed leaves its history and its server's
+log, and is replayed by its seed: `make fault ARGS="--faults kill-workers --seed 4711"`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import random
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,38 +40,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = random.randrange(2**31) if given.seed is None else given.seed
     histories = given.histories or Path(tempfile.mkdtemp(prefix="queue-server-histories-"))
     histories.mkdir(parents=True, exist_ok=True)
+    runs, skipped = _run_rounds(given, names, seed, histories)
+    print()
+    print(table(runs, skipped))
+    print()
+    print(total(runs, given.operations))
+    return 0 if is_good(runs, given.operations) else 1
+
+
+def _run_rounds(
+    given: argparse.Namespace, names: Sequence[str], seed: int, histories: Path
+) -> tuple[list[Run], dict[str, str]]:
+    """Every fault once, and again as long as operations are missing and there is time."""
+    began_at = time.monotonic()
+    phases = Phases.of(given.seconds)
     runs: list[Run] = []
     skipped: dict[str, str] = {}
-    phases = Phases.of(given.seconds)
-    for _ in range(ROUNDS_MAX):
+    for number in range(ROUNDS_MAX):
         for name in names:
             if name in skipped:
                 continue
+            minutes = (time.monotonic() - began_at) / 60
+            if minutes > given.minutes:
+                print(f"no time for further runs after {minutes:.0f} min (--minutes)", flush=True)
+                return runs, skipped
+            if number > 0 and _operations(runs) >= given.operations:
+                return runs, skipped
+
+            def tell(text: str, name: str = name) -> None:
+                print(f"  {_clock(began_at)} {name}: {text}", flush=True)
+
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     done = runner.run(
-                        run(FAULTS[name], seed, phases, histories, given.database, given.recovery)
-                    )
+                        run(
+                            FAULTS[name], seed, phases, histories,
+                            given.database, given.recovery, tell,
+                        )
+                    )  # fmt: skip
             except Unavailable as exc:
                 skipped[name] = str(exc)
                 print(f"{name}: skipped, {exc}", flush=True)
                 continue
-            _print_run(done)
             runs.append(done)
             seed += 1
-        operations = sum(done.report.operations for done in runs)
-        failed = any(done.report.violations for done in runs)
-        if operations >= given.operations or failed or not runs:
+            _print_run(done)
+            print(f"  {_clock(began_at)} {_operations(runs):,} operations in all", flush=True)
+        if not runs or any(done.report.violations for done in runs):
             break
-    print()
-    print(table(runs, skipped))
-    return 1 if any(done.report.violations for done in runs) or not runs else 0
+    return runs, skipped
+
+
+def _clock(began_at: float) -> str:
+    minutes, seconds = divmod(int(time.monotonic() - began_at), 60)
+    return f"{minutes}:{seconds:02}"
+
+
+def _operations(runs: Sequence[Run]) -> int:
+    return sum(done.report.operations for done in runs)
+
+
+def is_good(runs: Sequence[Run], operations: int) -> bool:
+    """Nothing was broken, and as much was tried as was asked for."""
+    return _operations(runs) >= operations and not any(done.report.violations for done in runs)
+
+
+def total(runs: Sequence[Run], operations: int) -> str:
+    reports = [done.report for done in runs]
+    broken = sum(len(report.violations) for report in reports)
+    outage = max((report.longest_outage for report in reports), default=0.0)
+    text = (
+        f"{_operations(runs):,} operations in all, {len({done.fault for done in runs})} faults,"
+        f" {len(runs)} runs, {sum(done.took_s for done in runs) / 60:.0f} min:"
+        f" {sum(report.count('lost') for report in reports)} lost,"
+        f" {sum(report.count('duplicate') for report in reports)} duplicates,"
+        f" {sum(report.count('order') for report in reports)} order violations,"
+        f" {broken} violations of any kind, longest outage {outage:.1f} s"
+    )
+    if broken:
+        return f"{text}\nFAILED: promises were broken"
+    if not is_good(runs, operations):
+        return f"{text}\nFAILED: {operations:,} operations were asked for"
+    return f"{text}\nok: every promise was kept"
 
 
 def _print_run(done: Run) -> None:
     report = done.report
     print(
-        f"{done.fault}: {report.operations} operations, {report.answered_pushes} answered pushes,"
+        f"{done.fault}: {report.operations:,} operations,"
+        f" {report.answered_pushes:,} answered pushes,"
         f" longest outage {report.longest_outage:.1f} s, took {done.took_s:.0f} s"
         f" (seed {done.seed}): {'FAILED' if report.violations else 'ok'}",
         flush=True,
@@ -126,6 +185,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", default="", help="separated by commas (all)")
     parser.add_argument("--seed", type=int, help="of the first run; each next one's is one more")
     parser.add_argument("--seconds", type=float, default=60, help="of load in a run (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=120,
+        help="begin no further run after that; then operations may be missing (%(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--operations", type=int, default=1_000_000,
         help="do rounds until so many requests were made in all (%(default)s)",

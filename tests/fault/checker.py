@@ -4,6 +4,9 @@ Pure: records in, a report out. Every rule is one-sided. A request takes effect 
 its begin and its end, an `unknown` one at any time after its begin or never; a rule speaks only
 when no choice of those moments is right. What it reports is a broken promise, never bad luck.
 
+A history may be read from its file while it is judged: of each record only what a rule asks for is
+kept, and the time it takes grows with the number of records, not faster.
+
     lost           an answered push is not in the log, or not where it was told to be
     duplicate      one id has two places in a partition, or was told `queued` twice
     order          a gap, a skip, a repeated delivery of what was committed, a producer's order
@@ -15,8 +18,8 @@ when no choice of those moments is right. What it reports is a broken promise, n
     dead_letter    a dead letter without its payload, missing, or written twice
     parked         a waiting pop answered empty though messages were there
     retention      a message went before its time
-    throughput     answered pushes did not come back to 95 % within ten seconds after the fault
-    unrecovered    a request without an answer later than that
+    throughput     answered pushes did not come back to 95 % within ten seconds after a fault
+    unrecovered    a request without an answer later than that, and before the next fault
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from tests.fault.history import (
-    REQUESTS,
     Ack,
+    AckItem,
     AckResult,
     DeadLetters,
     Extend,
@@ -85,8 +90,7 @@ class Report:
         return sum(violation.rule not in rules for violation in self.violations)
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """What one pop brought of one partition."""
 
     begin: float
@@ -104,8 +108,7 @@ class Delivery:
         return self.messages[-1].offset + 1
 
 
-@dataclass(frozen=True)
-class Settle:
+class Settle(msgspec.Struct, frozen=True, gc=False):
     """One acknowledged message; `known_at`: by then it had happened, if it did."""
 
     begin: float
@@ -130,17 +133,24 @@ class Settle:
 
 @dataclass
 class View:
-    """The records by what they concern."""
+    """What the rules ask for, by what it concerns."""
 
     queues: dict[str, Queue] = field(default_factory=dict)
-    marks: dict[str, float] = field(default_factory=dict)
+    load_begin: float | None = None
+    load_end: float | None = None
+    faults: list[tuple[float, float]] = field(default_factory=list)  # from, to; inf: not ended
+    operations: int = 0
     pushes: list[Push] = field(default_factory=list)
-    pops: list[Pop] = field(default_factory=list)
-    acks: list[Ack] = field(default_factory=list)
     transactions: dict[str, list[Transaction]] = field(default_factory=lambda: defaultdict(list))
     extends: dict[str, list[Extend]] = field(default_factory=lambda: defaultdict(list))
     seeks: dict[tuple[str, str], list[Seek]] = field(default_factory=lambda: defaultdict(list))
-    requests: list[Request] = field(default_factory=list)
+    unanswered: list[Request] = field(default_factory=list)
+    # Pops that came back empty after they had waited for long.
+    waited: list[Pop] = field(default_factory=list)
+    # What acks were told has become a dead letter: queue, group, item.
+    buried: list[tuple[str, str, AckItem]] = field(default_factory=list)
+    # When something that was asked for had been carried out.
+    answers: list[float] = field(default_factory=list)
     logs: dict[Place, list[Message]] = field(default_factory=dict)
     letters: dict[str, DeadLetters] = field(default_factory=dict)
     # derived
@@ -157,21 +167,62 @@ class View:
     def is_sought(self, queue: str, group: str) -> bool:
         return group in self.queues[queue].sought
 
+    def well(self) -> Iterator[tuple[float, float]]:
+        """From when until when no fault lasts, beginning with the end of the first one."""
+        untils = [*(begin for begin, _ in self.faults), math.inf][1:]
+        for (_, end), until in zip(self.faults, untils, strict=True):
+            yield end, until
+
 
 def view(records: Iterable[Record]) -> View:
     v = View()
+    # A message is read many times, delivered and at the end; it is kept once.
+    messages: dict[str, Message] = {}
+
+    def shared(message: Message) -> Message:
+        known = messages.setdefault(message.message_id, message)
+        return known if known == message else message
+
     for record in records:
+        if isinstance(record, Request):
+            v.operations += 1
+            if record.outcome == "unknown":
+                v.unanswered.append(record)
+            elif record.outcome == "answered" and isinstance(record, (Push, Ack, Transaction)):
+                v.answers.append(record.end)
         match record:
             case Plan():
                 v.queues = {queue.name: queue for queue in record.queues}
-            case Mark():
-                v.marks[record.name] = record.time
+            case Mark(name="load_begin"):
+                v.load_begin = record.time
+            case Mark(name="load_end"):
+                v.load_end = record.time
+            case Mark(name="fault_begin"):
+                v.faults.append((record.time, math.inf))
+            case Mark(name="fault_end"):
+                v.faults[-1] = (v.faults[-1][0], record.time)
             case Push():
                 v.pushes.append(record)
+                for item in record.items:
+                    v.sent[item.queue, item.partition, item.id] = item.data
             case Pop():
-                v.pops.append(record)
+                took = record.end - record.begin
+                is_empty = record.outcome != "unknown" and not record.messages
+                if record.wait_ms and is_empty and took > PARKED_GRACE:
+                    v.waited.append(record)
+                for partition, found in _by_partition(record.messages).items():
+                    v.deliveries[record.queue, record.group, partition].append(
+                        Delivery(
+                            record.begin, record.end, record.lease_id, record.lease_s,
+                            [shared(message) for message in found],
+                        )
+                    )  # fmt: skip
             case Ack():
-                v.acks.append(record)
+                for lane, settle in _settles_of(record):
+                    v.settles[lane].append(settle)
+                for ack, result in zip(record.items, record.results, strict=bool(record.results)):
+                    if result.dlq:
+                        v.buried.append((record.queue, record.group, ack))
             case Transaction():
                 v.transactions[record.key].append(record)
             case Extend():
@@ -179,27 +230,15 @@ def view(records: Iterable[Record]) -> View:
             case Seek():
                 v.seeks[record.queue, record.group].append(record)
             case Log():
-                v.logs[record.queue, record.partition] = record.messages
+                log = [shared(message) for message in record.messages]
+                v.logs[record.queue, record.partition] = log
             case DeadLetters():
                 v.letters[record.queue] = record
-        if isinstance(record, REQUESTS):
-            v.requests.append(record)
-    for push in v.pushes:
-        for item in push.items:
-            v.sent[item.queue, item.partition, item.id] = item.data
     for attempts in v.transactions.values():
         for item in attempts[0].items:
             v.sent[item.queue, item.partition, item.id] = item.data
-    for place, messages in v.logs.items():
-        v.stored[place] = {message.id: message for message in messages}
-    for pop in v.pops:
-        for partition, found in _by_partition(pop.messages).items():
-            v.deliveries[pop.queue, pop.group, partition].append(
-                Delivery(pop.begin, pop.end, pop.lease_id, pop.lease_s, found)
-            )
-    for ack in v.acks:
-        for lane, settle in _settles_of(ack):
-            v.settles[lane].append(settle)
+    for place, log in v.logs.items():
+        v.stored[place] = {message.id: message for message in log}
     _add_transactions(v)
     return v
 
@@ -303,25 +342,31 @@ def lost(v: View) -> Iterator[str]:
 
 
 def duplicate(v: View) -> Iterator[str]:
-    places: dict[tuple[str, str, str], set[tuple[int, str]]] = defaultdict(set)
+    places: dict[tuple[str, str, str], tuple[int, str]] = {}
+    further: dict[tuple[str, str, str], set[tuple[int, str]]] = defaultdict(set)
     queued: dict[tuple[str, str, str], int] = defaultdict(int)
+
+    def see(key: tuple[str, str, str], offset: int, message_id: str) -> None:
+        place = (offset, message_id)
+        if places.setdefault(key, place) != place:
+            further[key] |= {places[key], place}
+
     for push in v.pushes:
         for item, result in zip(push.items, push.results, strict=bool(push.results)):
             key = (item.queue, item.partition, item.id)
-            places[key].add((result.offset, result.message_id))
+            see(key, result.offset, result.message_id)
             queued[key] += result.status == "queued"
     for (queue, _, partition), deliveries in v.deliveries.items():
         for delivery in deliveries:
             for message in delivery.messages:
-                key = (queue, partition, message.id)
-                places[key].add((message.offset, message.message_id))
+                see((queue, partition, message.id), message.offset, message.message_id)
     for (queue, partition), messages in v.logs.items():
         for message in messages:
-            places[queue, partition, message.id].add((message.offset, message.message_id))
-    for key, found in places.items():
+            see((queue, partition, message.id), message.offset, message.message_id)
+    for key in places:
         if v.keeps_all(key[0]):
-            if len(found) > 1:
-                yield f"{key} has the places {sorted(found)}"
+            if key in further:
+                yield f"{key} has the places {sorted(further[key])}"
             elif queued[key] > 1:
                 yield f"{key} was answered `queued` {queued[key]} times"
 
@@ -502,7 +547,14 @@ def _effect_end(request: Request) -> float:
 def lost_lease(v: View) -> Iterator[str]:
     for lane, settles in v.settles.items():
         deliveries = v.deliveries[lane]
-        of_lease = {d.lease_id: d for d in deliveries if d.lease_id}
+        leased = sorted((d for d in deliveries if d.lease_id), key=lambda d: d.begin)
+        of_lease = {d.lease_id: d for d in leased}
+        begins = [d.begin for d in leased]
+        # Of each place in `leased`, who was the first to have a lease among those from there on.
+        first_from = leased[:]
+        for place in range(len(leased) - 2, -1, -1):
+            if first_from[place + 1].end < first_from[place].end:
+                first_from[place] = first_from[place + 1]
         # Sent again, an ack is answered as the first time.
         first_sent: dict[str, float] = {}
         for settle in sorted(settles, key=lambda s: s.begin):
@@ -515,13 +567,12 @@ def lost_lease(v: View) -> Iterator[str]:
             if settle.begin > _possibly_until(v, own, settle.begin) + CLOCK_SLACK:
                 yield f"{lane}: offset {settle.offset} was accepted under {_name(own)}, expired"
                 continue
-            for other in deliveries:
-                if other.lease_id and other.begin > own.end and other.end < settle.begin:
-                    yield (
-                        f"{lane}: offset {settle.offset} was accepted under {_name(own)}"
-                        f" after {_name(other)}"
-                    )
-                    break
+            later = bisect.bisect_right(begins, own.end)
+            if later < len(leased) and first_from[later].end < settle.begin:
+                yield (
+                    f"{lane}: offset {settle.offset} was accepted under {_name(own)}"
+                    f" after {_name(first_from[later])}"
+                )
 
 
 def half_applied(v: View) -> Iterator[str]:
@@ -558,27 +609,19 @@ def dead_letter(v: View) -> Iterator[str]:
     for place, count in listed.items():
         if count > 1 and not v.is_sought(place[0], place[1]):
             yield f"{place} is listed {count} times"
-    for ack in v.acks:
-        for item, result in zip(ack.items, ack.results, strict=bool(ack.results)):
-            place = (ack.queue, ack.group, item.partition, item.id)
-            if result.dlq and ack.queue in v.letters and place not in listed:
-                yield f"{item} of {ack.queue} was answered as a dead letter of {ack.group}"
+    for queue, group, item in v.buried:
+        if queue in v.letters and (queue, group, item.partition, item.id) not in listed:
+            yield f"{item} of {queue} was answered as a dead letter of {group}"
 
 
 def retention(v: View) -> Iterator[str]:
     """What a group was not given is older than the queue keeps messages."""
     pushed_at: dict[tuple[str, str, int], float] = {}
-    first_begin: dict[tuple[str, str, str], float] = {}
     for push in v.pushes:
         for item, result in zip(push.items, push.results, strict=bool(push.results)):
             if v.keeps_all(item.queue):
                 continue
             pushed_at[item.queue, item.partition, result.offset] = push.begin
-    for push in v.pushes:
-        for item in push.items:
-            if not v.keeps_all(item.queue):
-                key = (item.queue, item.partition, item.id)
-                first_begin[key] = min(push.begin, first_begin.get(key, math.inf))
     for lane, deliveries in v.deliveries.items():
         queue, group, partition = lane
         if v.keeps_all(queue) or v.is_sought(queue, group):
@@ -595,7 +638,7 @@ def retention(v: View) -> Iterator[str]:
 
 def parked(v: View) -> Iterator[str]:
     """No pop waits on while, for seconds on end, there is something that nobody else can hold."""
-    quiet = _fault_times(v)
+    quiet = [(begin, end + RECOVERY_LIMIT) for begin, end in v.faults]
     available: dict[tuple[str, str, int], float] = {}
     for push in v.pushes:
         for item, result in zip(push.items, push.results, strict=bool(push.results)):
@@ -603,11 +646,11 @@ def parked(v: View) -> Iterator[str]:
             available[key] = min(push.end, available.get(key, math.inf))
     empty: dict[tuple[str, str], list[Pop]] = defaultdict(list)
     unknown: dict[tuple[str, str], list[Pop]] = defaultdict(list)
-    for pop in v.pops:
-        if pop.outcome == "unknown":
-            unknown[pop.queue, pop.group].append(pop)
-        elif pop.wait_ms and not pop.messages and pop.end - pop.begin > PARKED_GRACE:
-            empty[pop.queue, pop.group].append(pop)
+    for pop in v.waited:
+        empty[pop.queue, pop.group].append(pop)
+    for request in v.unanswered:
+        if isinstance(request, Pop):
+            unknown[request.queue, request.group].append(request)
     for (queue, group), pops in empty.items():
         if not v.keeps_all(queue) or v.is_sought(queue, group):
             continue
@@ -618,26 +661,18 @@ def parked(v: View) -> Iterator[str]:
             late = list(_late(v, lane, available))
             if not late:
                 continue
-            taken = [*quiet, *_blocked(v, lane, unknown[queue, group])]
+            free = _Free([*quiet, *_blocked(v, lane, unknown[queue, group])])
             for pop in pops:
                 if pop.partition not in ("", partition):
                     continue
                 for offset, since, until in late:
                     begin, end = max(pop.begin, since), min(pop.end, until)
-                    if end - begin > PARKED_GRACE and (
-                        _longest_free(begin, end, taken) > PARKED_GRACE
-                    ):
+                    if end - begin > PARKED_GRACE and free.longest(begin, end) > PARKED_GRACE:
                         yield (
                             f"{lane}: the pop of {pop.begin:.3f}-{pop.end:.3f} came back empty;"
                             f" offset {offset} was there from {since:.3f}"
                         )
                         break
-
-
-def _fault_times(v: View) -> list[tuple[float, float]]:
-    if "fault_begin" not in v.marks:
-        return []
-    return [(v.marks["fault_begin"], v.marks.get("fault_end", math.inf) + RECOVERY_LIMIT)]
 
 
 def _late(
@@ -674,38 +709,77 @@ def _blocked(v: View, lane: Lane, unknown: Sequence[Pop]) -> Iterator[tuple[floa
             yield pop.begin, pop.end + LATE_EFFECT + pop.lease_s
 
 
-def _longest_free(begin: float, end: float, taken: Iterable[tuple[float, float]]) -> float:
-    longest, free_from = 0.0, begin
-    for a, b in sorted(taken):
-        if a > free_from:
-            longest = max(longest, min(a, end) - free_from)
-        free_from = max(free_from, b)
-        if free_from >= end:
-            return longest
-    return max(longest, end - free_from)
+class _Free:
+    """The times that no interval of *taken* covers."""
+
+    def __init__(self, taken: Iterable[tuple[float, float]]) -> None:
+        self._begins = [-math.inf]
+        self._ends: list[float] = []
+        for begin, end in sorted(taken):
+            if begin > self._begins[-1]:
+                self._ends.append(begin)
+                self._begins.append(end)
+            else:
+                self._begins[-1] = max(self._begins[-1], end)
+        self._ends.append(math.inf)
+
+    def longest(self, begin: float, end: float) -> float:
+        """The longest of them between *begin* and *end*."""
+        longest = 0.0
+        for place in range(bisect.bisect_right(self._ends, begin), len(self._begins)):
+            if self._begins[place] >= end:
+                break
+            longest = max(longest, min(end, self._ends[place]) - max(begin, self._begins[place]))
+        return longest
 
 
 def throughput(v: View, share: float = RECOVERY_SHARE) -> Iterator[str]:
-    """Compared are medians of one-second windows; three in a row have to be as before."""
-    if not {"load_begin", "fault_begin", "fault_end", "load_end"} <= v.marks.keys():
+    """After each fault it has to be again as it was before the first one."""
+    if v.load_begin is None or v.load_end is None:
         return
     ends = sorted(push.end for push in v.pushes if push.outcome == "answered")
-    before = _windows(ends, v.marks["load_begin"] + WARM_UP, v.marks["fault_begin"])
-    limit = min(v.marks["fault_end"] + RECOVERY_LIMIT, v.marks["load_end"])
-    if not before:
-        return
-    # Windows that begin every quarter of a second, so that none straddles the recovery for long.
-    best = 0.0
-    start = v.marks["fault_end"]
-    while start + 3 <= limit + CLOCK_SLACK:
-        best = max(best, statistics.median(_windows(ends, start, start + 3)))
-        start += 0.25
-    usual = statistics.median(before)
-    if best < share * usual:
-        yield (
-            f"{best:.0f} pushes/s within {limit - v.marks['fault_end']:.1f} s after the fault,"
-            f" {usual:.0f}/s before it"
-        )
+    for end, until in v.well():
+        recovery = Recovery.of(ends, v.load_begin, v.faults[0][0], end, min(until, v.load_end))
+        if not recovery.reaches(share):
+            yield (
+                f"{recovery.best:.0f} pushes/s within {recovery.seconds:.1f} s after the fault"
+                f" that ended at {end:.3f}, {recovery.usual:.0f}/s before the first"
+            )
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Pushes a second: `usual` before the first fault, `best` within `seconds` after one."""
+
+    usual: float
+    best: float
+    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        ends: Sequence[float],
+        load_begin: float,
+        first_begin: float,
+        end: float,
+        until: float,
+    ) -> Recovery:
+        """Compared are medians of one-second windows; three in a row have to be as before.
+
+        *ends* are the times of the answered pushes in order.
+        """
+        before = _windows(ends, load_begin + WARM_UP, first_begin)
+        limit = min(end + RECOVERY_LIMIT, until)
+        # Windows that begin every quarter of a second, so that none straddles it for long.
+        best = 0.0
+        start = end
+        while start + 3 <= limit + CLOCK_SLACK:
+            best = max(best, statistics.median(_windows(ends, start, start + 3)))
+            start += 0.25
+        return cls(statistics.median(before) if before else 0.0, best, limit - end)
+
+    def reaches(self, share: float) -> bool:
+        return self.best >= share * self.usual
 
 
 def _windows(times: Sequence[float], begin: float, end: float) -> list[int]:
@@ -717,11 +791,10 @@ def _windows(times: Sequence[float], begin: float, end: float) -> list[int]:
 
 
 def unrecovered(v: View) -> Iterator[str]:
-    if "fault_end" not in v.marks:
-        return
-    well_from = v.marks["fault_end"] + RECOVERY_LIMIT
-    for request in v.requests:
-        if request.begin > well_from and request.outcome == "unknown" and request.error != "left":
+    well = [(end + RECOVERY_LIMIT, until) for end, until in v.well()]
+    for request in v.unanswered:
+        # One that the next fault may have hit is no fault of this one's recovery.
+        if request.error != "left" and any(a < request.begin and request.end < b for a, b in well):
             yield (
                 f"{request.client}: {type(request).__name__} of {request.begin:.3f}"
                 f"-{request.end:.3f}: {request.status} {request.error}"
@@ -739,15 +812,10 @@ RULES: dict[str, Callable[[View], Iterator[str]]] = {  # and `throughput`, which
 
 def longest_outage(v: View) -> float:
     """The longest time between two answers that carried something out."""
-    ends = sorted(
-        request.end
-        for request in v.requests
-        if isinstance(request, (Push, Ack, Transaction)) and request.outcome == "answered"
-    )
-    begin, end = v.marks.get("load_begin"), v.marks.get("load_end")
+    begin, end = v.load_begin, v.load_end
     if begin is None or end is None:
         return 0.0
-    times = [begin, *(time for time in ends if begin < time < end), end]
+    times = [begin, *(time for time in sorted(v.answers) if begin < time < end), end]
     return max(b - a for a, b in pairwise(times))
 
 
@@ -756,7 +824,7 @@ def check(records: Iterable[Record], recovery_share: float = RECOVERY_SHARE) -> 
     violations = [Violation(name, text) for name, rule in RULES.items() for text in rule(v)]
     violations += [Violation("throughput", text) for text in throughput(v, recovery_share)]
     return Report(
-        operations=len(v.requests),
+        operations=v.operations,
         answered_pushes=sum(len(push.results) for push in v.pushes),
         longest_outage=longest_outage(v),
         violations=violations,

@@ -52,6 +52,7 @@ class Fault:
     topology: Topology = "plain"
     # Of the server, when it has to be started in another way.
     env: Callable[[Path], dict[str, str]] = field(default=lambda folder: {})
+    once: bool = False  # it leaves nothing that it could be done to again
 
 
 FAULTS: dict[str, Fault] = {}
@@ -61,10 +62,11 @@ def fault(
     text: str,
     topology: Topology = "plain",
     env: Callable[[Path], dict[str, str]] = lambda folder: {},
+    once: bool = False,
 ) -> Callable[[Strike], Strike]:
     def register(strike: Strike) -> Strike:
         name = getattr(strike, "__name__").replace("_", "-")  # noqa: B009
-        FAULTS[name] = Fault(name, text, strike, topology, env)
+        FAULTS[name] = Fault(name, text, strike, topology, env, once)
         return strike
 
     return register
@@ -270,7 +272,7 @@ async def disk_full(stage: Stage) -> AsyncIterator[None]:
         filler.unlink()
 
 
-@fault("failover to a streaming standby that is promoted", topology="standby")
+@fault("failover to a streaming standby that is promoted", topology="standby", once=True)
 @asynccontextmanager
 async def failover(stage: Stage) -> AsyncIterator[None]:
     await stage.system.fail_over()

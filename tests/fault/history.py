@@ -153,7 +153,7 @@ class Plan(msgspec.Struct, tag="plan"):
 
 
 class Mark(msgspec.Struct, tag="mark"):
-    """A moment: load_begin, fault_begin, fault_end, load_end."""
+    """A moment: load_begin, load_end, and fault_begin and fault_end of each fault between them."""
 
     name: str
     time: float
@@ -178,20 +178,28 @@ class DeadLetters(msgspec.Struct, tag="dead_letters"):
 Record = (
     Plan | Mark | Push | Pop | Ack | Transaction | Extend | Seek | Log | DeadLetters
 )  # told apart by their tags
-REQUESTS = (Push, Pop, Ack, Transaction, Extend, Seek)
+
+BUFFER_BYTES = 1 << 18
 
 
 class Recorder:
-    """Keeps the records and appends them to a file, so that a run that hangs leaves its history."""
+    """Appends the records to a file, and keeps of them what the run itself wants to know.
+
+    They are written in pieces, and at each mark, so that a run that hangs leaves its history.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: list[Record] = []
+        self.operations = 0
+        self.push_ends: list[float] = []  # of the answered pushes, in order
         self._encode = msgspec.json.Encoder().encode
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=BUFFER_BYTES)
 
     def add(self, record: Record) -> None:
-        self.records.append(record)
+        if isinstance(record, Request):
+            self.operations += 1
+            if isinstance(record, Push) and record.outcome == "answered":
+                self.push_ends.append(record.end)
         self._file.write(self._encode(record) + b"\n")
 
     def mark(self, name: str, note: str = "") -> float:

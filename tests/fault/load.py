@@ -9,6 +9,11 @@ All random choices come from one seed; what the server and the network make of t
     park    seldom pushed to, so that pops wait
     moved   a group that is moved about by seeks
     brief   messages that retention takes after two seconds
+
+Load, server and database share their cores, so a request has to be cheap here: it is one message or
+a few, on a connection that does nothing else (bench/client.py). Everybody is paced. What is asked
+for is well below what two cores can do: the rate is the same each second, and comes back after a
+fault when the server does.
 """
 
 from __future__ import annotations
@@ -17,13 +22,15 @@ import asyncio
 import datetime
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
+import msgspec
 
-from tests.client import Answer, Client, unique, uuid7
+from bench.client import Answer, Connection, RequestFailed, head_of, parse_url
+from bench.wire import IdMint
+from tests.client import Client, unique, uuid7
 from tests.fault.history import (
     QUEUE_MODE,
     Ack,
@@ -49,13 +56,52 @@ from tests.fault.history import (
 DEADLINE = 5.0  # seconds for a request, on top of what it waits
 LEASE_S = 2
 RETENTION_S = 2
-PARTITIONS = 6
+PARTITIONS = 8
+PRODUCERS = 20
+# A push that takes less than the pause delays none of those behind it.
+PRODUCER_PAUSE_S = (0.07, 0.09)
+CONSUMERS = 4  # of each group
+CONSUMER_PAUSE_S = (0.0, 0.03)
+FRESH_SHARE = 0.1  # of the requests: those on connections of their own, which reach all workers
 WAIT_MS = 1000
 PARK_WAIT_MS = 4000
 # Longer than a lease whose holder has gone.
 QUIET = LEASE_S + 1.5  # seconds
 
-Wire = dict[str, Any]  # a message as it came
+
+class Wire(msgspec.Struct, rename="camel", gc=False):
+    """A message as it came."""
+
+    partition: str
+    partition_id: str
+    offset: int
+    transaction_id: str
+    id: str
+    data: Any
+
+
+class PopAnswer(msgspec.Struct, rename="camel", gc=False):
+    lease_id: str
+    messages: list[Wire]
+
+
+class PushResult(msgspec.Struct, gc=False):
+    status: str
+    offset: int
+    message_id: str
+
+
+class AckAnswer(msgspec.Struct, gc=False):
+    success: bool
+    error: str | None = None
+    dlq: bool = False
+    noop: bool = False
+
+
+_decode_pop = msgspec.json.Decoder(PopAnswer).decode
+_decode_push = msgspec.json.Decoder(list[PushResult]).decode
+_decode_acks = msgspec.json.Decoder(list[AckAnswer]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Load:
@@ -65,7 +111,7 @@ class Load:
         self.recorder = recorder
         self.url = url
         self._seed = seed
-        self._clients: list[Client] = []
+        self._actors: list[Actor] = []
         self._producers: list[asyncio.Task[None]] = []
         self._consumers: list[asyncio.Task[None]] = []
         self._producing = True
@@ -96,15 +142,16 @@ class Load:
                     options |= {"retentionEnabled": True, "retentionSeconds": RETENTION_S}
                 await client.configure(queue.name, options)
 
-    def start(self) -> None:
-        self.recorder.mark("load_begin")
-        for number in range(6):
-            self._add_producer(self.work, f"producer-{number}", 0.04, 0.06)
+    def start(self) -> float:
+        """When it began, by the monotonic clock."""
+        began_at = self.recorder.mark("load_begin")
+        for number in range(PRODUCERS):
+            self._add_producer(self.work, f"producer-{number}", *PRODUCER_PAUSE_S)
         self._add_producer(self.park, "visitor", 0.5, 6.0)
         self._add_producer(self.moved, "mover-feeder", 0.1, 0.2)
         self._add_producer(self.brief, "brief-feeder", 0.1, 0.2)
         for group in ("one", "two", QUEUE_MODE):
-            for _ in range(2):
+            for _ in range(CONSUMERS):
                 self._add_consumer(self.work, group, transactions=group == "one", tricks=True)
         self._add_consumer(self.out, "sink")
         for _ in range(2):
@@ -113,6 +160,7 @@ class Load:
         self._add_consumer(self.brief, "passer-by")
         actor = self._actor("seeker")
         self._producers.append(asyncio.create_task(self._seek(actor)))
+        return began_at
 
     async def stop_producing(self) -> None:
         """The last pushes are repeated until they are answered."""
@@ -135,12 +183,12 @@ class Load:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for client in self._clients:
-            await client.close()
+        for actor in self._actors:
+            actor.close()
 
     def _actor(self, name: str) -> Actor:
-        actor = Actor(name, self, random.Random(f"{self._seed}-{name}-{len(self._clients)}"))
-        self._clients += actor.clients
+        actor = Actor(name, self, random.Random(f"{self._seed}-{name}-{len(self._actors)}"))
+        self._actors.append(actor)
         return actor
 
     def _add_producer(self, queue: str, name: str, pause_min: float, pause_max: float) -> None:
@@ -166,16 +214,21 @@ class Load:
 
     async def _produce(self, actor: Actor, queue: str, pause_min: float, pause_max: float) -> None:
         number = 0
-        due = time.monotonic()
+        ids = IdMint()
+        # They do not begin all at once.
+        due = time.monotonic() + actor.chance.uniform(0, pause_max)
+        await asyncio.sleep(due - time.monotonic())
         while self._producing:
             items = []
-            for _ in range(actor.chance.choice((1, 1, 1, 3, 20)) if queue == self.work else 1):
+            for _ in range(
+                actor.chance.choice((1, 1, 1, 1, 1, 1, 3, 12)) if queue == self.work else 1
+            ):
                 partition = f"p{actor.chance.randrange(PARTITIONS)}"
                 if queue in (self.park, self.moved, self.brief):
                     partition = "p0"
                 # Time-ordered ids mostly, as clients mint them; others are indexed apart.
                 text = f"{actor.name}-{number}"
-                id_ = uuid7() if actor.chance.random() < 0.8 else text
+                id_ = ids.mint(1)[0] if actor.chance.random() < 0.8 else text
                 items.append(Item(queue, partition, id_, [actor.name, number, "x" * 40]))
                 number += 1
             await actor.push(items)
@@ -233,10 +286,12 @@ class Load:
                 await self._transact(actor, pop, messages)
             else:
                 await actor.ack(pop, messages)
+            if not self.draining:
+                await asyncio.sleep(actor.chance.uniform(*CONSUMER_PAUSE_S))
 
     async def _nack(self, actor: Actor, pop: Pop, messages: list[Wire], status: str) -> None:
         """Complete what comes before one message of the first partition, and nack that one."""
-        own = [m for m in messages if m["partition"] == messages[0]["partition"]]
+        own = [m for m in messages if m.partition == messages[0].partition]
         place = actor.chance.randrange(len(own))
         await actor.ack(pop, own[: place + 1], status)
 
@@ -271,7 +326,10 @@ async def _read_partition(client: Client, queue: str, partition: str) -> list[Me
         pop = await client.pop(queue, partition=partition, group=group, batch=2000, leaseSeconds=60)
         if pop.status == 204:
             return log
-        log += [_message(message) for message in pop.messages]
+        log += [
+            Message(m["partition"], m["offset"], m["transactionId"], m["id"], m["data"])
+            for m in pop.messages
+        ]
         # One ack for the batch: that of its last message commits all before it.
         await client.ack(pop.messages[-1], group=group)
 
@@ -292,22 +350,19 @@ async def _read_letters(client: Client, queue: str) -> list[Letter]:
             return letters
 
 
-def _message(wire: Wire) -> Message:
-    return Message(
-        wire["partition"], wire["offset"], wire["transactionId"], wire["id"], wire["data"]
-    )
-
-
 class Actor:
     """One producer or consumer: its connections, its random choices, its lines in the history."""
 
     def __init__(self, name: str, load: Load, chance: random.Random) -> None:
         self.name = name
         self.chance = chance
-        self._load = load
+        self._url = parse_url(load.url())
         self._add = load.recorder.add
-        # Kept connections stay with one worker; fresh ones reach all.
-        self.clients = [Client(load.url()), Client(load.url(), fresh=True)]
+        self._kept: Connection | None = None
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
     async def push(self, items: list[Item]) -> None:
         body = {
@@ -326,8 +381,8 @@ class Actor:
             push = Push(items=items, **asked.times)
             if asked.outcome == "answered":
                 push.results = [
-                    Stored(entry["status"], entry["offset"], entry["message_id"])
-                    for entry in asked.json
+                    Stored(entry.status, entry.offset, entry.message_id)
+                    for entry in _decode_push(asked.body)
                 ]
                 assert {result.status for result in push.results} <= {"queued", "duplicate"}, asked
             self._add(push)
@@ -346,9 +401,12 @@ class Actor:
         pop = Pop(queue=queue, group=group, wait_ms=wait_ms, lease_s=LEASE_S, **asked.times)
         messages: list[Wire] = []
         if asked.outcome == "answered" and asked.status == 200:
-            messages = asked.json["messages"]
-            pop.lease_id = asked.json["leaseId"]
-            pop.messages = [_message(message) for message in messages]
+            answer = _decode_pop(asked.body)
+            messages = answer.messages
+            pop.lease_id = answer.lease_id
+            pop.messages = [
+                Message(m.partition, m.offset, m.transaction_id, m.id, m.data) for m in messages
+            ]
         self._add(pop)
         return pop, messages
 
@@ -358,12 +416,12 @@ class Actor:
             return
         statuses = ["completed"] * (len(messages) - 1) + [last]
         entries = [
-            {"transactionId": m["transactionId"], "partitionId": m["partitionId"],
+            {"transactionId": m.transaction_id, "partitionId": m.partition_id,
              "leaseId": pop.lease_id, "status": status, "error": f"nacked by {self.name}"}
             for m, status in zip(messages, statuses, strict=True)
         ]  # fmt: skip
         items = [
-            AckItem(m["partition"], m["offset"], m["transactionId"], status)
+            AckItem(m.partition, m.offset, m.transaction_id, status)
             for m, status in zip(messages, statuses, strict=True)
         ]
         body: dict[str, Any] = {"acknowledgments": entries}
@@ -376,13 +434,8 @@ class Actor:
             )
             if asked.outcome == "answered":
                 ack.results = [
-                    AckResult(
-                        result["success"],
-                        result.get("error") or "",
-                        bool(result.get("dlq")),
-                        bool(result.get("noop")),
-                    )
-                    for result in asked.json
+                    AckResult(result.success, result.error or "", result.dlq, result.noop)
+                    for result in _decode_acks(asked.body)
                 ]
             self._add(ack)
             if asked.outcome != "unknown":
@@ -392,7 +445,7 @@ class Actor:
     async def transact(self, key: str, pop: Pop, messages: list[Wire], items: list[Item]) -> None:
         group = {} if pop.group == QUEUE_MODE else {"consumerGroup": pop.group}
         operations: list[dict[str, Any]] = [
-            {"type": "ack", "transactionId": m["transactionId"], "partitionId": m["partitionId"],
+            {"type": "ack", "transactionId": m.transaction_id, "partitionId": m.partition_id,
              "leaseId": pop.lease_id, "status": "completed", **group}
             for m in messages
         ]  # fmt: skip
@@ -401,8 +454,7 @@ class Actor:
             for i in items
         ]
         operations.append({"type": "push", "items": pushed})
-        acks = [AckItem(m["partition"], m["offset"], m["transactionId"], "completed")
-                for m in messages]  # fmt: skip
+        acks = [AckItem(m.partition, m.offset, m.transaction_id, "completed") for m in messages]
         body = {"operations": operations, "requiredLeases": [pop.lease_id]}
         for _ in range(8):
             asked = await self._ask("POST", "/api/v1/transaction", body)
@@ -410,10 +462,11 @@ class Actor:
                 key=key, queue=pop.queue, group=pop.group, lease_id=pop.lease_id, acks=acks,
                 items=items, **asked.times,
             )  # fmt: skip
-            if asked.outcome == "answered" and not asked.json["success"]:
+            answer = msgspec.json.decode(asked.body) if asked.outcome == "answered" else {}
+            if answer and not answer["success"]:
                 transaction.outcome = "refused"
-                transaction.reason = asked.json["reason"]
-                transaction.error = asked.json["error"]
+                transaction.reason = answer["reason"]
+                transaction.error = answer["error"]
                 if transaction.reason in ("internal", "unavailable"):
                     transaction.outcome = "unknown"
             self._add(transaction)
@@ -425,7 +478,7 @@ class Actor:
         asked = await self._ask("POST", f"/api/v1/lease/{lease_id}/extend", {"seconds": seconds})
         extend = Extend(lease_id=lease_id, seconds=seconds, **asked.times)
         if asked.outcome == "answered":
-            extend.renewed = asked.json["renewed"]
+            extend.renewed = msgspec.json.decode(asked.body)["renewed"]
         self._add(extend)
 
     async def seek(self, queue: str, group: str, where: dict[str, Any]) -> None:
@@ -439,25 +492,21 @@ class Actor:
     async def _ask(
         self, method: str, target: str, body: Any, wait: float = 0.0, accept: tuple[int, ...] = ()
     ) -> Asked:
-        client = self.clients[self.chance.random() < 0.3]
+        content = b"" if body is None else _encode(body)
+        head = head_of(self._url, method, target, len(content))
         begin, wall = time.monotonic(), time.time()
         answer: Answer | None = None
         error = ""
-        timeout = DEADLINE + wait
         try:
-            call: Awaitable[Answer] = (
-                client.send(method, target, timeout=timeout)
-                if body is None
-                else client.post(target, body, timeout=timeout)
-            )
-            answer = await call
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+            async with asyncio.timeout(DEADLINE + wait):
+                answer = await self._exchange(head, content)
+        except (RequestFailed, OSError, TimeoutError) as exc:
             error = f"{type(exc).__name__} {exc}"
         end = time.monotonic()
         status = answer.status if answer else 0
         outcome: Outcome = "unknown" if answer is None or status >= 500 else "answered"
         if answer and outcome == "unknown":
-            error = answer.raw[:200].decode(errors="replace")
+            error = answer.body[:200].decode(errors="replace")
         # The requests are right; only too many of them can be refused.
         assert status < 400 or status >= 500 or status in (429, *accept), answer
         if 400 <= status < 500:
@@ -466,21 +515,30 @@ class Actor:
             "client": self.name, "begin": begin, "end": end, "wall": wall,
             "outcome": outcome, "status": status, "error": error,
         }  # fmt: skip
-        return Asked(answer, outcome, status, times)
+        return Asked(outcome, status, answer.body if answer else b"", times)
+
+    async def _exchange(self, head: bytes, body: bytes) -> Answer:
+        """Send a request on the kept connection, which stays with one worker, or on a fresh one."""
+        is_fresh = self.chance.random() < FRESH_SHARE
+        connection = self._kept
+        if is_fresh or connection is None or not connection.is_open:
+            connection = await Connection.open(self._url)
+            if not is_fresh:
+                self._kept = connection
+        answer: Answer | None = None
+        try:
+            answer = await connection.request(head, body)
+            return answer
+        finally:
+            # On one that was left in the middle of an answer nothing can be asked any more.
+            if is_fresh or answer is None:
+                connection.close()
 
 
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """A request's answer, and what the history holds of every request."""
 
-    def __init__(
-        self, answer: Answer | None, outcome: Outcome, status: int, times: dict[str, Any]
-    ) -> None:
-        self.outcome = outcome
-        self.status = status
-        self.times = times
-        self._answer = answer
-
-    @property
-    def json(self) -> Any:
-        assert self._answer is not None
-        return self._answer.json
+    outcome: Outcome
+    status: int
+    body: bytes
+    times: dict[str, Any]

@@ -442,6 +442,51 @@ def test_throughput_has_to_come_back_within_ten_seconds(
     assert broken(history(*marks, *before, *after)) == verdict
 
 
+@pytest.mark.parametrize(
+    ("pushes", "verdict"),
+    [
+        pytest.param([*steady(100, 22, 30), *steady(100, 42, 50)], set(), id="both times"),
+        pytest.param([*steady(90, 20, 30), *steady(100, 40, 50)], {"throughput"}, id="second"),
+        pytest.param([*steady(100, 20, 30), *steady(90, 40, 50)], {"throughput"}, id="first"),
+        # What it reached between the faults is no measure: it has to be as it was at first.
+        pytest.param([*steady(50, 20, 30), *steady(50, 40, 50)], {"throughput"}, id="never"),
+    ],
+)
+def test_throughput_has_to_come_back_after_each_fault(
+    pushes: list[Record], verdict: set[str]
+) -> None:
+    marks = [Mark("load_begin", 0), Mark("fault_begin", 10), Mark("fault_end", 20),
+             Mark("fault_begin", 30), Mark("fault_end", 40), Mark("load_end", 50)]  # fmt: skip
+    assert broken(history(*marks, *steady(100, 0, 10), *pushes)) == verdict
+
+
+def test_what_fails_between_two_faults_and_their_recovery_is_a_violation() -> None:
+    marks = [Mark("fault_begin", 10), Mark("fault_end", 20), Mark("fault_begin", 40),
+             Mark("fault_end", 50)]  # fmt: skip
+
+    def failed(begin: float, end: float) -> Push:
+        return push(begin, 0, outcome="unknown", end=end)
+
+    for begin, end in ((12, 13), (29, 31), (38, 41), (45, 46), (58, 59)):
+        assert broken(history(*marks, failed(begin, end), log())) == set(), begin
+    for begin, end in ((31, 32), (61, 62)):
+        assert broken(history(*marks, failed(begin, end), log())) == {"unrecovered"}, begin
+
+
+def test_a_pop_that_waited_beside_a_message_between_two_faults_is_a_violation() -> None:
+    marks = [Mark("fault_begin", 10), Mark("fault_end", 20), Mark("fault_begin", 60),
+             Mark("fault_end", 70)]  # fmt: skip
+
+    def waited(begin: float) -> list[Record]:
+        idle = Pop(begin=begin, end=begin + 5, queue="q", group="g", lease_s=2, wait_ms=5000)
+        return history(*marks, push(0, 0), idle, pop(90, 0), log(0))
+
+    for begin in (12, 24, 62, 72):
+        assert broken(waited(begin)) == set(), begin
+    for begin in (4, 31, 50, 81):
+        assert broken(waited(begin)) == {"parked"}, begin
+
+
 def test_the_report_counts_and_tells_the_longest_outage() -> None:
     records = history(
         Mark("load_begin", 0), push(0.5, 0, 1), push(1, 2), push(3, 3, outcome="unknown"),
@@ -457,14 +502,12 @@ def test_the_report_counts_and_tells_the_longest_outage() -> None:
 def test_a_history_from_a_file_is_the_same(tmp_path: Path) -> None:
     """What a failed run leaves behind can be judged again."""
     recorder = Recorder(tmp_path / "history.jsonl")
-    for _, records in BAD.values():
-        for record in records:
-            recorder.add(record)
-    for records in GOOD.values():
+    histories = [*GOOD.values(), *(records for _, records in BAD.values())]
+    for records in histories:
         for record in records:
             recorder.add(record)
     recorder.close()
-    assert list(read(recorder.path)) == recorder.records
+    assert list(read(recorder.path)) == [record for records in histories for record in records]
 
 
 def test_every_rule_has_a_history_that_breaks_it() -> None:
