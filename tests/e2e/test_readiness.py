@@ -50,10 +50,10 @@ async def test_a_server_that_is_well_says_so(cluster: ClusterProcess) -> None:
 
 
 async def test_a_thousand_probes_are_one_write_a_second_and_worker(
-    cluster: ClusterProcess, conninfo: str
+    cluster: ClusterProcess, direct_conninfo: str
 ) -> None:
     written = "SELECT n_tup_ins + n_tup_upd FROM pg_stat_user_tables WHERE relname = 'write_probe'"
-    with psycopg.connect(conninfo, autocommit=True) as database:
+    with psycopg.connect(direct_conninfo, autocommit=True) as database:
         began = time.monotonic()
         for _ in range(10):
             assert await is_ready(cluster.url)

@@ -645,11 +645,11 @@ def _check_results(
 
 
 @pytest.fixture
-def model_server(conninfo: str) -> Iterator[Server]:
+def model_server(conninfo: str, direct_conninfo: str) -> Iterator[Server]:
     """Two workers on a database that the test can reach too."""
     with ClusterProcess(env={"DATABASE_URL": conninfo}) as cluster:
         cluster.wait_ready()
-        server = Server(cluster, conninfo)
+        server = Server(cluster, direct_conninfo)
         try:
             yield server
         finally:
