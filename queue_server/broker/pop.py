@@ -440,19 +440,21 @@ class Popper:
 
     async def _flush(self, batch: Sequence[Sequence[ClaimRequest]]) -> list[_Answer]:
         begin = time.perf_counter_ns()
-        answers = await leases.claim(self._transactions, [r for one in batch for r in one])
+        # Those of one group beside each other: what they may have is looked for once.
+        order = sorted(range(len(batch)), key=lambda i: _group_first(batch[i]))
+        answers = await leases.claim(self._transactions, [r for i in order for r in batch[i]])
         self._counters.add(Counter.POP_TRANSACTIONS)
         self._spend(Counter.POP_LEASE_US, begin)
         claims = [claim for answer in answers for claim in answer.claims]
         self._counters.add(Counter.LEASES_TAKEN_OVER, sum(claim.taken_over for claim in claims))
-        split: list[_Answer] = []
+        split: list[_Answer] = [(requests[0].lease_id, []) for requests in batch]
         start = 0
-        for requests in batch:
-            end = start + len(requests)
-            if not requests[0].auto_ack:
-                granted = sum(len(answer.claims) for answer in answers[start:end])
+        for i in order:
+            end = start + len(batch[i])
+            split[i][1].extend(answers[start:end])
+            if not batch[i][0].auto_ack:
+                granted = sum(len(answer.claims) for answer in split[i][1])
                 self._counters.add(Counter.LEASES_GRANTED, granted)
-            split.append((requests[0].lease_id, answers[start:end]))
             start = end
         return split
 
@@ -663,6 +665,10 @@ class Popper:
                 )
             if count == _SWEEP_PARTITIONS_MAX:
                 self._in_use.add(subscription_id)  # there may be more
+
+
+def _group_first(requests: Sequence[ClaimRequest]) -> tuple[SubscriptionId, PartitionId]:
+    return requests[0].subscription_id, requests[0].partition_id
 
 
 class SegmentCache:

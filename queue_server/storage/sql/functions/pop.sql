@@ -102,7 +102,8 @@ $$;
 --             spread; `p_partition_limits` how many partitions, or, negative, among how many pops
 --             the readable ones are to be shared; `p_lease_seconds` 0 = the queue's. Elements in a
 --             row with one lease id are one request over several queues: what one leaves of the
---             limits is for the next. `p_raw_bytes_max` bounds what one request is handed out,
+--             limits is for the next. Requests in a row of one group for any partition share one
+--             look at what there is. `p_raw_bytes_max` bounds what one request is handed out,
 --             `p_inline_bytes_max` how much of it comes with the answer.
 -- Returns:    o_status 'segment':   one row for each run of messages [o_from, o_to) handed out, in
 --                                   order, with its segment; a null o_body is to be read with
@@ -121,6 +122,8 @@ $$;
 -- Isolation:  READ COMMITTED. A candidate is looked for without a lock and judged again under the
 --             cursor's lock. Only committed segments below a committed next_offset are handed out; a
 --             next_offset that changes meanwhile is at worst too low, and its push wakes the waiter.
+--             So does what becomes readable after the look that a request shares, as all of them
+--             were asked before it.
 CREATE OR REPLACE FUNCTION queen.pop_v2(
     p_shard smallint,
     p_subscription_ids integer[],
@@ -170,6 +173,13 @@ DECLARE
     v_raw_bytes_left bigint;
     v_inline_bytes_left bigint;
     v_candidates bigint[];
+    v_next integer;
+    v_left_over bigint[];
+    v_look_subscription_id integer;
+    v_look_limit integer;
+    v_looks_left integer;
+    v_round_start bigint;
+    v_round_over boolean;
     v_partition_id bigint;
     v_place bigint;
     v_start bigint;
@@ -255,21 +265,44 @@ BEGIN
             o_partition_limit := v_partitions_left;
         END IF;
 
-        -- Two arcs make the round: from start_after to the end, then from the beginning to it.
-        FOR v_arc IN 1..2 LOOP
+        IF r.partition_id <> 0 OR r.subscription_id IS DISTINCT FROM v_look_subscription_id THEN
+            v_look_subscription_id := CASE WHEN r.partition_id = 0 THEN r.subscription_id END;
+            v_candidates := '{}';
+            v_next := 1;
+            v_left_over := '{}';
+            v_look_limit := 0;
+            v_round_start := CASE WHEN r.partition_id = 0 THEN r.start_after ELSE 0 END;
+            v_round_over := false;
+            v_first := v_round_start;
+            v_last := 9223372036854775807;
+        END IF;
+        v_looks_left := 2;
+        LOOP
             EXIT WHEN v_partitions_left = 0 OR v_messages_left = 0 OR v_raw_bytes_left <= 0;
-            EXIT WHEN v_arc = 2 AND (r.partition_id <> 0 OR r.start_after = 0);
-            v_first := CASE v_arc WHEN 1 THEN r.start_after ELSE 0 END;
-            v_last := CASE v_arc WHEN 1 THEN 9223372036854775807 ELSE r.start_after END;
 
-            IF
-                r.partition_id <> 0
-                AND v_delay IS NULL AND v_window IS NULL AND v_stale_before IS NULL
-            THEN
-                -- Nothing to choose from: whether it is readable is seen when it is locked.
-                v_candidates := ARRAY[r.partition_id];
-            ELSE
-                SELECT array_agg(n.o_partition_id) INTO v_candidates
+            IF v_next > cardinality(v_candidates) THEN
+                IF v_round_over OR v_looks_left = 0 THEN
+                    EXIT WHEN cardinality(v_left_over) = 0;
+                    v_candidates := v_left_over;
+                    v_left_over := '{}';
+                    v_next := 1;
+                    CONTINUE;
+                END IF;
+                v_looks_left := v_looks_left - 1;
+                v_next := 1;
+                IF
+                    r.partition_id <> 0
+                    AND v_delay IS NULL AND v_window IS NULL AND v_stale_before IS NULL
+                THEN
+                    -- Nothing to choose from: whether it is readable is seen when it is locked.
+                    v_candidates := ARRAY[r.partition_id];
+                    v_round_over := true;
+                    CONTINUE;
+                END IF;
+                -- A few more than are wanted, for those that somebody else takes in between, and
+                -- twice as many each time, as more requests may follow in the row.
+                v_look_limit := greatest(least(2 * v_look_limit, 64), v_partitions_left + 4);
+                SELECT coalesce(array_agg(n.o_partition_id), '{}') INTO v_candidates
                 FROM (
                     SELECT k.o_partition_id
                     FROM queen.candidates(
@@ -277,193 +310,202 @@ BEGIN
                         v_delay, v_window, v_stale_before, false
                     ) k
                     WHERE k.o_readable_at <= v_now
-                    -- A few more, for those that somebody else takes in between.
-                    LIMIT v_partitions_left + 4
+                    LIMIT v_look_limit
                 ) n;
+                -- Two arcs make the round: from its start to the end, then from the beginning.
+                IF cardinality(v_candidates) = v_look_limit THEN
+                    v_first := v_candidates[v_look_limit];
+                ELSIF v_last > v_round_start AND v_round_start > 0 THEN
+                    v_first := 0;
+                    v_last := v_round_start;
+                ELSE
+                    v_round_over := true;
+                END IF;
+                CONTINUE;
+            END IF;
+            v_partition_id := v_candidates[v_next];
+            v_next := v_next + 1;
+
+            SELECT
+                u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
+                u.retry_count, u.consumed_at, u.lease_id, a.next_offset, a.low_watermark,
+                (
+                    SELECT array_agg(h.message_offset ORDER BY h.message_offset)
+                    FROM queen.holes h
+                    WHERE
+                        h.shard = p_shard
+                        AND h.partition_id = v_partition_id
+                        AND h.message_offset >= u.committed_offset
+                        AND h.message_offset < a.next_offset
+                ) AS holes
+            INTO c
+            FROM queen.cursors u
+            JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = v_partition_id
+            WHERE
+                u.shard = p_shard
+                AND u.partition_id = v_partition_id
+                AND u.subscription_id = r.subscription_id
+                -- Said again of the row that is locked.
+                AND a.next_offset > u.committed_offset
+                AND (u.lease_id IS NULL OR u.lease_expires_at <= v_now)
+                AND (u.available_at IS NULL OR u.available_at <= v_now)
+            FOR NO KEY UPDATE OF u SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND;
+            o_status := 'segment';
+            o_partition_id := c.partition_id;
+            v_start := greatest(c.committed_offset, c.low_watermark);
+            IF c.consumed_at IS NULL AND r.starts_at IS NOT NULL THEN
+                -- The cursor may have been made before that time, for one that was to come.
+                v_start := greatest(
+                    v_start, queen.offset_at(p_shard, c.partition_id, r.starts_at)
+                );
+            END IF;
+            IF v_stale_before IS NOT NULL THEN
+                v_start := greatest(
+                    v_start, queen.offset_at(p_shard, c.partition_id, v_stale_before)
+                );
+            END IF;
+            v_holes := c.holes;
+            WHILE v_start = ANY (v_holes) LOOP
+                v_start := v_start + 1;
+            END LOOP;
+            IF r.conflation THEN
+                -- The newest visible message stands for all before it.
+                v_end := CASE
+                    WHEN v_delay IS NULL THEN c.next_offset
+                    ELSE queen.offset_at(p_shard, c.partition_id, v_visible_before)
+                END;
+                WHILE v_end > v_start AND (v_end - 1) = ANY (v_holes) LOOP
+                    v_end := v_end - 1;
+                END LOOP;
+                v_start := greatest(v_start, v_end - 1);
             END IF;
 
-            FOREACH v_partition_id IN ARRAY coalesce(v_candidates, '{}') LOOP
-                EXIT WHEN
-                    v_partitions_left = 0 OR v_messages_left = 0 OR v_raw_bytes_left <= 0;
+            -- A conflating group keeps its place: what the newest message stands for is
+            -- committed with it.
+            v_place := CASE
+                WHEN r.conflation THEN greatest(c.committed_offset, c.low_watermark)
+                ELSE v_start
+            END;
+            o_attempt := CASE
+                WHEN r.auto_ack OR c.attempt_offset <> v_place THEN 1
+                ELSE c.attempt + 1
+            END;
+            IF r.delivery_limit > 0 AND o_attempt > r.delivery_limit THEN
+                o_status := 'exhausted';
+                o_from := v_start;
+                o_attempt := c.attempt;
+                RETURN NEXT;
+                o_status := 'segment';
+                CONTINUE;
+            END IF;
+            -- A lease that is still there ran out: nobody ended it.
+            IF c.lease_id IS NOT NULL THEN
+                o_status := 'taken_over';
+            END IF;
+            o_retry_count := c.retry_count;
+            o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
 
+            v_end := v_start;
+            FOR s IN
                 SELECT
-                    u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
-                    u.retry_count, u.consumed_at, u.lease_id, a.next_offset, a.low_watermark,
-                    (
-                        SELECT array_agg(h.message_offset ORDER BY h.message_offset)
-                        FROM queen.holes h
+                    g.base_offset, g.next_offset, g.created_at, g.codec, g.raw_bytes,
+                    length(g.body) AS body_bytes, g.body
+                FROM queen.segments g
+                WHERE
+                    g.shard = p_shard
+                    AND g.partition_id = c.partition_id
+                    AND g.base_offset >= (
+                        SELECT f.base_offset
+                        FROM queen.segments f
                         WHERE
-                            h.shard = p_shard
-                            AND h.partition_id = v_partition_id
-                            AND h.message_offset >= u.committed_offset
-                            AND h.message_offset < a.next_offset
-                    ) AS holes
-                INTO c
-                FROM queen.cursors u
-                JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = v_partition_id
+                            f.shard = p_shard
+                            AND f.partition_id = c.partition_id
+                            AND f.base_offset <= v_start
+                        ORDER BY f.base_offset DESC
+                        LIMIT 1
+                    )
+                ORDER BY g.base_offset
+            LOOP
+                EXIT WHEN v_messages_left = 0 OR v_raw_bytes_left <= 0;
+                EXIT WHEN s.created_at > v_visible_before;
+                o_base_offset := s.base_offset;
+                o_next_offset := s.next_offset;
+                o_created_at := s.created_at;
+                o_codec := s.codec;
+                o_from := greatest(v_start, s.base_offset);
+                IF o_from = s.base_offset AND v_inline_bytes_left > 0 THEN
+                    o_body := s.body;
+                    v_inline_bytes_left := v_inline_bytes_left - s.body_bytes;
+                ELSE
+                    o_body := NULL;
+                END IF;
+                -- A run a stretch between holes; nearly always there is none.
+                LOOP
+                    WHILE o_from = ANY (v_holes) LOOP
+                        o_from := o_from + 1;
+                    END LOOP;
+                    EXIT WHEN o_from >= s.next_offset OR v_messages_left = 0;
+                    v_segment_end := s.next_offset;
+                    IF v_holes IS NOT NULL THEN
+                        SELECT min(h.h) INTO v_hole FROM unnest(v_holes) AS h (h)
+                        WHERE h.h > o_from;
+                        v_segment_end := least(v_segment_end, v_hole);
+                    END IF;
+                    o_to := least(v_segment_end, o_from + v_messages_left);
+                    v_messages_left := v_messages_left - (o_to - o_from);
+                    v_raw_bytes_left := v_raw_bytes_left
+                        - s.raw_bytes * (o_to - o_from) / (s.next_offset - s.base_offset);
+                    v_end := o_to;
+                    RETURN NEXT;
+                    o_from := o_to;
+                    o_body := NULL;
+                END LOOP;
+                EXIT WHEN r.conflation AND v_end > v_start;
+            END LOOP;
+
+            IF v_end = v_start THEN
+                -- Nothing but holes and stale messages: pass them.
+                IF v_start > c.committed_offset THEN
+                    UPDATE queen.cursors u
+                    SET committed_offset = v_start
+                    WHERE
+                        u.shard = p_shard
+                        AND u.partition_id = c.partition_id
+                        AND u.subscription_id = r.subscription_id;
+                END IF;
+                CONTINUE;
+            END IF;
+
+            v_partitions_left := v_partitions_left - 1;
+            IF r.auto_ack THEN
+                IF v_end >= c.next_offset THEN
+                    v_read_out := v_read_out || c.partition_id;
+                ELSIF v_messages_left = 0 OR v_raw_bytes_left <= 0 THEN
+                    -- The rest is for others in the row, when they have been round.
+                    v_left_over := v_left_over || c.partition_id;
+                END IF;
+                UPDATE queen.cursors u
+                SET
+                    committed_offset = v_end, lease_id = NULL, lease_end = NULL,
+                    lease_expires_at = NULL, attempt = 0, attempt_offset = -1,
+                    retry_count = 0, retry_offset = -1, available_at = NULL,
+                    consumed_at = v_now
                 WHERE
                     u.shard = p_shard
-                    AND u.partition_id = v_partition_id
-                    AND u.subscription_id = r.subscription_id
-                    -- Said again of the row that is locked.
-                    AND a.next_offset > u.committed_offset
-                    AND (u.lease_id IS NULL OR u.lease_expires_at <= v_now)
-                    AND (u.available_at IS NULL OR u.available_at <= v_now)
-                FOR NO KEY UPDATE OF u SKIP LOCKED;
-                CONTINUE WHEN NOT FOUND;
-                o_status := 'segment';
-                o_partition_id := c.partition_id;
-                v_start := greatest(c.committed_offset, c.low_watermark);
-                IF c.consumed_at IS NULL AND r.starts_at IS NOT NULL THEN
-                    -- The cursor may have been made before that time, for one that was to come.
-                    v_start := greatest(
-                        v_start, queen.offset_at(p_shard, c.partition_id, r.starts_at)
-                    );
-                END IF;
-                IF v_stale_before IS NOT NULL THEN
-                    v_start := greatest(
-                        v_start, queen.offset_at(p_shard, c.partition_id, v_stale_before)
-                    );
-                END IF;
-                v_holes := c.holes;
-                WHILE v_start = ANY (v_holes) LOOP
-                    v_start := v_start + 1;
-                END LOOP;
-                IF r.conflation THEN
-                    -- The newest visible message stands for all before it.
-                    v_end := CASE
-                        WHEN v_delay IS NULL THEN c.next_offset
-                        ELSE queen.offset_at(p_shard, c.partition_id, v_visible_before)
-                    END;
-                    WHILE v_end > v_start AND (v_end - 1) = ANY (v_holes) LOOP
-                        v_end := v_end - 1;
-                    END LOOP;
-                    v_start := greatest(v_start, v_end - 1);
-                END IF;
-
-                -- A conflating group keeps its place: what the newest message stands for is
-                -- committed with it.
-                v_place := CASE
-                    WHEN r.conflation THEN greatest(c.committed_offset, c.low_watermark)
-                    ELSE v_start
-                END;
-                o_attempt := CASE
-                    WHEN r.auto_ack OR c.attempt_offset <> v_place THEN 1
-                    ELSE c.attempt + 1
-                END;
-                IF r.delivery_limit > 0 AND o_attempt > r.delivery_limit THEN
-                    o_status := 'exhausted';
-                    o_from := v_start;
-                    o_attempt := c.attempt;
-                    RETURN NEXT;
-                    o_status := 'segment';
-                    CONTINUE;
-                END IF;
-                -- A lease that is still there ran out: nobody ended it.
-                IF c.lease_id IS NOT NULL THEN
-                    o_status := 'taken_over';
-                END IF;
-                o_retry_count := c.retry_count;
-                o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
-
-                v_end := v_start;
-                FOR s IN
-                    SELECT
-                        g.base_offset, g.next_offset, g.created_at, g.codec, g.raw_bytes,
-                        length(g.body) AS body_bytes, g.body
-                    FROM queen.segments g
-                    WHERE
-                        g.shard = p_shard
-                        AND g.partition_id = c.partition_id
-                        AND g.base_offset >= (
-                            SELECT f.base_offset
-                            FROM queen.segments f
-                            WHERE
-                                f.shard = p_shard
-                                AND f.partition_id = c.partition_id
-                                AND f.base_offset <= v_start
-                            ORDER BY f.base_offset DESC
-                            LIMIT 1
-                        )
-                    ORDER BY g.base_offset
-                LOOP
-                    EXIT WHEN v_messages_left = 0 OR v_raw_bytes_left <= 0;
-                    EXIT WHEN s.created_at > v_visible_before;
-                    o_base_offset := s.base_offset;
-                    o_next_offset := s.next_offset;
-                    o_created_at := s.created_at;
-                    o_codec := s.codec;
-                    o_from := greatest(v_start, s.base_offset);
-                    IF o_from = s.base_offset AND v_inline_bytes_left > 0 THEN
-                        o_body := s.body;
-                        v_inline_bytes_left := v_inline_bytes_left - s.body_bytes;
-                    ELSE
-                        o_body := NULL;
-                    END IF;
-                    -- A run a stretch between holes; nearly always there is none.
-                    LOOP
-                        WHILE o_from = ANY (v_holes) LOOP
-                            o_from := o_from + 1;
-                        END LOOP;
-                        EXIT WHEN o_from >= s.next_offset OR v_messages_left = 0;
-                        v_segment_end := s.next_offset;
-                        IF v_holes IS NOT NULL THEN
-                            SELECT min(h.h) INTO v_hole FROM unnest(v_holes) AS h (h)
-                            WHERE h.h > o_from;
-                            v_segment_end := least(v_segment_end, v_hole);
-                        END IF;
-                        o_to := least(v_segment_end, o_from + v_messages_left);
-                        v_messages_left := v_messages_left - (o_to - o_from);
-                        v_raw_bytes_left := v_raw_bytes_left
-                            - s.raw_bytes * (o_to - o_from) / (s.next_offset - s.base_offset);
-                        v_end := o_to;
-                        RETURN NEXT;
-                        o_from := o_to;
-                        o_body := NULL;
-                    END LOOP;
-                    EXIT WHEN r.conflation AND v_end > v_start;
-                END LOOP;
-
-                IF v_end = v_start THEN
-                    -- Nothing but holes and stale messages: pass them.
-                    IF v_start > c.committed_offset THEN
-                        UPDATE queen.cursors u
-                        SET committed_offset = v_start
-                        WHERE
-                            u.shard = p_shard
-                            AND u.partition_id = c.partition_id
-                            AND u.subscription_id = r.subscription_id;
-                    END IF;
-                    CONTINUE;
-                END IF;
-
-                v_partitions_left := v_partitions_left - 1;
-                IF r.auto_ack THEN
-                    IF v_end >= c.next_offset THEN
-                        v_read_out := v_read_out || c.partition_id;
-                    END IF;
-                    UPDATE queen.cursors u
-                    SET
-                        committed_offset = v_end, lease_id = NULL, lease_end = NULL,
-                        lease_expires_at = NULL, attempt = 0, attempt_offset = -1,
-                        retry_count = 0, retry_offset = -1, available_at = NULL,
-                        consumed_at = v_now
-                    WHERE
-                        u.shard = p_shard
-                        AND u.partition_id = c.partition_id
-                        AND u.subscription_id = r.subscription_id;
-                ELSE
-                    UPDATE queen.cursors u
-                    SET
-                        committed_offset = v_place, lease_id = r.lease_id, lease_end = v_end,
-                        lease_expires_at = o_lease_expires_at, attempt = o_attempt, attempt_offset = v_place,
-                        available_at = NULL, consumed_at = v_now
-                    WHERE
-                        u.shard = p_shard
-                        AND u.partition_id = c.partition_id
-                        AND u.subscription_id = r.subscription_id;
-                END IF;
-            END LOOP;
+                    AND u.partition_id = c.partition_id
+                    AND u.subscription_id = r.subscription_id;
+            ELSE
+                UPDATE queen.cursors u
+                SET
+                    committed_offset = v_place, lease_id = r.lease_id, lease_end = v_end,
+                    lease_expires_at = o_lease_expires_at, attempt = o_attempt,
+                    attempt_offset = v_place, available_at = NULL, consumed_at = v_now
+                WHERE
+                    u.shard = p_shard
+                    AND u.partition_id = c.partition_id
+                    AND u.subscription_id = r.subscription_id;
+            END IF;
         END LOOP;
         IF r.partition_id <> 0 AND v_partitions_left > 0 THEN
             PERFORM 1
