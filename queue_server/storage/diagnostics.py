@@ -23,6 +23,8 @@ _SETTINGS = (
     "max_wal_size",
     "wal_level",
     "max_slot_wal_keep_size",
+    "statement_timeout",
+    "lock_timeout",
     "TimeZone",
 )
 
@@ -32,6 +34,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     server_version: int  # such as 180001
     settings: dict[str, str]
+    is_pooled: bool  # something like PgBouncer lies between
     clock_ahead_s: float  # of this machine's
     clock_precision_s: float  # half of the time that asking took
     is_utf8: bool
@@ -62,11 +65,14 @@ def diagnose(connection: psycopg.Connection) -> Diagnosis:
     took_s = time.time() - began
     assert row is not None
     now: datetime.datetime = row[0]
+    backend = connection.execute("SELECT pg_backend_pid()").fetchone()
     figures = connection.execute(STATEMENTS["diagnose_numbers"]).fetchone()
     assert figures is not None
     return Diagnosis(
         connection.info.server_version,
         settings,
+        # A pooler says hello in the name of no backend.
+        backend != (connection.info.backend_pid,),
         now.timestamp() - (began + took_s / 2),
         took_s / 2,
         *figures,

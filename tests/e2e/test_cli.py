@@ -627,9 +627,9 @@ def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterPr
     assert set(checks["server"]) == {"check", "status", "found", "fix"}
     assert set(checks) >= {
         "server", "version of the server", "database", "schema", "fsync", "synchronous_commit",
-        "full_page_writes", "wal_level", "max_connections", "autovacuum", "prepared transactions",
-        "oldest transaction", "oldest xmin", "transaction ids", "shared_buffers", "max_wal_size",
-        "clocks", "time zone", "encoding", "extensions", "disk", "open files", "SO_REUSEPORT",
+        "full_page_writes", "wal_level", "max_connections", "timeouts", "autovacuum",
+        "prepared transactions", "oldest transaction", "oldest xmin", "transaction ids",
+        "shared_buffers", "max_wal_size", "clocks", "time zone", "encoding", "extensions", "disk", "open files", "SO_REUSEPORT",
     }  # fmt: skip
     assert all(one["fix"] for one in checked["checks"] if one["status"] != "ok")
     text = cli("doctor", *server.data_args, env=env).out
@@ -654,6 +654,21 @@ def test_doctor_says_what_to_do_about_what_is_wrong(
     absent = cli("doctor", "--data-dir", "/nowhere")
     assert absent.code == FAILED
     assert "fail  database: no server of yours runs in DATA_DIR /nowhere" in absent.out
+
+
+@pytest.mark.databases("pgbouncer", reason="only a pooler drops what the server sets")
+def test_doctor_knows_which_timeouts_hold_behind_a_pooler(
+    cli: Cli, postgres: SharedPostgres, empty_database: str
+) -> None:
+    def timeouts() -> dict[str, str]:
+        checked = cli("doctor", "--database-url", postgres.conninfo(empty_database), "--json")
+        return next(one for one in json.loads(checked.out)["checks"] if one["check"] == "timeouts")
+
+    # Settings hold from the next backend on; none has been in this database yet.
+    postgres.execute("ALTER ROLE postgres IN DATABASE {} SET lock_timeout = 0", empty_database)
+    assert timeouts()["status"] == "warn"
+    assert "lock_timeout 0" in timeouts()["found"]
+    assert "statement_timeout 30s" in timeouts()["found"]
 
 
 def test_bench_counts_what_it_did(cli: Cli) -> None:

@@ -9,7 +9,7 @@ from tests.client import Client, unique
 from tests.cluster_process import ClusterProcess
 from tests.databases import SharedPostgres
 
-pytestmark = pytest.mark.databases("embedded", reason="the role logs in through a Unix socket")
+pytestmark = pytest.mark.databases("embedded", "pg15", reason="the role logs in past PgBouncer")
 
 
 async def test_the_owner_of_a_database_runs_a_server_on_it(postgres: SharedPostgres) -> None:

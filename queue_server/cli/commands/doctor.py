@@ -162,6 +162,7 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
         )
     yield from _durability(found)
     yield from _connections(found, settings)
+    yield _timeouts(found)
     yield from _housekeeping(found)
     yield from _sizes(found)
     yield _clock(found)
@@ -216,6 +217,24 @@ def _connections(found: Diagnosis, settings: Settings) -> Iterator[Check]:
         )
     else:
         yield Check("max_connections", "ok", text)
+
+
+def _timeouts(found: Diagnosis) -> Check:
+    """Behind a pooler those of the role hold: PgBouncer drops what the server asks for."""
+    if not found.is_pooled:
+        return Check("timeouts", "ok", "the server sets its own")
+    names = ("statement_timeout", "lock_timeout")
+    values = {name: found.settings.get(name, "?") for name in names}
+    text = ", ".join(f"{name} {value}" for name, value in values.items()) + ", behind a pooler"
+    if "0" not in values.values():
+        return Check("timeouts", "ok", text)
+    return Check(
+        "timeouts",
+        "warn",
+        f"{text}, which does not pass the server's on: 0 waits for ever",
+        "give the role statement_timeout = '30s' and lock_timeout = '10s' (ALTER ROLE ... SET),"
+        " then RECONNECT in PgBouncer",
+    )
 
 
 def _housekeeping(found: Diagnosis) -> Iterator[Check]:
