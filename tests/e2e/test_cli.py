@@ -629,7 +629,8 @@ def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterPr
         "server", "version of the server", "database", "schema", "fsync", "synchronous_commit",
         "full_page_writes", "wal_level", "max_connections", "timeouts", "autovacuum",
         "prepared transactions", "oldest transaction", "oldest xmin", "transaction ids",
-        "shared_buffers", "max_wal_size", "clocks", "time zone", "encoding", "extensions", "disk", "open files", "SO_REUSEPORT",
+        "shared_buffers", "max_wal_size", "clocks", "time zone", "encoding", "extensions", "disk",
+        "open files", "SO_REUSEPORT",
     }  # fmt: skip
     assert all(one["fix"] for one in checked["checks"] if one["status"] != "ok")
     text = cli("doctor", *server.data_args, env=env).out
