@@ -1,3 +1,21 @@
+-- time_at: when the message at an offset of a partition was stored.
+--
+-- Parameters: the partition and the offset.
+-- Returns:    one row; none when the offset is null or below all that is stored. For an offset that
+--             is to come, the time of the newest message: ask for those below next_offset.
+-- Reads:      segments, one by primary key.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED. One SELECT that returns a table, so that PostgreSQL inlines it.
+CREATE OR REPLACE FUNCTION queen.time_at(p_shard smallint, p_partition_id bigint, p_offset bigint)
+RETURNS TABLE (o_at timestamptz) LANGUAGE sql STABLE
+AS $$
+    SELECT s.created_at
+    FROM queen.segments s
+    WHERE s.shard = p_shard AND s.partition_id = p_partition_id AND s.base_offset <= p_offset
+    ORDER BY s.base_offset DESC
+    LIMIT 1
+$$;
+
 -- offset_at: the first offset of a partition that was stored at or after a time.
 --
 -- Parameters: the partition and the time.

@@ -48,9 +48,9 @@ AS $$
         u.partition_id,
         queen.readable_at(
             CASE WHEN u.lease_id IS NOT NULL THEN u.lease_expires_at END,
-            u.available_at, o.created_at, p_delay, a.last_segment_at, p_window
+            u.available_at, o.o_at, p_delay, a.last_segment_at, p_window
         ),
-        o.created_at
+        o.o_at
     FROM (
         SELECT p.partition_id
         FROM queen.pending p
@@ -79,16 +79,12 @@ AS $$
         WHERE k.shard = p_shard AND k.partition_id = p.partition_id
         OFFSET 0
     ) a
-    LEFT JOIN LATERAL (
-        SELECT s.created_at
-        FROM queen.segments s
-        WHERE
-            (p_delay IS NOT NULL OR p_with_oldest)
-            AND s.shard = p_shard
-            AND s.partition_id = p.partition_id
-            AND s.base_offset <= greatest(u.committed_offset, a.low_watermark)
-        ORDER BY s.base_offset DESC
-        LIMIT 1
+    LEFT JOIN LATERAL queen.time_at(
+        p_shard, p.partition_id,
+        CASE
+            WHEN p_delay IS NOT NULL OR p_with_oldest
+                THEN greatest(u.committed_offset, a.low_watermark)
+        END
     ) o ON true
     WHERE
         a.next_offset > u.committed_offset

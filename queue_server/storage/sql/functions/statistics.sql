@@ -103,7 +103,7 @@ RETURNS TABLE (
 ) LANGUAGE sql STABLE
 AS $$
     SELECT
-        u.id, k.partition_id, k.partition, k.committed_offset, k.lag, s.created_at, k.consumed_at,
+        u.id, k.partition_id, k.partition, k.committed_offset, k.lag, s.o_at, k.consumed_at,
         k.leased
     FROM queen.subscriptions u
     JOIN queen.queues q ON q.id = u.queue_id
@@ -121,16 +121,8 @@ AS $$
             AND c.subscription_id = u.id
         WHERE p.shard = p_shard AND p.queue_id = u.queue_id
     ) k ON true
-    LEFT JOIN LATERAL (
-        SELECT g.created_at
-        FROM queen.segments g
-        WHERE
-            k.lag > 0
-            AND g.shard = p_shard
-            AND g.partition_id = k.partition_id
-            AND g.base_offset <= k.place
-        ORDER BY g.base_offset DESC
-        LIMIT 1
+    LEFT JOIN LATERAL queen.time_at(
+        p_shard, k.partition_id, CASE WHEN k.lag > 0 THEN k.place END
     ) s ON true
     WHERE
         (p_consumer_group IS NULL OR u.consumer_group = p_consumer_group)

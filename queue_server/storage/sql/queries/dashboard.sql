@@ -15,7 +15,7 @@ places AS (
     ) s
 ),
 oldest AS (
-    SELECT d.o_queue_id AS queue_id, min(f.created_at) AS at
+    SELECT d.o_queue_id AS queue_id, min(f.o_at) AS at
     FROM (
         SELECT p.o_queue_id, p.o_partition_id, p.o_slowest
         FROM places p
@@ -23,16 +23,7 @@ oldest AS (
         ORDER BY p.o_depth DESC
         LIMIT 10000
     ) d
-    CROSS JOIN LATERAL (
-        SELECT g.created_at
-        FROM queen.segments g
-        WHERE
-            g.shard = %(shard)s
-            AND g.partition_id = d.o_partition_id
-            AND g.base_offset <= d.o_slowest
-        ORDER BY g.base_offset DESC
-        LIMIT 1
-    ) f
+    CROSS JOIN LATERAL queen.time_at(%(shard)s::smallint, d.o_partition_id, d.o_slowest) f
     GROUP BY d.o_queue_id
 ),
 sums AS (
@@ -74,19 +65,11 @@ WITH shown AS (
 )
 SELECT
     p.o_partition_id, p.o_partition, p.o_created_at, p.o_total, p.o_depth, p.o_processing,
-    p.o_dead, p.o_next_offset, p.o_consumed, p.o_last_segment_at, p.o_consumed_at, f.created_at,
+    p.o_dead, p.o_next_offset, p.o_consumed, p.o_last_segment_at, p.o_consumed_at, f.o_at,
     p.matching
 FROM shown p
-LEFT JOIN LATERAL (
-    SELECT g.created_at
-    FROM queen.segments g
-    WHERE
-        p.o_depth > 0
-        AND g.shard = %(shard)s
-        AND g.partition_id = p.o_partition_id
-        AND g.base_offset <= p.o_slowest
-    ORDER BY g.base_offset DESC
-    LIMIT 1
+LEFT JOIN LATERAL queen.time_at(
+    %(shard)s::smallint, p.o_partition_id, CASE WHEN p.o_depth > 0 THEN p.o_slowest END
 ) f ON true
 ORDER BY CASE WHEN %(by_name)s::boolean THEN 0 ELSE p.o_depth END DESC, p.o_partition
 
@@ -108,18 +91,9 @@ WITH places AS MATERIALIZED (
     WHERE u.queue_id = %(queue_id)s::uuid
 ),
 oldest AS (
-    SELECT d.id, min(f.created_at) AS at
+    SELECT d.id, min(f.o_at) AS at
     FROM (SELECT * FROM places WHERE lag > 0 ORDER BY lag DESC LIMIT 10000) d
-    CROSS JOIN LATERAL (
-        SELECT g.created_at
-        FROM queen.segments g
-        WHERE
-            g.shard = %(shard)s
-            AND g.partition_id = d.partition_id
-            AND g.base_offset <= d.place
-        ORDER BY g.base_offset DESC
-        LIMIT 1
-    ) f
+    CROSS JOIN LATERAL queen.time_at(%(shard)s::smallint, d.partition_id, d.place) f
     GROUP BY d.id
 ),
 sums AS (
@@ -162,19 +136,11 @@ WITH shown AS (
 )
 SELECT
     s.id, s.name, s.committed_offset, s.next_offset, s.lag, s.consumed_at,
-    CASE WHEN s.lease_expires_at > clock_timestamp() THEN s.lease_expires_at END, f.created_at,
+    CASE WHEN s.lease_expires_at > clock_timestamp() THEN s.lease_expires_at END, f.o_at,
     s.matching
 FROM shown s
-LEFT JOIN LATERAL (
-    SELECT g.created_at
-    FROM queen.segments g
-    WHERE
-        s.lag > 0
-        AND g.shard = %(shard)s
-        AND g.partition_id = s.id
-        AND g.base_offset <= s.place
-    ORDER BY g.base_offset DESC
-    LIMIT 1
+LEFT JOIN LATERAL queen.time_at(
+    %(shard)s::smallint, s.id, CASE WHEN s.lag > 0 THEN s.place END
 ) f ON true
 ORDER BY s.lag DESC, s.name
 

@@ -13,21 +13,13 @@ SELECT
     coalesce(sum(s.o_depth), 0)::bigint,
     coalesce(sum(least(s.o_processing, s.o_depth)), 0)::bigint,
     coalesce(sum(s.o_dead), 0)::bigint,
-    coalesce(extract(epoch FROM clock_timestamp() - min(f.created_at)), 0)::float8
+    coalesce(extract(epoch FROM clock_timestamp() - min(f.o_at)), 0)::float8
 FROM ranked r
 LEFT JOIN queen.partition_statistics(
     %(shard)s::smallint, ARRAY(SELECT i.id FROM queen.queues i)
 ) s ON s.o_queue_id = r.id
-LEFT JOIN LATERAL (
-    SELECT g.created_at
-    FROM queen.segments g
-    WHERE
-        s.o_depth > 0
-        AND g.shard = %(shard)s
-        AND g.partition_id = s.o_partition_id
-        AND g.base_offset <= s.o_slowest
-    ORDER BY g.base_offset DESC
-    LIMIT 1
+LEFT JOIN LATERAL queen.time_at(
+    %(shard)s::smallint, s.o_partition_id, CASE WHEN s.o_depth > 0 THEN s.o_slowest END
 ) f ON true
 GROUP BY r.name
 ORDER BY r.name

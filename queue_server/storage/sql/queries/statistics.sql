@@ -81,7 +81,7 @@ ORDER BY p.name
 -- The partitions with the most messages that their slowest reader has not committed.
 SELECT
     s.o_partition_id, s.o_partition, q.name, q.namespace, q.task, q.priority, s.o_created_at,
-    s.o_total, s.o_depth, s.o_processing, f.created_at
+    s.o_total, s.o_depth, s.o_processing, f.o_at
 FROM (
     SELECT i.*
     FROM queen.partition_statistics(
@@ -96,16 +96,8 @@ FROM (
     LIMIT %(limit)s
 ) s
 JOIN queen.queues q ON q.id = s.o_queue_id
-LEFT JOIN LATERAL (
-    SELECT g.created_at
-    FROM queen.segments g
-    WHERE
-        s.o_depth > 0
-        AND g.shard = %(shard)s
-        AND g.partition_id = s.o_partition_id
-        AND g.base_offset <= s.o_slowest
-    ORDER BY g.base_offset DESC
-    LIMIT 1
+LEFT JOIN LATERAL queen.time_at(
+    %(shard)s::smallint, s.o_partition_id, CASE WHEN s.o_depth > 0 THEN s.o_slowest END
 ) f ON true
 ORDER BY s.o_depth DESC, s.o_partition_id
 
@@ -147,20 +139,12 @@ times AS (
     SELECT
         CASE
             WHEN l.o_depth > 0
-                THEN extract(epoch FROM clock_timestamp() - f.created_at)
+                THEN extract(epoch FROM clock_timestamp() - f.o_at)
             ELSE 0
         END AS seconds
     FROM lags l
-    LEFT JOIN LATERAL (
-        SELECT g.created_at
-        FROM queen.segments g
-        WHERE
-            l.o_depth > 0
-            AND g.shard = %(shard)s
-            AND g.partition_id = l.o_partition_id
-            AND g.base_offset <= l.o_slowest
-        ORDER BY g.base_offset DESC
-        LIMIT 1
+    LEFT JOIN LATERAL queen.time_at(
+        %(shard)s::smallint, l.o_partition_id, CASE WHEN l.o_depth > 0 THEN l.o_slowest END
     ) f ON true
 )
 SELECT
