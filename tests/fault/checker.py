@@ -11,6 +11,7 @@ kept, and the time it takes grows with the number of records, not faster.
     duplicate      one id has two places in a partition, or was told `queued` twice
     order          a gap, a skip, a repeated delivery of what was committed, a producer's order
     content        what was handed out or stored is not what was pushed
+    unread         a log that was not read at the end, so that of its pushes nothing can be said
     undelivered    a group that read to the end did not get everything
     overlap        two live leases of one group on one partition
     lost_lease     an ack accepted under a lease that was over
@@ -318,15 +319,10 @@ def _count_stored(v: View, transaction: Transaction) -> int:
 
 
 def lost(v: View) -> Iterator[str]:
-    unread: set[Place] = set()
     for push in v.pushes:
         for item, result in zip(push.items, push.results, strict=bool(push.results)):
             place = (item.queue, item.partition)
-            if not v.keeps_all(item.queue) or place in unread:
-                continue
-            if place not in v.logs:
-                unread.add(place)
-                yield f"the log of {place} was not read"
+            if not v.keeps_all(item.queue) or place not in v.logs:
                 continue
             found = v.stored[place].get(item.id)
             told = (result.offset, result.message_id)
@@ -336,9 +332,21 @@ def lost(v: View) -> Iterator[str]:
                 yield f"{item} was answered {result} and lies at {found}"
     for key, attempts in v.transactions.items():
         if any(attempt.outcome == "answered" for attempt in attempts):
-            missing = len(attempts[0].items) - _count_stored(v, attempts[0])
+            read = [i for i in attempts[0].items if (i.queue, i.partition) in v.logs]
+            missing = len(read) - _count_stored(v, attempts[0])
             if missing:
                 yield f"transaction {key} was answered and {missing} of its pushes are not there"
+
+
+def unread(v: View) -> Iterator[str]:
+    pushed = {(item.queue, item.partition) for push in v.pushes if push.results
+              for item in push.items}  # fmt: skip
+    for attempts in v.transactions.values():
+        if any(attempt.outcome == "answered" for attempt in attempts):
+            pushed |= {(item.queue, item.partition) for item in attempts[0].items}
+    for queue, partition in sorted(pushed - v.logs.keys()):
+        if v.keeps_all(queue):
+            yield f"the log of {queue}/{partition} was not read"
 
 
 def duplicate(v: View) -> Iterator[str]:
@@ -804,7 +812,7 @@ def unrecovered(v: View) -> Iterator[str]:
 RULES: dict[str, Callable[[View], Iterator[str]]] = {  # and `throughput`, which is told a share
     rule.__name__: rule
     for rule in (
-        lost, duplicate, order, content, undelivered, overlap, lost_lease, half_applied,
+        lost, unread, duplicate, order, content, undelivered, overlap, lost_lease, half_applied,
         dead_letter, parked, retention, unrecovered,
     )
 }  # fmt: skip

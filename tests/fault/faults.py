@@ -125,8 +125,10 @@ async def stop_worker(stage: Stage) -> AsyncIterator[None]:
     async def stop() -> None:
         pid = stage.system.signal_worker(signal.SIGSTOP)
         await asyncio.sleep(LEASE_S + stage.chance.uniform(0.5, 1.5))
+        # In the meantime the supervisor, or another fault, may have ended it.
         if pid is not None:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     async with repeatedly(stop, lambda: stage.chance.uniform(0.5, 1.5)):
         yield

@@ -232,6 +232,10 @@ GOOD: dict[str, list[Record]] = {
 
 BAD: dict[str, tuple[set[str], list[Record]]] = {
     "an answered push is not there": ({"lost"}, history(push(0, 0, 1), log(0))),
+    "the log was not read": ({"unread"}, history(push(0, 0, 1))),
+    "the log of what a transaction pushed was not read": (
+        {"unread"}, history(push(0, 0, 1), FIRST, transaction(1.2, FIRST, 0, 1), log(0, 1))
+    ),
     "an answered push lies elsewhere": (
         {"lost", "duplicate"},
         history(
