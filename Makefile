@@ -33,7 +33,7 @@ test: $(VENV)/dev.stamp  ## run the whole test suite (ARGS="-k dedupe", DATABASE
 fuzz: $(VENV)/dev.stamp  ## send what nobody thought of: ten minutes of requests, and bytes to the decoders (ARGS="--fuzz-seconds 60 --fuzz-seed 1")
 	$(PY) -m pytest tests/fuzz -s --fuzz-seconds 300 --fuzz-examples 3000 $(ARGS)
 
-fault: $(VENV)/dev.stamp  ## break things under load and check every promise (an hour or two; ARGS="--faults mixed --seed 1")
+fault: $(VENV)/dev.stamp  ## break things under load and check every promise (45 minutes; ARGS="--faults mixed --operations 1 --seed 1")
 	$(PY) -m tests.fault $(ARGS)
 
 screenshots: $(VENV)/dev.stamp  ## take the pictures of the dashboard in docs/images (needs chromium)

@@ -261,14 +261,15 @@ async def disk_full(stage: Stage) -> AsyncIterator[None]:
     filler = await asyncio.to_thread(stage.system.fill_disk)
 
     async def use_up_wal() -> None:
-        # The segments that are there would last for longer than the fault. The next one cannot be
-        # made, on which PostgreSQL ends; what it leaves is not always enough to start with.
+        # The segments that are there would last for longer than the fault, the more so the more
+        # the load has written before. The next one cannot be made, on which PostgreSQL ends; what
+        # it leaves is not always enough to start with.
         with contextlib.suppress(psycopg.OperationalError):
             async with await stage.system.connect() as admin:
                 await admin.execute("SELECT pg_switch_wal()")
 
     try:
-        async with repeatedly(use_up_wal, lambda: 0.5):
+        async with repeatedly(use_up_wal, lambda: 0.05):
             yield
     finally:
         filler.unlink()
