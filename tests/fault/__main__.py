@@ -4,7 +4,8 @@ Each fault gets a run of its own. Further rounds follow until enough operations 
 a round that failed. An operation is a request of the load that is in the history with its outcome.
 Prints how far it is, a table and a total at the end; exits 1 when a promise was broken, or when
 there were fewer operations than asked for. A run that failed leaves its history and its server's
-log, and is replayed by its seed: `make fault ARGS="--faults kill-workers --seed 4711"`.
+log, and is replayed by its seed:
+`make fault ARGS="--faults kill-workers --operations 1 --seed 4711"`.
 """
 
 from __future__ import annotations
@@ -142,7 +143,10 @@ def _print_run(done: Run) -> None:
         shown[violation.rule] += 1
         if shown[violation.rule] <= VIOLATIONS_SHOWN:
             print(f"  {violation.rule}: {violation.text}")
-    print(f"  {dict(shown)}; history {done.history}; --faults {done.fault} --seed {done.seed}")
+    print(
+        f"  {dict(shown)}; history {done.history};"
+        f" --faults {done.fault} --operations 1 --seed {done.seed}"
+    )
 
 
 def table(runs: Sequence[Run], skipped: dict[str, str]) -> str:
