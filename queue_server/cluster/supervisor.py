@@ -13,6 +13,8 @@ A slot is a place that must always hold a living worker. What can happen to one:
     silent for HEARTBEAT_LIMIT   killed, then replaced
     SIGHUP                       drained and replaced, one slot after the other
 
+As long as a slot has no worker that accepts, its connections go to the others (stand_in.py).
+
 A signal handler only queues. SIGTERM and SIGINT drain: workers finish what they have, then
 PostgreSQL stops. A second one ends everything at once; nothing acknowledged is lost by that.
 """
@@ -45,6 +47,7 @@ from queue_server.cluster.sockets import (
     open_slot_sockets,
     url_of,
 )
+from queue_server.cluster.stand_in import Absent, StandIn
 from queue_server.cluster.tls import TlsError, read_tls
 from queue_server.cluster.worker import (
     EXIT_BOOT_FAILED,
@@ -65,7 +68,7 @@ HEARTBEAT_LIMIT = 30.0  # seconds without a sign of life; a worker beats every s
 BOOT_LIMIT = 60.0  # seconds until a worker must be ready
 BOOT_ATTEMPTS_MAX = 3  # deaths without a reason before the first start is given up
 STABLE_AFTER = 60.0  # seconds of life after which a death counts as the first again
-RESTART_DELAY_MAX = 30.0  # seconds
+RESTART_DELAY_MAX = 5.0  # seconds; a start takes a tenth of one of the processor's
 RESTART_DELAY_ALONE = 0.5  # seconds; a start every half second is no storm
 DATABASE_PATIENCE = 30.0  # seconds to wait for a given server that does not answer yet
 REPORT_INTERVAL = 60.0  # seconds between two status lines
@@ -135,6 +138,7 @@ class Supervisor:
         self.database: EmbeddedPostgres | None = None
         self.wakeups = SlotSockets([], [])
         self.handovers = SlotSockets([], [])
+        self.stand_in = StandIn([], self.counters)
         self.tls: ssl.SSLContext | None = None
         self.exit_code = 0
         self.should_exit = False
@@ -188,6 +192,7 @@ class Supervisor:
         self.slots = [Slot(index, listener) for index, listener in enumerate(listeners)]
         self.wakeups = open_slot_sockets(self.settings.workers)
         self.handovers = open_slot_sockets(self.settings.workers)
+        self.stand_in = StandIn(self.handovers.senders, self.counters)
         self._lifeline_read, self._lifeline_write = os.pipe()
         if self.database:
             self.database.start(give_up=self._stop_was_asked)
@@ -256,6 +261,7 @@ class Supervisor:
             for other in self.slots:
                 if other is not slot:
                     other.listener.close()
+            self.stand_in.close()
             for sockets in (self.wakeups, self.handovers):
                 for index, receiver in enumerate(sockets.receivers):
                     if index != slot.index:
@@ -284,12 +290,15 @@ class Supervisor:
     # -- watch --
 
     def _wait_for_news(self) -> None:
-        """Sleep until a signal, a report, or the next thing that is due."""
+        """Sleep until a signal, a report, a connection to pass on, or what is due next."""
         waiting = any(slot.start_at is not None for slot in self.slots) or self.replacing
         unsettled = waiting or (self.database and not self.database.is_ready())
         reports = [slot.process.report for slot in self.slots if slot.process]
-        timeout = 0.05 if unsettled else 0.5
-        readable, _, _ = select.select([self._wakeup_read.fileno(), *reports], [], [], timeout)
+        stranded = [] if self.should_exit else self.stand_in.sources(self._absent())
+        timeout = 0.05 if unsettled or self.stand_in.is_waiting else 0.5
+        watched = [self._wakeup_read.fileno(), *reports, *(end.fileno() for end in stranded)]
+        readable, _, _ = select.select(watched, [], [], timeout)
+        self.stand_in.pass_on([end for end in stranded if end.fileno() in readable])
         if self._wakeup_read.fileno() in readable:
             with contextlib.suppress(BlockingIOError):
                 self._wakeup_read.recv(4096)
@@ -298,6 +307,13 @@ class Supervisor:
             # Ctrl-Z, or a machine that slept: the workers were stopped as well.
             self._clock.trust_heartbeats_from = now + HEARTBEAT_LIMIT
         self._clock.woke_at = now
+
+    def _absent(self) -> list[Absent]:
+        return [
+            Absent(slot.listener, self.handovers.receivers[slot.index], slot.process is None)
+            for slot in self.slots
+            if not self.counters.worker(slot.index).is_ready()
+        ]
 
     def _read_reports(self) -> None:
         for slot in self.slots:
@@ -506,6 +522,7 @@ class Supervisor:
                 self._bury(slot, slot.process, os.waitstatus_to_exitcode(status))
         for slot in self.slots:
             slot.listener.close()
+        self.stand_in.close()
         self.wakeups.close()
         self.handovers.close()
 

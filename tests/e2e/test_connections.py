@@ -68,6 +68,32 @@ async def test_a_worker_that_dies_or_is_replaced_gets_its_share_again(data_dir: 
                     assert await by_worker(watch) == [3, 3]
 
 
+async def test_connections_of_a_worker_that_keeps_dying_go_to_the_others(data_dir: Path) -> None:
+    with ClusterProcess(data_dir=data_dir) as cluster:
+        cluster.wait_ready()
+
+        def lives() -> list[int]:
+            """The pids of all that were ready in the first slot."""
+            return [
+                record["pid"]
+                for record in cluster.records
+                if record.get("event") == "worker_ready" and record["slot"] == 0
+            ]
+
+        deaths = 4  # after which its successor is due in 1.5 to 2 seconds
+        for _ in range(deaths):
+            read = len(cluster.lines)
+            os.kill(lives()[-1], signal.SIGKILL)
+            cluster.wait_for_line('"worker_died"', start=read)
+            if len(lives()) < deaths:
+                cluster.wait_for_line("worker 0 is ready", start=read)
+        # The kernel gives half of them to the slot that nobody serves.
+        async with connections(cluster.url, 40) as clients:
+            assert len(lives()) == deaths, "too slow to tell"
+            assert await by_worker(clients[0]) == [0, 40]
+        assert cluster.stop() == 0, cluster.output[-3000:]
+
+
 async def test_one_connection_too_many_is_told_so(data_dir: Path) -> None:
     with ClusterProcess(
         ["--workers", "2", "--port", "0"], {"MAX_CONNECTIONS": "3"}, data_dir
