@@ -14,9 +14,9 @@ a worker that stops passes them on to the others, or leaves them to its successo
 had connected and not sent its request yet does not notice. Who sends nothing for the time that a
 request's headers may take is closed.
 
-What a crash leaves: a descriptor in the socket of a worker that died is served by its successor,
-like the connections in its listener's queue. When the whole server stops, what is under way in that
-instant is closed unanswered, like those.
+What a crash leaves: a descriptor in the socket of a worker that died, like the connections in its
+listener's queue, is served by others (cluster/stand_in.py), or by its successor when there are
+none. When the whole server stops, what is under way in that instant is closed unanswered.
 """
 
 from __future__ import annotations

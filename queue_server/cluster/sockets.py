@@ -2,8 +2,8 @@
 
 Each worker slot has a TCP listener of its own. All are bound to one port with SO_REUSEPORT, so the
 kernel spreads new connections over them. Because the supervisor holds each listener too, the
-connections that wait in the queue of a worker that died or is being replaced are served by its
-successor; closed with the worker, they would be reset.
+connections that wait in the queue of a worker that died or is being replaced are served, by others
+(stand_in.py) or by its successor; closed with the worker, they would be reset.
 
 Each slot also has two pairs of Unix datagram sockets, one for wake-ups and one for connections that
 a worker hands over to another (cluster/acceptor.py): the slot's worker reads one end, and every

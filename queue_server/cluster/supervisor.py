@@ -7,7 +7,7 @@ forking is safe at any time.
 A slot is a place that must always hold a living worker. What can happen to one:
 
     dies once                    replaced at once
-    keeps dying                  replaced after a growing delay; a minute of life forgives
+    keeps dying                  replaced after up to 5 s, growing; a minute of life forgives
     cannot boot, first start     the server stops with the worker's reason, exit code 1
     cannot boot, later           as "keeps dying": the database may be restarting
     silent for HEARTBEAT_LIMIT   killed, then replaced
