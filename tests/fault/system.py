@@ -97,8 +97,8 @@ class System:
         if self._topology == "standby":
             # An answered push has to be on the standby before it is answered.
             options = {"synchronous_standby_names": "*", "wal_level": "replica"}
-        folder = self.data_dir if self._topology == "small_disk" else self._folder / "primary"
-        self.primary = Postgres(binaries, folder, options)
+        parent = self.data_dir if self._topology == "small_disk" else self._folder
+        self.primary = Postgres(binaries, parent / "primary", options)
         self.primary.initialise()
         self.primary.start()
         self.primary.wait_ready()
