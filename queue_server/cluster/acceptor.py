@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from queue_server.cluster.sockets import send_connection
 from queue_server.observability.counters import Counters, Life
 
 logger = logging.getLogger(__name__)
@@ -195,11 +196,7 @@ class Acceptor:
         return True
 
     def _send(self, slot: int, connection: socket.socket) -> bool:
-        try:
-            socket.send_fds(self._senders[slot], [b"c"], [connection.fileno()])
-        except OSError:
-            return False
-        return True
+        return send_connection(self._senders[slot], connection)
 
     def _others(self) -> list[int]:
         return [

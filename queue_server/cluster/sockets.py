@@ -74,6 +74,18 @@ def open_slot_sockets(count: int) -> SlotSockets:
     return sockets
 
 
+def send_connection(sender: socket.socket, connection: socket.socket) -> bool:
+    """Hand a connection over to the slot behind *sender*; False when it cannot take it now.
+
+    The caller's own descriptor stays open.
+    """
+    try:
+        socket.send_fds(sender, [b"c"], [connection.fileno()])
+    except OSError:
+        return False
+    return True
+
+
 def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """How a client on this machine reaches a listener."""
     host, port = listener.getsockname()[:2]

@@ -13,13 +13,13 @@ accepted. What a crash of the supervisor leaves: its kept connections are closed
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from queue_server.cluster.sockets import send_connection
 from queue_server.observability.counters import Counters, Life
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,7 @@ class StandIn:
     def _send(self, connection: socket.socket, counts: dict[int, int]) -> bool:
         """Hand a connection over, and let go of it; False when nobody has room for it."""
         for slot in sorted(counts, key=lambda slot: counts[slot]):
-            with contextlib.suppress(OSError):
-                socket.send_fds(self._senders[slot], [b"c"], [connection.fileno()])
+            if send_connection(self._senders[slot], connection):
                 connection.close()
                 counts[slot] += 1
                 return True
