@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from queue_server.broker.groups import Groups
 from queue_server.domain.names import PartitionId
 from queue_server.domain.options import QueueOptions
 from queue_server.domain.retention import Rule
-from queue_server.storage import retention, series
+from queue_server.storage import leases, retention, series
 from queue_server.storage.retention import QueueRule, Span
 from queue_server.storage.transactions import Transactions
 
 # Partitions that one statement visits. One with nothing to drop costs about 5 microseconds.
 STEP_PARTITIONS = 1000
+# Leases that one statement visits, at about 3 microseconds each.
+STEP_LEASES = 1000
 # Partitions that one pass visits: with more, a round takes several passes, each of some 50 ms.
 PASS_PARTITIONS = 20_000
 
@@ -100,7 +103,9 @@ class MessageRetention:
 
 
 class Cleanup:
-    """Removes what is of no more use: idle partitions, old traces and figures, what crashes left.
+    """Removes what is of no more use: idle partitions, leases that are over, old traces and figures.
+
+    And what crashes left.
 
     Interval: a minute. Batch: *batch_size* segments, traces or entries.
     """
@@ -146,12 +151,25 @@ class Cleanup:
         return {
             "segments": segments,
             "partitions": partitions,
+            "leases": await self._sweep_leases(),
             "cursors": await self._groups.clear_remains(),
             "traces": await self._delete_all(retention.delete_old_traces, self._trace_age_s),
             "history": await self._delete_all(retention.delete_old_history, HISTORY_AGE_S),
             "minutes": await self._delete_all(series.delete_old_worker_minutes, self._series_age_s)
             + await self._delete_all(series.delete_old_queue_minutes, self._series_age_s),
         }
+
+    async def _sweep_leases(self) -> int:
+        """All of them: only those of one interval are there beside the live ones."""
+        total = 0
+        after: uuid.UUID | None = None
+        while True:
+            begin = time.perf_counter()
+            count, after = await leases.sweep(self._transactions, after, STEP_LEASES)
+            total += count
+            if after is None:
+                return total
+            await _pause(begin)
 
     async def _delete_all(
         self, delete: Callable[[Transactions, int, int], Awaitable[int]], age_s: int

@@ -244,6 +244,19 @@ async def release(
     return [(row[0], row[1]) for row in rows]
 
 
+async def sweep(
+    transactions: Transactions, after: uuid.UUID | None, limit: int
+) -> tuple[int, uuid.UUID | None]:
+    """Look at up to *limit* leases behind *after* and forget those that are over.
+
+    Shape: how many rows were deleted, and behind which lease to go on; None when that was all.
+    """
+    rows = await transactions.call(
+        STATEMENTS["sweep_leases"], {"shard": SHARD, "after": after, "limit": limit}
+    )
+    return rows[0][0], rows[0][1]
+
+
 async def claimable(
     transactions: Transactions, rooms: Sequence[Waiting], *, with_oldest: bool = False
 ) -> list[Claimable]:

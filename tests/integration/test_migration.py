@@ -29,7 +29,7 @@ from queue_server.domain.options import OptionChanges
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counters
 from queue_server.storage import migrate as migrate_module
-from queue_server.storage import queues
+from queue_server.storage import leases, queues
 from queue_server.storage.migrate import SchemaError, migrate
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions
@@ -206,6 +206,7 @@ async def test_a_database_of_the_first_version_is_migrated_and_served(old: str) 
 
         # The lease is alive: nothing for others, and its holder's acknowledgement counts.
         assert await broker.pop() == []
+        assert len(await leases.extend(transactions, lease_id, 600)) == 1
         assert await broker.ack(ids[3:5], partition_id, lease_id) == [True, True]
         rest = await broker.pop()
         assert [m["offset"] for m in rest] == [5, 6, 7]

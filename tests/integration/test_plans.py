@@ -22,7 +22,7 @@ from queue_server.storage.transactions import Transactions
 pytestmark = pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends")
 
 HOT_TABLES = [
-    "allocators", "cursors", "id_ranges", "partitions", "pending", "segments",
+    "allocators", "cursors", "id_ranges", "leases", "partitions", "pending", "segments",
 ]  # fmt: skip
 
 

@@ -779,3 +779,31 @@ async def test_the_history_sums_up_by_reason_and_bucket(log: Log) -> None:
         (datetime.timedelta(0), "retention", 1, 1),
         (datetime.timedelta(minutes=5), "ttl", 7, 1),
     }
+
+
+@pytest.mark.parametrize("step", [1, 2, 1000])
+async def test_leases_that_are_over_are_forgotten_and_live_ones_stay(
+    log: Log, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setattr(service, "STEP_LEASES", step)
+    partition = await log.partition()
+    await log.push(partition)
+    subscription_id = await log.subscribe("g", ALL)
+    live, others = uuid.UUID(int=5), [uuid.UUID(int=n) for n in (1, 3, 7, 9)]
+    await log.run(
+        "UPDATE queen.cursors SET lease_id = %(lease)s WHERE partition_id = %(p)s RETURNING 1",
+        lease=live, p=partition.id,
+    )  # fmt: skip
+    # Two that the same cursor held before, and two of a partition that is gone.
+    for lease_id, partition_id in [
+        (live, partition.id), (others[0], partition.id), (others[1], partition.id + 1),
+        (others[2], partition.id), (others[3], partition.id + 1),
+    ]:  # fmt: skip
+        await log.run(
+            "INSERT INTO queen.leases VALUES (%(shard)s, %(lease)s, %(p)s, %(g)s) RETURNING 1",
+            shard=SHARD, lease=lease_id, p=partition_id, g=subscription_id,
+        )  # fmt: skip
+
+    assert (await log.clean())["leases"] == 4
+    assert await log.run("SELECT lease_id FROM queen.leases") == [(live,)]
+    assert (await log.clean())["leases"] == 0

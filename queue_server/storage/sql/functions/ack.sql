@@ -7,7 +7,8 @@
 -- Returns:    one row for each element: o_applied false = not that simple (the whole call is left
 --             alone; storage/settle.py decides it item by item); o_released = the batch is finished;
 --             o_more = the partition has messages behind it.
--- Writes:     cursors; pending of partitions that are read to the end and idle.
+-- Writes:     cursors; leases that are over; pending of partitions that are read to the end and idle.
+-- Calls:      allocator_of, retire_pending.
 -- Locks:      cursors, ascending (partition, subscription); then, without waiting, an allocator.
 -- Isolation:  READ COMMITTED. Everything is judged under the cursor's lock: where the lock had to be
 --             waited for, PostgreSQL judges the new version of the row.
@@ -30,6 +31,7 @@ DECLARE
     v_now timestamptz;
     v_ends bigint[];
     v_finished boolean[];
+    v_leases uuid[];
     v_applies boolean[];
     v_refused integer[];
     v_more boolean[];
@@ -37,8 +39,9 @@ BEGIN
     SELECT
         array_agg(c.v_end ORDER BY e.element),
         array_agg(c.v_end = c.lease_end ORDER BY e.element),
+        array_agg(c.lease_id ORDER BY e.element),
         array_agg(e.call) FILTER (WHERE c.applies IS NOT TRUE)
-    INTO v_ends, v_finished, v_refused
+    INTO v_ends, v_finished, v_leases, v_refused
     FROM (
         SELECT u.*
         FROM unnest(p_calls, p_partition_ids, p_subscription_ids, p_lease_ids, p_ids)
@@ -48,7 +51,7 @@ BEGIN
     ) e
     LEFT JOIN LATERAL (
         SELECT
-            k.lease_end, k.committed_offset + length(e.ids) / 16 AS v_end,
+            k.lease_id, k.lease_end, k.committed_offset + length(e.ids) / 16 AS v_end,
             CASE
                 WHEN
                     k.lease_id = coalesce(e.lease_id, k.lease_id)
@@ -115,7 +118,10 @@ BEGIN
         WHERE
             k.shard = p_shard
             AND k.partition_id = e.partition_id
-            AND k.subscription_id = e.subscription_id
+            -- As queen.cursor_of, and locked.
+            AND k.subscription_id BETWEEN e.subscription_id AND e.subscription_id
+        ORDER BY k.subscription_id DESC
+        LIMIT 1
         FOR NO KEY UPDATE
     ) c ON true;
 
@@ -149,20 +155,35 @@ BEGIN
             WHERE
                 k.shard = p_shard
                 AND k.partition_id = n.partition_id
-                AND k.subscription_id = n.subscription_id
-            OFFSET 0
+                AND k.subscription_id BETWEEN n.subscription_id AND n.subscription_id
+            ORDER BY k.subscription_id DESC
+            LIMIT 1
         ) l
         WHERE n.applies
     ) f
     WHERE u.shard = p_shard AND u.ctid = f.ctid;
 
+    DELETE FROM queen.leases d
+    USING (
+        SELECT l.ctid
+        FROM unnest(p_partition_ids, p_subscription_ids, v_leases, v_finished, v_applies)
+            AS n (partition_id, subscription_id, lease_id, finished, applies)
+        CROSS JOIN LATERAL (
+            SELECT k.ctid FROM queen.leases k
+            WHERE
+                k.shard = p_shard
+                AND k.lease_id = n.lease_id
+                AND k.partition_id = n.partition_id
+                AND k.subscription_id = n.subscription_id
+            OFFSET 0
+        ) l
+        WHERE n.applies AND n.finished
+    ) f
+    WHERE d.shard = p_shard AND d.ctid = f.ctid;
+
     SELECT array_agg(coalesce(a.next_offset > n.v_end, false) ORDER BY n.element) INTO v_more
     FROM unnest(p_partition_ids, v_ends) WITH ORDINALITY AS n (partition_id, v_end, element)
-    LEFT JOIN LATERAL (
-        SELECT k.next_offset FROM queen.allocators k
-        WHERE k.shard = p_shard AND k.partition_id = n.partition_id
-        OFFSET 0
-    ) a ON true;
+    LEFT JOIN LATERAL queen.allocator_of(p_shard, n.partition_id) a ON true;
 
     FOR r IN
         SELECT n.subscription_id, array_agg(n.partition_id) AS partition_ids

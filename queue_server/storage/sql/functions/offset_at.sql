@@ -37,8 +37,7 @@ DECLARE
     v_segment record;
 BEGIN
     SELECT a.low_watermark, a.next_offset INTO v_low, v_high
-    FROM queen.allocators a
-    WHERE a.shard = p_shard AND a.partition_id = p_partition_id;
+    FROM queen.allocator_of(p_shard, p_partition_id) a;
 
     WHILE v_low < v_high LOOP
         SELECT s.base_offset, s.next_offset, s.created_at INTO v_segment

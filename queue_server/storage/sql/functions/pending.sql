@@ -21,7 +21,7 @@ $$;
 --
 -- Parameters: the group and the partitions to consider.
 -- Returns:    how many were forgotten.
--- Calls:      is_idle.
+-- Calls:      is_idle, allocator_of, cursor_of.
 -- Writes:     pending.
 -- Locks:      allocators, FOR NO KEY UPDATE SKIP LOCKED: a partition that a push holds just now is
 --             not idle, and this function never waits, so it may be called under cursor locks.
@@ -42,13 +42,23 @@ DECLARE
 BEGIN
     SELECT array_agg(l.partition_id) INTO v_locked
     FROM (
+        SELECT u.id
+        FROM unnest(p_partition_ids) AS u (id)
+        CROSS JOIN LATERAL queen.allocator_of(p_shard, u.id) a
+        WHERE queen.is_idle(a.last_segment_at, a.previous_segment_at, v_now)
+        ORDER BY u.id
+        OFFSET 0
+    ) e
+    CROSS JOIN LATERAL (
+        -- As queen.allocator_of, and locked; judged again, as it may have waited in between.
         SELECT a.partition_id
         FROM queen.allocators a
         WHERE
             a.shard = p_shard
-            AND a.partition_id = ANY (p_partition_ids)
+            AND a.partition_id BETWEEN e.id AND e.id
             AND queen.is_idle(a.last_segment_at, a.previous_segment_at, v_now)
-        ORDER BY a.partition_id
+        ORDER BY a.partition_id DESC
+        LIMIT 1
         FOR NO KEY UPDATE SKIP LOCKED
     ) l;
     IF v_locked IS NULL THEN
@@ -61,14 +71,10 @@ BEGIN
         AND p.subscription_id = p_subscription_id
         AND p.partition_id = ANY (v_locked)
         AND (
-            SELECT c.committed_offset FROM queen.cursors c
-            WHERE
-                c.shard = p_shard
-                AND c.partition_id = p.partition_id
-                AND c.subscription_id = p_subscription_id
+            SELECT c.committed_offset
+            FROM queen.cursor_of(p_shard, p.partition_id, p_subscription_id) c
         ) >= (
-            SELECT a.next_offset FROM queen.allocators a
-            WHERE a.shard = p_shard AND a.partition_id = p.partition_id
+            SELECT a.next_offset FROM queen.allocator_of(p_shard, p.partition_id) a
         );
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
@@ -96,21 +102,8 @@ BEGIN
     FROM (
         SELECT p.partition_id
         FROM queen.pending p
-        CROSS JOIN LATERAL (
-            SELECT k.next_offset, k.last_segment_at, k.previous_segment_at
-            FROM queen.allocators k
-            WHERE k.shard = p_shard AND k.partition_id = p.partition_id
-            OFFSET 0
-        ) a
-        CROSS JOIN LATERAL (
-            SELECT k.committed_offset
-            FROM queen.cursors k
-            WHERE
-                k.shard = p_shard
-                AND k.partition_id = p.partition_id
-                AND k.subscription_id = p_subscription_id
-            OFFSET 0
-        ) c
+        CROSS JOIN LATERAL queen.allocator_of(p_shard, p.partition_id) a
+        CROSS JOIN LATERAL queen.cursor_of(p_shard, p.partition_id, p_subscription_id) c
         WHERE
             p.shard = p_shard
             AND p.subscription_id = p_subscription_id

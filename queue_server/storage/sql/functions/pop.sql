@@ -28,9 +28,10 @@ $$;
 --             time of the oldest unread message (null unless p_delay or p_with_oldest ask for it).
 -- Reads:      pending, cursors, allocators by primary key; segments for the oldest message.
 -- Locks:      none here; queen.pop_v2 locks the cursors it takes and looks at them again.
--- Plan:       OFFSET 0 keeps PostgreSQL from turning the look-ups around. Until a table is analysed
---             it takes it for tiny and reads all of it by the first column of an index, rather
---             than one row by all columns; a minute in which every pop reads every cursor.
+-- Plan:       the look-ups of single rows have a LIMIT, which keeps PostgreSQL from turning them
+--             around. Until a table is analysed it takes it for tiny and reads all of it by the
+--             first column of an index, rather than one row by all columns; a minute in which
+--             every pop reads every cursor.
 CREATE OR REPLACE FUNCTION queen.candidates(
     p_shard smallint,
     p_subscription_id integer,
@@ -63,22 +64,8 @@ AS $$
         UNION ALL
         SELECT p_partition_id WHERE p_partition_id <> 0
     ) p
-    CROSS JOIN LATERAL (
-        SELECT
-            k.partition_id, k.committed_offset, k.lease_id, k.lease_expires_at, k.available_at
-        FROM queen.cursors k
-        WHERE
-            k.shard = p_shard
-            AND k.partition_id = p.partition_id
-            AND k.subscription_id = p_subscription_id
-        OFFSET 0
-    ) u
-    CROSS JOIN LATERAL (
-        SELECT k.next_offset, k.low_watermark, k.last_segment_at
-        FROM queen.allocators k
-        WHERE k.shard = p_shard AND k.partition_id = p.partition_id
-        OFFSET 0
-    ) a
+    CROSS JOIN LATERAL queen.cursor_of(p_shard, p.partition_id, p_subscription_id) u
+    CROSS JOIN LATERAL queen.allocator_of(p_shard, p.partition_id) a
     LEFT JOIN LATERAL queen.time_at(
         p_shard, p.partition_id,
         CASE
@@ -111,8 +98,8 @@ $$;
 --             o_status 'unknown':   the subscription is gone, resolve it again;
 --             o_status 'no_cursor': the group has no cursor on the named partition, seed it;
 --             no row for a request: there is nothing to hand out.
--- Calls:      candidates, offset_at, retire_pending.
--- Writes:     cursors; pending of partitions that are read to the end and idle.
+-- Calls:      candidates, allocator_of, cursor_of, offset_at, retire_pending.
+-- Writes:     cursors; leases; pending of partitions that are read to the end and idle.
 -- Locks:      cursors, then allocators, both SKIP LOCKED: a pop never waits for another, nor for a
 --             push.
 -- Isolation:  READ COMMITTED. A candidate is looked for without a lock and judged again under the
@@ -184,6 +171,9 @@ DECLARE
     v_holes bigint[];
     v_hole bigint;
     v_read_out bigint[];
+    v_leases uuid[];
+    v_leased_partitions bigint[];
+    v_leased_subscriptions integer[];
 BEGIN
     v_inline_bytes_left := p_inline_bytes_max;
     FOR r IN
@@ -323,7 +313,7 @@ BEGIN
             v_next := v_next + 1;
 
             SELECT
-                u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
+                u.ctid AS place, u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
                 u.retry_count, u.consumed_at, u.lease_id, a.next_offset, a.low_watermark,
                 (
                     SELECT array_agg(h.message_offset ORDER BY h.message_offset)
@@ -335,17 +325,25 @@ BEGIN
                         AND h.message_offset < a.next_offset
                 ) AS holes
             INTO c
-            FROM queen.cursors u
-            JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = v_partition_id
-            WHERE
-                u.shard = p_shard
-                AND u.partition_id = v_partition_id
-                AND u.subscription_id = r.subscription_id
-                -- Said again of the row that is locked.
-                AND a.next_offset > u.committed_offset
-                AND (u.lease_id IS NULL OR u.lease_expires_at <= v_now)
-                AND (u.available_at IS NULL OR u.available_at <= v_now)
-            FOR NO KEY UPDATE OF u SKIP LOCKED;
+            FROM (
+                -- As queen.cursor_of, and locked.
+                SELECT
+                    k.ctid, k.partition_id, k.committed_offset, k.attempt, k.attempt_offset,
+                    k.retry_count, k.consumed_at, k.lease_id
+                FROM queen.cursors k
+                WHERE
+                    k.shard = p_shard
+                    AND k.partition_id = v_partition_id
+                    AND k.subscription_id BETWEEN r.subscription_id AND r.subscription_id
+                    -- Said again of the row that is locked.
+                    AND (k.lease_id IS NULL OR k.lease_expires_at <= v_now)
+                    AND (k.available_at IS NULL OR k.available_at <= v_now)
+                ORDER BY k.subscription_id DESC
+                LIMIT 1
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) u
+            CROSS JOIN LATERAL queen.allocator_of(p_shard, v_partition_id) a
+            WHERE a.next_offset > u.committed_offset;
             CONTINUE WHEN NOT FOUND;
             o_status := 'segment';
             o_partition_id := c.partition_id;
@@ -465,10 +463,7 @@ BEGIN
                 IF v_start > c.committed_offset THEN
                     UPDATE queen.cursors u
                     SET committed_offset = v_start
-                    WHERE
-                        u.shard = p_shard
-                        AND u.partition_id = c.partition_id
-                        AND u.subscription_id = r.subscription_id;
+                    WHERE u.shard = p_shard AND u.ctid = c.place;
                 END IF;
                 CONTINUE;
             END IF;
@@ -487,29 +482,21 @@ BEGIN
                     lease_expires_at = NULL, attempt = 0, attempt_offset = -1,
                     retry_count = 0, retry_offset = -1, available_at = NULL,
                     consumed_at = v_now
-                WHERE
-                    u.shard = p_shard
-                    AND u.partition_id = c.partition_id
-                    AND u.subscription_id = r.subscription_id;
+                WHERE u.shard = p_shard AND u.ctid = c.place;
             ELSE
                 UPDATE queen.cursors u
                 SET
                     committed_offset = v_place, lease_id = r.lease_id, lease_end = v_end,
                     lease_expires_at = o_lease_expires_at, attempt = o_attempt,
                     attempt_offset = v_place, available_at = NULL, consumed_at = v_now
-                WHERE
-                    u.shard = p_shard
-                    AND u.partition_id = c.partition_id
-                    AND u.subscription_id = r.subscription_id;
+                WHERE u.shard = p_shard AND u.ctid = c.place;
+                v_leases := v_leases || r.lease_id;
+                v_leased_partitions := v_leased_partitions || c.partition_id;
+                v_leased_subscriptions := v_leased_subscriptions || r.subscription_id;
             END IF;
         END LOOP;
         IF r.partition_id <> 0 AND v_partitions_left > 0 THEN
-            PERFORM 1
-            FROM queen.cursors u
-            WHERE
-                u.shard = p_shard
-                AND u.partition_id = r.partition_id
-                AND u.subscription_id = r.subscription_id;
+            PERFORM 1 FROM queen.cursor_of(p_shard, r.partition_id, r.subscription_id);
             IF NOT FOUND THEN
                 o_status := 'no_cursor';
                 RETURN NEXT;
@@ -519,5 +506,12 @@ BEGIN
             PERFORM queen.retire_pending(p_shard, r.subscription_id, v_read_out);
         END IF;
     END LOOP;
+
+    IF v_leases IS NOT NULL THEN
+        INSERT INTO queen.leases (shard, lease_id, partition_id, subscription_id)
+        SELECT p_shard, n.lease_id, n.partition_id, n.subscription_id
+        FROM unnest(v_leases, v_leased_partitions, v_leased_subscriptions)
+            AS n (lease_id, partition_id, subscription_id);
+    END IF;
 END
 $$;

@@ -14,7 +14,7 @@
 --             o_status 'full':      one row for each queue that would exceed its max_size, with a
 --                                   partition of it, o_position messages in it now and o_index the
 --                                   limit: nothing was written.
--- Calls:      find_ids, offset_at.
+-- Calls:      allocator_of, find_ids, offset_at.
 -- Writes:     segments, id_ranges, allocators; pending and cursors of groups new to a partition.
 -- Locks:      queues with a max_size, ascending (FOR NO KEY UPDATE: their pushes take turns); then
 --             allocators of the partitions, ascending (FOR NO KEY UPDATE), held until the commit.
@@ -70,11 +70,7 @@ BEGIN
         bool_or(u.encrypted <> (q.encryption_enabled AND p_can_encrypt))
     INTO v_limited, v_mistaken
     FROM unnest(p_partition_ids, p_encrypted) AS u (partition_id, encrypted)
-    CROSS JOIN LATERAL (
-        SELECT k.queue_id FROM queen.allocators k
-        WHERE k.shard = p_shard AND k.partition_id = u.partition_id
-        OFFSET 0
-    ) a
+    CROSS JOIN LATERAL queen.allocator_of(p_shard, u.partition_id) a
     CROSS JOIN LATERAL (
         SELECT k.max_size, k.encryption_enabled FROM queen.queues k
         WHERE k.id = a.queue_id
@@ -109,10 +105,14 @@ BEGIN
 
     SELECT array_agg(l.partition_id) INTO v_locked
     FROM (
-        SELECT a.partition_id
-        FROM queen.allocators a
-        WHERE a.shard = p_shard AND a.partition_id = ANY (p_partition_ids)
-        ORDER BY a.partition_id
+        SELECT DISTINCT u.id FROM unnest(p_partition_ids) AS u (id) ORDER BY u.id OFFSET 0
+    ) e
+    CROSS JOIN LATERAL (
+        -- As queen.allocator_of, and locked as the outer row comes to it, hence in its order.
+        SELECT k.partition_id FROM queen.allocators k
+        WHERE k.shard = p_shard AND k.partition_id BETWEEN e.id AND e.id
+        ORDER BY k.partition_id DESC
+        LIMIT 1
         FOR NO KEY UPDATE
     ) l;
 
@@ -206,8 +206,9 @@ BEGIN
         FROM unnest(p_partition_ids, p_counts) AS u (partition_id, message_count)
         CROSS JOIN LATERAL (
             SELECT k.ctid FROM queen.allocators k
-            WHERE k.shard = p_shard AND k.partition_id = u.partition_id
-            OFFSET 0
+            WHERE k.shard = p_shard AND k.partition_id BETWEEN u.partition_id AND u.partition_id
+            ORDER BY k.partition_id DESC
+            LIMIT 1
         ) l
         GROUP BY l.ctid
     ) n
@@ -221,11 +222,7 @@ BEGIN
     INTO v_base_offsets, v_times, v_queue_ids
     FROM unnest(p_partition_ids, p_afters) WITH ORDINALITY
         AS n (partition_id, message_count, segment)
-    CROSS JOIN LATERAL (
-        SELECT k.next_offset, k.last_segment_at, k.queue_id FROM queen.allocators k
-        WHERE k.shard = p_shard AND k.partition_id = n.partition_id
-        OFFSET 0
-    ) h;
+    CROSS JOIN LATERAL queen.allocator_of(p_shard, n.partition_id) h;
 
     -- The bodies are unnested in a target list: there they stream; in FROM they would be copied to
     -- a tuple store first.

@@ -17,5 +17,10 @@ RETURNING id, name, hash, role, push, pop, administer, created_at, expires_at
 DELETE FROM queen.api_keys WHERE id = %(id)s::text RETURNING name
 
 -- name: leased_partitions
-SELECT DISTINCT partition_id FROM queen.cursors
-WHERE shard = %(shard)s::smallint AND lease_id = %(lease_id)s::uuid
+SELECT DISTINCT l.partition_id
+FROM queen.leases l
+CROSS JOIN LATERAL queen.cursor_of(l.shard, l.partition_id, l.subscription_id) c
+WHERE
+    l.shard = %(shard)s::smallint
+    AND l.lease_id = %(lease_id)s::uuid
+    AND c.lease_id = l.lease_id

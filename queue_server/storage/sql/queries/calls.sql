@@ -40,6 +40,9 @@ SELECT * FROM queen.extend_lease(
 -- name: release_leases
 SELECT * FROM queen.release_leases(%(shard)s::smallint, %(lease_ids)b::uuid[])
 
+-- name: sweep_leases
+SELECT * FROM queen.sweep_leases(%(shard)s::smallint, %(after)s::uuid, %(limit)s::integer)
+
 -- name: claimable
 SELECT * FROM queen.claimable_v2(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],

@@ -165,15 +165,16 @@ CROSS JOIN (
 ) o
 
 -- name: lease_statistics
--- By cursors_by_lease: leases that are live.
+-- Leases that are live.
 SELECT
     count(DISTINCT c.lease_id), count(DISTINCT c.partition_id),
     coalesce(sum(c.lease_end - c.committed_offset), 0)::bigint
-FROM queen.cursors c
+FROM queen.leases l
+CROSS JOIN LATERAL queen.cursor_of(l.shard, l.partition_id, l.subscription_id) c
 JOIN queen.subscriptions u ON u.id = c.subscription_id
 WHERE
-    c.shard = %(shard)s
-    AND c.lease_id IS NOT NULL
+    l.shard = %(shard)s
+    AND c.lease_id = l.lease_id
     AND c.lease_expires_at > clock_timestamp()
     AND (%(queue_ids)b::uuid[] IS NULL OR u.queue_id = ANY (%(queue_ids)b::uuid[]))
 
