@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -39,7 +40,7 @@ from queue_server.domain.segment import (
     pack,
     render,
 )
-from queue_server.domain.weave import json_texts, plain_texts, separated, weave
+from queue_server.domain.weave import json_texts, plain_texts, weave
 from queue_server.observability.counters import Counter, Operation, Row
 from queue_server.storage import messages as log
 from queue_server.storage.messages import SegmentDraft
@@ -115,6 +116,7 @@ class _Lane:
         self.producer_subs: list[str | None] = []
         self.shares: list[_Share] = []
         self._given: list[str | None] = []  # the transaction ids as they came
+        self._all_named = False  # none of them is missing
         self._repeats: dict[int, int] = {}  # position -> position of the first with that id
         self._duplicates: dict[int, _Duplicate] = {}
         self._own: dict[int, _Duplicate] = {}  # stored by an attempt whose answer was lost
@@ -135,10 +137,16 @@ class _Lane:
 
     def find_repeats(self) -> None:
         """Find ids that occur more than once in this flush: the first in request order wins."""
-        distinct = set(self._given) - {None, ""}
-        unnamed = self._given.count(None) + self._given.count("")
-        if len(distinct) + unnamed == len(self._given):
-            return
+        distinct = set(self._given)
+        self._all_named = None not in distinct and "" not in distinct
+        if self._all_named:
+            if len(distinct) == len(self._given):
+                return
+        else:
+            distinct -= {None, ""}
+            unnamed = self._given.count(None) + self._given.count("")
+            if len(distinct) + unnamed == len(self._given):
+                return
         first: dict[str, int] = {}
         for position, transaction_id in enumerate(self._given):
             if transaction_id:
@@ -188,10 +196,14 @@ class _Lane:
     ) -> None:
         run = MessageIdRun()
         message_ids = run.texts(len(messages))
-        ids = [
-            transaction_id or message_id.decode()
-            for transaction_id, message_id in zip(given, message_ids, strict=True)
-        ]
+        ids: Sequence[str]
+        if self._all_named:
+            ids = cast("Sequence[str]", given)
+        else:
+            ids = [
+                transaction_id or message_id.decode()
+                for transaction_id, message_id in zip(given, message_ids, strict=True)
+            ]
         keys = uuid_keys(ids)
         if keys is not None:
             transaction_ids = plain_texts(ids)
@@ -292,7 +304,7 @@ class _Lane:
             b'","offset":', numerals(offset, offset + count),
             b',"message_id":"', self._message_ids[span],
             b'","partition_id":"%s","trace_id":' % str(self.partition.id).encode(), traces,
-            separated(b',"queueName":%s}' % _encoder.encode(self.partition.queue), count),
+            b',"queueName":%s}' % _encoder.encode(self.partition.queue), separator=b",",
         )  # fmt: skip
         return b"[" + rows + b"]"
 

@@ -18,7 +18,7 @@ import zstandard
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.message import RUN_LENGTH_MAX, NewMessage
 from queue_server.domain.numerals import numerals
-from queue_server.domain.weave import separated, weave
+from queue_server.domain.weave import weave
 
 # A codec is a sum: how a rendered body was treated, in this order.
 CODEC_RENDERED = 0
@@ -89,7 +89,7 @@ def render(
         b'","traceId":', traces,
         b',"data":', [m.payload for m in messages],
         b',"producerSub":', subs,
-        ends, separated(b"}", count),
+        ends, b"}", separator=b",",
     )  # fmt: skip
 
 

@@ -13,21 +13,39 @@ import msgspec
 _encoder = msgspec.json.Encoder()
 
 
-def weave(count: int, *columns: bytes | Sequence[bytes]) -> bytes:
+def weave(count: int, *columns: bytes | Sequence[bytes], separator: bytes = b"") -> bytes:
     """*count* rows, one after another; a row is the columns' pieces for it.
 
-    Shape: a column is a list of *count* pieces, or one piece for all rows.
+    Shape: a column is a list of *count* pieces, or one piece for all rows. The *separator* stands
+    between two rows.
     """
-    width = len(columns)
-    pieces: list[bytes] = [b""] * (width * count)
-    for place, column in enumerate(columns):
+    if not count:
+        return b""
+    # Every piece of every row costs, so neighbours that are the same in all rows become one, those
+    # at the end of a row and at the beginning of the next included.
+    folded: list[bytes | Sequence[bytes]] = []
+    head = tail = b""  # what all rows begin with, and what was the same since the last list
+    for column in columns:
+        if isinstance(column, bytes):
+            tail += column
+            continue
+        if not folded:
+            head = tail
+        elif tail:
+            folded.append(tail)
+        folded.append(column)
+        tail = b""
+    width = len(folded)
+    between = tail + separator + head
+    if between:
+        width += 1
+    pieces = [between] * (width * count)
+    for place, column in enumerate(folded):
         pieces[place::width] = [column] * count if isinstance(column, bytes) else column
+    if between:
+        pieces[-1] = tail
+        pieces[0] = head + pieces[0]
     return b"".join(pieces)
-
-
-def separated(piece: bytes, count: int) -> list[bytes]:
-    """A last column: *piece* with a comma behind it in every row but the last."""
-    return [piece + b","] * (count - 1) + [piece] * (count > 0)
 
 
 def plain_texts(texts: Sequence[str]) -> list[bytes]:

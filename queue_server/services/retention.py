@@ -24,6 +24,7 @@ from queue_server.storage.transactions import Transactions
 STEP_PARTITIONS = 1000
 # Leases that one statement visits, at about 3 microseconds each.
 STEP_LEASES = 1000
+SWEEP_INTERVAL_S = 3600
 # Partitions that one pass visits: with more, a round takes several passes, each of some 50 ms.
 PASS_PARTITIONS = 20_000
 
@@ -103,9 +104,7 @@ class MessageRetention:
 
 
 class Cleanup:
-    """Removes what is of no more use: idle partitions, leases that are over, old traces and figures.
-
-    And what crashes left.
+    """Removes what is of no more use: idle partitions, old traces and figures, what crashes left.
 
     Interval: a minute. Batch: *batch_size* segments, traces or entries.
     """
@@ -129,6 +128,7 @@ class Cleanup:
         self._series_age_s = series_age_s
         self._batch_size = batch_size
         self._after = _BEGIN
+        self._sweep_due = 0.0
 
     async def run_once(self) -> Mapping[str, int]:
         """Visit up to PASS_PARTITIONS partitions, and delete what is old beside them."""
@@ -151,16 +151,22 @@ class Cleanup:
         return {
             "segments": segments,
             "partitions": partitions,
-            "leases": await self._sweep_leases(),
             "cursors": await self._groups.clear_remains(),
             "traces": await self._delete_all(retention.delete_old_traces, self._trace_age_s),
             "history": await self._delete_all(retention.delete_old_history, HISTORY_AGE_S),
             "minutes": await self._delete_all(series.delete_old_worker_minutes, self._series_age_s)
             + await self._delete_all(series.delete_old_queue_minutes, self._series_age_s),
+            "leases": await self._sweep_leases(),
         }
 
     async def _sweep_leases(self) -> int:
-        """All of them: only those of one interval are there beside the live ones."""
+        """All of them, once an hour, as few are left behind.
+
+        While an old snapshot is kept it also passes over what was deleted since, so it comes last.
+        """
+        if time.monotonic() < self._sweep_due:
+            return 0
+        self._sweep_due = time.monotonic() + SWEEP_INTERVAL_S
         total = 0
         after: uuid.UUID | None = None
         while True:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Any number will do as long as nobody else locks it: "queue" in ASCII.
 _LOCK_KEY = 0x7175657565
 
+_LOCK_TIMEOUT_MS = 5000
+
 # PostgreSQL 15 is the oldest version that the tests run on.
 _SERVER_VERSION_MIN = 150_000
 
@@ -43,6 +45,8 @@ def migrate(conninfo: str) -> int:
         _check_server(connection)
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+            # Who waits for a table makes everybody behind wait too: rather fail and come again.
+            connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS public.queue_server_schema ("
                 " name text PRIMARY KEY, checksum text NOT NULL,"

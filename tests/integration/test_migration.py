@@ -28,8 +28,8 @@ from queue_server.domain.names import QUEUE_MODE, ConsumerGroup, QueueName
 from queue_server.domain.options import OptionChanges
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counters
-from queue_server.storage import migrate as migrate_module
 from queue_server.storage import leases, queues
+from queue_server.storage import migrate as migrate_module
 from queue_server.storage.migrate import SchemaError, migrate
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions

@@ -1,4 +1,4 @@
-"""An old snapshot that somebody keeps (a pg_dump, a forgotten session) does not slow the queue down.
+"""An old snapshot that somebody keeps (pg_dump, a forgotten session) does not slow the queue down.
 
 PostgreSQL may then remove no version of a row, and the rows of a partition that are updated all the
 time, its allocator and its cursors, leave thousands. Look-ups begin with the newest.
@@ -83,7 +83,11 @@ async def test_a_kept_snapshot_does_not_make_look_ups_longer(
     conninfo: str, transactions: Transactions
 ) -> None:
     async with old_snapshot(conninfo):
-        await cycle(transactions, _CYCLES)
+        await cycle(transactions, _CYCLES // 2)
+        # The planner now takes the tables for as small as they look, whatever lies in them.
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as own:
+            await own.execute("VACUUM ANALYZE queen.allocators, queen.cursors, queen.leases")
+        await cycle(transactions, _CYCLES // 2)
         await transactions.close()  # a backend that ends tells what it has read
         before = await read_of(conninfo)
         count = 50

@@ -97,6 +97,24 @@ def test_weave_puts_columns_side_by_side() -> None:
     assert weave(0, b"<", [], b">") == b""
 
 
+def _tables(count: int) -> st.SearchStrategy[tuple[int, list[bytes | list[bytes]]]]:
+    piece = st.binary(max_size=2)
+    column = st.one_of(piece, st.lists(piece, min_size=count, max_size=count))
+    return st.tuples(st.just(count), st.lists(column, max_size=5))
+
+
+@given(st.integers(0, 4).flatmap(_tables), st.binary(max_size=2))
+def test_weave_joins_rows_of_whatever_columns(
+    table: tuple[int, list[bytes | list[bytes]]], separator: bytes
+) -> None:
+    count, columns = table
+    rows = [
+        b"".join(column if isinstance(column, bytes) else column[row] for column in columns)
+        for row in range(count)
+    ]
+    assert weave(count, *columns, separator=separator) == separator.join(rows)
+
+
 def test_a_producer_with_an_empty_name_is_not_nobody() -> None:
     """Among producers that are all empty or unknown, each stays what it was."""
     messages = [NewMessage("q", msgspec.Raw(b"1")) for _ in range(3)]

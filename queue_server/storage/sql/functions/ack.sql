@@ -130,7 +130,8 @@ BEGIN
     SELECT array_agg(u.call <> ALL (coalesce(v_refused, '{}')) ORDER BY u.element) INTO v_applies
     FROM unnest(p_calls) WITH ORDINALITY AS u (call, element);
 
-    -- The rows are locked, so where they are does not change under this statement.
+    -- The rows are locked, so where they are does not change under this statement. With `shard` beside
+    -- it PostgreSQL may prefer to read the shard's whole index.
     UPDATE queen.cursors u
     SET
         committed_offset = f.v_end,
@@ -161,7 +162,7 @@ BEGIN
         ) l
         WHERE n.applies
     ) f
-    WHERE u.shard = p_shard AND u.ctid = f.ctid;
+    WHERE u.ctid = f.ctid;
 
     DELETE FROM queen.leases d
     USING (
@@ -179,7 +180,7 @@ BEGIN
         ) l
         WHERE n.applies AND n.finished
     ) f
-    WHERE d.shard = p_shard AND d.ctid = f.ctid;
+    WHERE d.ctid = f.ctid;
 
     SELECT array_agg(coalesce(a.next_offset > n.v_end, false) ORDER BY n.element) INTO v_more
     FROM unnest(p_partition_ids, v_ends) WITH ORDINALITY AS n (partition_id, v_end, element)

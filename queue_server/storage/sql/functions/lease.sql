@@ -57,16 +57,17 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz;
     v_places tid[];
 BEGIN
     SELECT array_agg(l.o_place) INTO v_places
     FROM queen.lock_leased(p_shard, ARRAY[p_lease_id]) l;
+    v_now := clock_timestamp();
 
     RETURN QUERY
     UPDATE queen.cursors c
     SET lease_expires_at = greatest(c.lease_expires_at, v_now + make_interval(secs => p_seconds))
-    WHERE c.shard = p_shard AND c.ctid = ANY (v_places) AND c.lease_expires_at > v_now
+    WHERE c.ctid = ANY (v_places) AND c.lease_expires_at > v_now
     RETURNING c.lease_expires_at;
 END
 $$;
@@ -99,12 +100,12 @@ BEGIN
     SET
         lease_id = NULL, lease_end = NULL, lease_expires_at = NULL,
         attempt = greatest(c.attempt - 1, 0)
-    WHERE c.shard = p_shard AND c.ctid = ANY (v_places)
+    WHERE c.ctid = ANY (v_places)
     RETURNING c.partition_id, c.subscription_id;
 END
 $$;
 
--- sweep_leases: delete the rows of leases that ended without an acknowledgement of all of it.
+-- sweep_leases: delete the rows of leases that ended with their group, queue or partition, or by a seek.
 --
 -- Parameters: the walk begins behind the lease `p_after` (null = at the first) and visits at most
 --             `p_limit` rows, and those of the last one's lease.
@@ -141,7 +142,7 @@ BEGIN
             AND l.lease_id <= coalesce(o_next, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
             AND c.lease_id IS DISTINCT FROM l.lease_id
     ) f
-    WHERE d.shard = p_shard AND d.ctid = f.ctid;
+    WHERE d.ctid = f.ctid;
     GET DIAGNOSTICS o_deleted = ROW_COUNT;
     RETURN NEXT;
 END

@@ -4,8 +4,8 @@
 -- Both tables are updated all the time. As long as somebody keeps an old snapshot (a pg_dump, a
 -- forgotten transaction), PostgreSQL may remove none of the versions that this leaves, and a plain
 -- look-up by the key passes over all of them, oldest first: the index lists versions of one key in
--- the order of their place in the table. New versions are put at its end, so going backwards meets
--- the one that is wanted first (docs/design/retention.md has the figures). `BETWEEN x AND x` is an
+-- the order of their place in the table. New versions are mostly put at its end, so going backwards
+-- meets the one that is wanted first (docs/design/retention.md has the figures). `BETWEEN x AND x` is an
 -- equality that the planner does not see through; it would take ORDER BY for done otherwise.
 -- Which end is looked at first changes nothing but the time it takes.
 --

@@ -50,7 +50,7 @@ BEGIN
         OFFSET 0
     ) e
     CROSS JOIN LATERAL (
-        -- As queen.allocator_of, and locked; judged again, as it may have waited in between.
+        -- As queen.allocator_of, and locked; judged again, as it may have been pushed to.
         SELECT a.partition_id
         FROM queen.allocators a
         WHERE

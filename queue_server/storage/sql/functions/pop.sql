@@ -335,15 +335,19 @@ BEGIN
                     k.shard = p_shard
                     AND k.partition_id = v_partition_id
                     AND k.subscription_id BETWEEN r.subscription_id AND r.subscription_id
-                    -- Said again of the row that is locked.
+                    -- Said again of the row that is locked; and nothing is locked in vain, as a pop
+                    -- that comes with the news of a push would pass over it.
+                    AND k.committed_offset < (
+                        SELECT x.next_offset
+                        FROM queen.allocator_of(p_shard, v_partition_id) x
+                    )
                     AND (k.lease_id IS NULL OR k.lease_expires_at <= v_now)
                     AND (k.available_at IS NULL OR k.available_at <= v_now)
                 ORDER BY k.subscription_id DESC
                 LIMIT 1
                 FOR NO KEY UPDATE SKIP LOCKED
             ) u
-            CROSS JOIN LATERAL queen.allocator_of(p_shard, v_partition_id) a
-            WHERE a.next_offset > u.committed_offset;
+            CROSS JOIN LATERAL queen.allocator_of(p_shard, v_partition_id) a;
             CONTINUE WHEN NOT FOUND;
             o_status := 'segment';
             o_partition_id := c.partition_id;
@@ -396,6 +400,12 @@ BEGIN
             -- A lease that is still there ran out: nobody ended it.
             IF c.lease_id IS NOT NULL THEN
                 o_status := 'taken_over';
+                DELETE FROM queen.leases l
+                WHERE
+                    l.shard = p_shard
+                    AND l.lease_id = c.lease_id
+                    AND l.partition_id = c.partition_id
+                    AND l.subscription_id = r.subscription_id;
             END IF;
             o_retry_count := c.retry_count;
             o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
@@ -463,7 +473,7 @@ BEGIN
                 IF v_start > c.committed_offset THEN
                     UPDATE queen.cursors u
                     SET committed_offset = v_start
-                    WHERE u.shard = p_shard AND u.ctid = c.place;
+                    WHERE u.ctid = c.place;
                 END IF;
                 CONTINUE;
             END IF;
@@ -482,14 +492,14 @@ BEGIN
                     lease_expires_at = NULL, attempt = 0, attempt_offset = -1,
                     retry_count = 0, retry_offset = -1, available_at = NULL,
                     consumed_at = v_now
-                WHERE u.shard = p_shard AND u.ctid = c.place;
+                WHERE u.ctid = c.place;
             ELSE
                 UPDATE queen.cursors u
                 SET
                     committed_offset = v_place, lease_id = r.lease_id, lease_end = v_end,
                     lease_expires_at = o_lease_expires_at, attempt = o_attempt,
                     attempt_offset = v_place, available_at = NULL, consumed_at = v_now
-                WHERE u.shard = p_shard AND u.ctid = c.place;
+                WHERE u.ctid = c.place;
                 v_leases := v_leases || r.lease_id;
                 v_leased_partitions := v_leased_partitions || c.partition_id;
                 v_leased_subscriptions := v_leased_subscriptions || r.subscription_id;
@@ -511,7 +521,9 @@ BEGIN
         INSERT INTO queen.leases (shard, lease_id, partition_id, subscription_id)
         SELECT p_shard, n.lease_id, n.partition_id, n.subscription_id
         FROM unnest(v_leases, v_leased_partitions, v_leased_subscriptions)
-            AS n (lease_id, partition_id, subscription_id);
+            AS n (lease_id, partition_id, subscription_id)
+        -- A call that is repeated because its answer was lost brings the same leases.
+        ON CONFLICT DO NOTHING;
     END IF;
 END
 $$;

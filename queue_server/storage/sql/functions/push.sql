@@ -195,7 +195,8 @@ BEGIN
 
     v_now := clock_timestamp();
 
-    -- The rows are locked, so where they are does not change under this statement.
+    -- The rows are locked, so where they are does not change under this statement. With `shard` beside
+    -- it PostgreSQL may prefer to read the shard's whole index.
     UPDATE queen.allocators a
     SET
         next_offset = a.next_offset + n.message_count,
@@ -212,7 +213,7 @@ BEGIN
         ) l
         GROUP BY l.ctid
     ) n
-    WHERE a.shard = p_shard AND a.ctid = n.ctid;
+    WHERE a.ctid = n.ctid;
 
     -- What this call put into a partition lies at its end.
     SELECT

@@ -31,6 +31,19 @@ JOIN queen.queues q ON q.id = u.queue_id
 WHERE u.id = ANY (%(subscription_ids)b::integer[])
 
 -- name: update_cursor
+-- The row is locked. With its lease goes what names it.
+WITH ended AS (
+    DELETE FROM queen.leases l
+    USING queen.cursor_of(
+        %(shard)s::smallint, %(partition_id)s::bigint, %(subscription_id)s::integer
+    ) c
+    WHERE
+        %(lease_id)s::uuid IS NULL
+        AND l.shard = c.shard
+        AND l.lease_id = c.lease_id
+        AND l.partition_id = c.partition_id
+        AND l.subscription_id = c.subscription_id
+)
 UPDATE queen.cursors
 SET
     committed_offset = %(committed_offset)s, lease_id = %(lease_id)s, lease_end = %(lease_end)s,
