@@ -212,9 +212,11 @@ class Supervisor:
                 return
             except psycopg.OperationalError as exc:
                 reason = " ".join(str(exc).split())
+                if isinstance(exc, psycopg.errors.LockNotAvailable):
+                    reason = f"a table to be migrated is in use, as by a backup: {reason}"
                 if time.monotonic() > give_up_at:
                     raise StartError(f"cannot use the database: {reason}") from exc
-                logger.warning("the database does not answer yet: %s", reason)
+                logger.warning("the database is not ready yet: %s", reason)
                 with self._interrupted_by_signals():
                     time.sleep(1)
             except psycopg.Error as exc:

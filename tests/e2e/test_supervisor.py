@@ -324,7 +324,7 @@ def test_a_given_database_that_is_absent_can_be_waited_for_no_longer_than_asked(
     # Nobody listens there; a stop ends the waiting.
     url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/q"
     with ClusterProcess(env={"DATABASE_URL": url}) as cluster:
-        cluster.wait_for_line("the database does not answer yet")
+        cluster.wait_for_line("the database is not ready yet")
         assert cluster.stop() == 0
         assert "hunter2" not in cluster.output
 

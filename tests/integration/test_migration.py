@@ -350,6 +350,20 @@ def test_a_migration_that_fails_midway_leaves_the_old_schema(
     assert migrate(old) > 0
 
 
+def test_a_migration_does_not_make_everybody_wait_behind_a_long_reader(
+    old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a pg_dump has: who waits for a table that it reads has all later readers wait, too.
+    monkeypatch.setattr(migrate_module, "_LOCK_TIMEOUT_MS", 200)
+    with psycopg.connect(old) as reader:
+        reader.execute("SELECT count(*) FROM queen.cursors")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            migrate(old)
+        with psycopg.connect(old, autocommit=True) as connection:
+            OldServer(connection).push(["a"], [1])
+    assert migrate(old) > 0
+
+
 def test_what_the_old_version_calls_is_still_there_while_it_is_replaced(old: str) -> None:
     # On SIGHUP, and with several hosts, old workers run on beside the migrated schema.
     with psycopg.connect(old, autocommit=True) as connection:
