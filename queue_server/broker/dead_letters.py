@@ -90,7 +90,7 @@ class DeadLetters:
 
     async def purge(self, filter_: DeadLetterFilter) -> int:
         """Remove all that the filter lets through; how many."""
-        return await dead_letters.purge(self._transactions, filter_)
+        return await dead_letters.purge(self._transactions, filter_, None)
 
     async def replay(self, id_: uuid.UUID, destination: Destination) -> Replay | None:
         """Move one dead letter. Shape: None when it does not exist (any more).

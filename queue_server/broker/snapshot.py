@@ -1,7 +1,7 @@
 """Figures over all partitions, computed once for everybody who asks at about the same time.
 
-They are read from a row of each partition and cursor. With few of them that takes some
-milliseconds and is done for each who asks. With a hundred thousand it takes a second; then what was
+They are read from a row of each partition and cursor, or of each dead letter. With few of them that
+takes some milliseconds and is done for each who asks. With many it takes a second; then what was
 found is told again, as old as it says it is, while a new look is made in the background, so that
 nobody waits and all looks together take a small part of one connection's time.
 """
@@ -18,7 +18,8 @@ from typing import Generic, TypeVar
 import msgspec
 
 from queue_server.domain.errors import QueueServerError
-from queue_server.storage import statistics
+from queue_server.storage import dashboard, statistics
+from queue_server.storage.dashboard import ErrorRow
 from queue_server.storage.statistics import (
     NOTHING,
     Counts,
@@ -144,9 +145,14 @@ class Looks:
         async def look_at_groups() -> list[GroupStatistics]:
             return await statistics.groups(transactions)
 
+        async def look_at_errors() -> list[ErrorRow]:
+            return await dashboard.dead_letter_errors(transactions)
+
         self.overview = Snapshots(look_at_queues)
         self.groups = Snapshots(look_at_groups)
+        self.errors = Snapshots(look_at_errors)
 
     async def close(self) -> None:
         await self.overview.close()
         await self.groups.close()
+        await self.errors.close()

@@ -1426,6 +1426,7 @@ class GroupPartitionRows(TypedDict):
 
 class ErrorRows(TypedDict):
     errors: list[ErrorRow]
+    ageSeconds: float
 
 
 class SettingRow(TypedDict):

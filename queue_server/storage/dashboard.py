@@ -13,7 +13,7 @@ from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Transactions
 
 _QUEUES_MAX = 2000
-_ERRORS_MAX = 200
+ERRORS_MAX = 200
 
 
 class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -210,10 +210,13 @@ async def preview_seek(
     return SeekPreview(*rows[0])
 
 
-async def dead_letter_errors(transactions: Transactions, queue: str | None) -> list[ErrorRow]:
-    """Dead letters by queue and error, the most frequent first."""
+async def dead_letter_errors(transactions: Transactions) -> list[ErrorRow]:
+    """Dead letters by queue and error, the most frequent first, ERRORS_MAX errors of each queue.
+
+    Cost: every dead letter is read.
+    """
     rows = await transactions.call(
-        STATEMENTS["dead_letter_errors"], {"shard": SHARD, "queue": queue, "limit": _ERRORS_MAX}
+        STATEMENTS["dead_letter_errors"], {"shard": SHARD, "limit": ERRORS_MAX}
     )
     return [ErrorRow(*row) for row in rows]
 

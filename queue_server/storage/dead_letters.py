@@ -29,7 +29,8 @@ class DeadLetterFilter(msgspec.Struct, frozen=True):
     partition: str | None = None
     start: datetime.datetime | None = None
     end: datetime.datetime | None = None
-    error: str | None = None  # a part of the error text
+    error: str | None = None  # the error text, of which the first 500 characters count
+    error_contains: str | None = None
 
     def parameters(self) -> dict[str, Any]:
         return {"shard": SHARD} | msgspec.structs.asdict(self)
@@ -58,7 +59,9 @@ async def page(
 ) -> list[DeadLetter]:
     """Dead letters, newest failure first."""
     rows = await transactions.call(
-        STATEMENTS["list_dead_letters"], filter_.parameters() | {"limit": limit, "offset": offset}
+        STATEMENTS["list_dead_letters"],
+        filter_.parameters() | {"limit": limit, "offset": offset},
+        prepare=False,
     )
     return [DeadLetter(*row) for row in rows]
 
@@ -76,12 +79,15 @@ async def next_run(
             "limit": min(limit, _RUN_ROWS),
             "bytes_max": _RUN_PAYLOAD_BYTES,
         },
+        prepare=False,
     )
     return [DeadLetter(*row) for row in rows]
 
 
 async def count(transactions: Transactions, filter_: DeadLetterFilter) -> int:
-    rows = await transactions.call(STATEMENTS["count_dead_letters"], filter_.parameters())
+    rows = await transactions.call(
+        STATEMENTS["count_dead_letters"], filter_.parameters(), prepare=False
+    )
     number: int = rows[0][0]
     return number
 
@@ -109,14 +115,20 @@ async def delete_in(connection: Connection, ids: Sequence[uuid.UUID]) -> set[uui
     return {row[0] for row in await cursor.fetchall()}
 
 
-async def purge(transactions: Transactions, filter_: DeadLetterFilter) -> int:
-    """Delete all that the filter lets through, a bounded number at a time; how many."""
+async def purge(transactions: Transactions, filter_: DeadLetterFilter, limit: int | None) -> int:
+    """Delete what the filter lets through, oldest failure first, at most *limit*; how many.
+
+    A bounded number goes in one transaction.
+    """
     total = 0
     while True:
+        rows_max = _PURGE_ROWS if limit is None else min(_PURGE_ROWS, limit - total)
         rows = await transactions.call(
-            STATEMENTS["purge_dead_letters"], filter_.parameters() | {"limit": _PURGE_ROWS}
+            STATEMENTS["purge_dead_letters"],
+            filter_.parameters() | {"limit": rows_max},
+            prepare=False,
         )
         deleted: int = rows[0][0]
         total += deleted
-        if deleted < _PURGE_ROWS:
+        if deleted < rows_max or total == limit:
             return total

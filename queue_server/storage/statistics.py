@@ -139,11 +139,10 @@ class LeaseStatistics(msgspec.Struct, frozen=True):
 
 
 class DeadLetterStatistics(msgspec.Struct, frozen=True):
-    """Dead letters, and their most frequent error texts."""
+    """Dead letters."""
 
     total: int
     partition_count: int
-    top_errors: list[tuple[str, int]]
 
 
 class GroupStatistics(msgspec.Struct, frozen=True):
@@ -351,11 +350,10 @@ async def dead_letters(
     transactions: Transactions, queue_ids: Sequence[str] | None = None
 ) -> DeadLetterStatistics:
     """Dead letters, of all queues or of these."""
-    parameters = {"shard": SHARD, "queue_ids": queue_ids}
-    rows = await transactions.call(STATEMENTS["dead_letter_statistics"], parameters)
-    errors = await transactions.call(STATEMENTS["top_errors"], parameters)
-    total, partition_count = rows[0]
-    return DeadLetterStatistics(total, partition_count, [(row[0], row[1]) for row in errors])
+    rows = await transactions.call(
+        STATEMENTS["dead_letter_statistics"], {"shard": SHARD, "queue_ids": queue_ids}
+    )
+    return DeadLetterStatistics(*rows[0])
 
 
 async def groups(transactions: Transactions) -> list[GroupStatistics]:

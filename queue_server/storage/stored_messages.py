@@ -202,7 +202,9 @@ async def dead_messages(
 ) -> list[MessageView]:
     """Messages that are dead letters, newest first."""
     rows = await transactions.call(
-        STATEMENTS["list_dead_messages"], filter_.parameters() | {"limit": limit, "offset": offset}
+        STATEMENTS["list_dead_messages"],
+        filter_.parameters() | {"limit": limit, "offset": offset},
+        prepare=False,
     )
     return [_dead_view(PartitionView(*row[:6]), row[6:], keyring) for row in rows]
 

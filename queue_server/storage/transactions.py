@@ -64,17 +64,22 @@ class Transactions:
         self._on_retry = on_retry
         self._out_of_resources_at = float("-inf")
 
-    async def call(self, statement: str, parameters: Parameters) -> list[TupleRow]:
+    async def call(
+        self, statement: str, parameters: Parameters, *, prepare: bool = True
+    ) -> list[TupleRow]:
         """Run one statement as a transaction of its own: one round trip.
+
+        Without *prepare* it is planned each time, for these parameters. That is for a filter most
+        of which is null: a plan for all parameters would have to read everything.
 
         Errors: `StorageUnavailable`, `StorageTimeout`; the outcome is then unknown. Others of
         psycopg's are our bugs and pass.
         """
-        rows, _ = await self.call_knowing(statement, parameters)
+        rows, _ = await self.call_knowing(statement, parameters, prepare=prepare)
         return rows
 
     async def call_knowing(
-        self, statement: str, parameters: Parameters
+        self, statement: str, parameters: Parameters, *, prepare: bool = True
     ) -> tuple[list[TupleRow], bool]:
         """As `call`, and whether an attempt before the answered one may have been carried out."""
         was_lost = False
@@ -83,7 +88,8 @@ class Transactions:
             nonlocal was_lost
             cursor = connection.cursor(binary=True)
             try:
-                await cursor.execute(statement, parameters)
+                # None: as the connection prepares, which behind a pooler it does not.
+                await cursor.execute(statement, parameters, prepare=None if prepare else False)
                 return await cursor.fetchall()
             except psycopg.Error as exc:
                 was_lost |= failures.retry_reason(exc) == failures.CONNECTION_LOST

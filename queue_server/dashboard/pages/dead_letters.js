@@ -1,6 +1,6 @@
 import { html, useState } from "../lib/view.js";
 import { get, path, post, remove } from "../lib/api.js";
-import { count, groupName, plural, short } from "../lib/format.js";
+import { age, count, groupName, plural, short } from "../lib/format.js";
 import { useData } from "../lib/live.js";
 import { href, requery } from "../lib/router.js";
 import { Action, Ago, Card, Confirm, Dialog, Empty, ErrorBox, Loaded, Page, Pager, Payload, Search, Table, toast } from "../lib/components.js";
@@ -38,7 +38,7 @@ export function DeadLetters({ query }) {
 
   return html`
     <${Page} title="Dead letters" about="Messages whose attempts ran out. They stay until they are moved back or deleted.">
-      <${Card} title="By reason" actions=${queue && html`<span class="muted small">of ${queue}</span> <button type="button" class="small" onClick=${() => requery({ queue: "", error: "", offset: "" })}>All queues</button>`}>
+      <${Card} title="By reason" about=${errors.data?.ageSeconds >= 2 ? `As counted ${age(errors.data.ageSeconds)} ago.` : ""} actions=${queue && html`<span class="muted small">of ${queue}</span> <button type="button" class="small" onClick=${() => requery({ queue: "", error: "", offset: "" })}>All queues</button>`}>
         <${Loaded} of=${errors}>${({ errors: rows }) => (rows.length ? html`
           <${Table} caption="Dead letters by reason" id=${(row) => `${row.queue}\n${row.error}`} rows=${rows} columns=${[
             { key: "error", label: "Reason", render: (row) => html`<button type="button" class="link" onClick=${() => {

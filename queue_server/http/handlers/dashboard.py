@@ -189,10 +189,13 @@ async def preview_seek(request: web.Request) -> web.Response:
 
 
 async def dead_letter_errors(request: web.Request) -> web.Response:
-    found = await dashboard.dead_letter_errors(
-        request.app[STATE].transactions, _text(request, "queue")
+    """By queue and error, as they were when they were last counted."""
+    queue = _text(request, "queue")
+    snapshot = await request.app[STATE].looks.errors.current()
+    found = [row for row in snapshot.value if queue is None or row.queue == queue]
+    return json_answer(
+        {"errors": found[: dashboard.ERRORS_MAX], "ageSeconds": round(snapshot.age_s, 1)}
     )
-    return json_answer({"errors": found})
 
 
 async def settings(request: web.Request) -> web.Response:

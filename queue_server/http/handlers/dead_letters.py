@@ -75,7 +75,7 @@ async def redrive(request: web.Request) -> web.Response:
             partition=body.partition,
             start=bounds["from"],
             end=bounds["to"],
-            error=body.error_contains,
+            error_contains=body.error_contains,
         ),
         limit,
     )
@@ -167,7 +167,7 @@ def _filter(request: web.Request) -> DeadLetterFilter:
         partition=query.get("partition") or None,
         start=query_time(request, "from"),
         end=query_time(request, "to"),
-        error=query.get("errorContains") or None,
+        error_contains=query.get("errorContains") or None,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 from aiohttp import web
 
@@ -28,12 +30,14 @@ from queue_server.http.handlers.series import (
 from queue_server.http.request import read_body
 from queue_server.http.state import STATE
 from queue_server.storage import statistics
+from queue_server.storage.dashboard import ErrorRow
 from queue_server.storage.statistics import NOTHING, QueueFilter
 from queue_server.storage.stored_messages import MessageFilter
 
 # Before all messages.
 _FIRST_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MESSAGES_LIMIT = 50
+_TOP_ERRORS = 10
 
 
 async def status(request: web.Request) -> web.Response:
@@ -49,6 +53,8 @@ async def status(request: web.Request) -> web.Response:
         queue_ids = [queue.id for queue in queues]
     leases = await statistics.leases(state.transactions, queue_ids)
     letters = await statistics.dead_letters(state.transactions, queue_ids)
+    errors = await state.looks.errors.current()
+    age_s = max(age_s, errors.age_s)
     points = await points_of(state, range_, filter_)
     sums = sum_counts(points)
     requests = {
@@ -95,7 +101,8 @@ async def status(request: web.Request) -> web.Response:
                 "totalMessages": letters.total,
                 "affectedPartitions": letters.partition_count,
                 "topErrors": [
-                    {"error": text, "count": count} for text, count in letters.top_errors
+                    {"error": text, "count": count}
+                    for text, count in _top_errors(errors.value, {queue.name for queue in queues})
                 ],
             },
             "workers": await worker_entries(state, range_),
@@ -107,6 +114,15 @@ async def status(request: web.Request) -> web.Response:
             "statsAge": int(age_s),
         }
     )
+
+
+def _top_errors(rows: Iterable[ErrorRow], names: Collection[str]) -> list[tuple[str, int]]:
+    """The most frequent errors in queues of these names."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        if row.queue in names:
+            counts[row.error] += row.count
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:_TOP_ERRORS]
 
 
 async def queues(request: web.Request) -> web.Response:
@@ -211,6 +227,7 @@ async def refresh(request: web.Request) -> web.Response:
         )
     overview = (await state.looks.overview.refresh()).value
     await state.looks.groups.refresh()
+    await state.looks.errors.refresh()
     return json_answer(
         {
             "success": True,

@@ -1,19 +1,22 @@
--- find_dead_letters: the dead letters that a filter lets through.
+-- find_dead_letters_v2: the dead letters that a filter lets through.
 --
--- Parameters: queue, group and partition by name, bounds of the time of the failure [from, to), a part
---             of the error text; each null = any.
+-- Parameters: queue, group and partition by name, bounds of the time of the failure [from, to), the
+--             error text, of which the first 500 characters count, and a part of it; each null = any.
 -- Returns:    rows of dead_letters, in no order.
--- Reads:      dead_letters, by queue when one is named, else all.
+-- Reads:      dead_letters, by queue when one is named, else all; partitions when one is named.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
-CREATE OR REPLACE FUNCTION queen.find_dead_letters(
+-- Plans:      it becomes a part of the statement that calls it, which has to be planned for its own
+--             parameters (not prepared): else every filter is planned for as if it were given.
+CREATE OR REPLACE FUNCTION queen.find_dead_letters_v2(
     p_shard smallint,
     p_queue text,
     p_consumer_group text,
     p_partition text,
     p_from timestamptz,
     p_to timestamptz,
-    p_error text
+    p_error text,
+    p_error_contains text
 ) RETURNS SETOF queen.dead_letters LANGUAGE sql STABLE
 AS $$
     SELECT d.*
@@ -27,9 +30,20 @@ AS $$
         AND (p_consumer_group IS NULL OR d.consumer_group = p_consumer_group)
         AND (
             p_partition IS NULL
-            OR d.partition_id IN (SELECT p.id FROM queen.partitions p WHERE p.name = p_partition)
+            OR d.partition_id = ANY (ARRAY(
+                SELECT p.id
+                FROM queen.partitions p
+                WHERE
+                    p.shard = p_shard
+                    AND p.name = p_partition
+                    AND (
+                        p_queue IS NULL
+                        OR p.queue_id = (SELECT q.id FROM queen.queues q WHERE q.name = p_queue)
+                    )
+            ))
         )
         AND (p_from IS NULL OR d.failed_at >= p_from)
         AND (p_to IS NULL OR d.failed_at < p_to)
-        AND (p_error IS NULL OR strpos(d.error_message, p_error) > 0)
+        AND (p_error IS NULL OR left(d.error_message, 500) = left(p_error, 500))
+        AND (p_error_contains IS NULL OR strpos(d.error_message, p_error_contains) > 0)
 $$;

@@ -74,6 +74,7 @@ AS $$
         GROUP BY c.partition_id
     ) k ON k.partition_id = p.id
     LEFT JOIN (
+        -- By dead_letters_by_partition alone, however many there are.
         SELECT e.partition_id, count(*) AS count
         FROM queen.dead_letters e
         WHERE e.shard = p_shard AND e.queue_id = ANY (p_queue_ids)

@@ -171,16 +171,27 @@ FROM (
 ) t
 
 -- name: dead_letter_errors
--- The dead letters of some queues by their error, the most frequent first.
-SELECT
-    q.name, left(d.error_message, 500), count(*), count(DISTINCT d.consumer_group),
-    min(d.failed_at), max(d.failed_at)
-FROM queen.dead_letters d
-JOIN queen.queues q ON q.id = d.queue_id
-WHERE d.shard = %(shard)s AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
-GROUP BY q.name, left(d.error_message, 500)
-ORDER BY 3 DESC, 1, 2
-LIMIT %(limit)s
+-- Dead letters by their error, the most frequent first, at most so many errors of each queue. All of
+-- them are read.
+SELECT e.queue, e.error, e.count, e.groups, e.first_failed_at, e.last_failed_at
+FROM (
+    SELECT
+        q.name AS queue, g.error, sum(g.count)::bigint AS count, count(*) AS groups,
+        min(g.first_failed_at) AS first_failed_at, max(g.last_failed_at) AS last_failed_at,
+        row_number() OVER (PARTITION BY q.name ORDER BY sum(g.count) DESC, g.error) AS place
+    FROM (
+        SELECT
+            d.queue_id, left(d.error_message, 500) AS error, count(*) AS count,
+            min(d.failed_at) AS first_failed_at, max(d.failed_at) AS last_failed_at
+        FROM queen.dead_letters d
+        WHERE d.shard = %(shard)s
+        GROUP BY d.queue_id, d.consumer_group, left(d.error_message, 500)
+    ) g
+    JOIN queen.queues q ON q.id = g.queue_id
+    GROUP BY q.name, g.error
+) e
+WHERE e.place <= %(limit)s
+ORDER BY e.count DESC, e.queue, e.error
 
 -- name: schema_files
 SELECT s.name, s.checksum, s.applied_at FROM public.queue_server_schema s ORDER BY s.name

@@ -3,14 +3,19 @@
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
     d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at
-FROM queen.find_dead_letters(
-    %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
-    %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text
+FROM (
+    SELECT f.*
+    FROM queen.find_dead_letters_v2(
+        %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+        %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+        %(error_contains)s::text
+    ) f
+    ORDER BY f.failed_at DESC, f.id DESC
+    LIMIT %(limit)s OFFSET %(offset)s
 ) d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
 ORDER BY d.failed_at DESC, d.id DESC
-LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: next_dead_letters
 -- A run for a redrive, oldest failure first, behind the place where the last one ended; at most so
@@ -26,17 +31,21 @@ FROM (
         ) AS bytes_before
     FROM (
         SELECT d.*, p.name AS partition, q.name AS queue
-        FROM queen.find_dead_letters(
-            %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text,
-            %(partition)s::text, %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text
+        FROM (
+            SELECT f.*
+            FROM queen.find_dead_letters_v2(
+                %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+                %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+                %(error_contains)s::text
+            ) f
+            WHERE
+                %(after_failed_at)s::timestamptz IS NULL
+                OR (f.failed_at, f.id) > (%(after_failed_at)s::timestamptz, %(after_id)s::uuid)
+            ORDER BY f.failed_at, f.id
+            LIMIT %(limit)s
         ) d
         JOIN queen.queues q ON q.id = d.queue_id
         JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
-        WHERE
-            %(after_failed_at)s::timestamptz IS NULL
-            OR (d.failed_at, d.id) > (%(after_failed_at)s::timestamptz, %(after_id)s::uuid)
-        ORDER BY d.failed_at, d.id
-        LIMIT %(limit)s
     ) r
 ) n
 WHERE n.bytes_before IS NULL OR n.bytes_before < %(bytes_max)s
@@ -44,9 +53,10 @@ ORDER BY n.failed_at, n.id
 
 -- name: count_dead_letters
 SELECT count(*)
-FROM queen.find_dead_letters(
+FROM queen.find_dead_letters_v2(
     %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
-    %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text
+    %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+    %(error_contains)s::text
 ) d
 
 -- name: get_dead_letter
@@ -78,18 +88,19 @@ WHERE d.shard = %(shard)s AND d.id = ANY (%(ids)b::uuid[])
 RETURNING d.id
 
 -- name: purge_dead_letters
--- A bounded number of those that a filter lets through.
+-- A bounded number of those that a filter lets through, the oldest failure first.
 WITH gone AS (
     DELETE FROM queen.dead_letters d
     WHERE
         d.shard = %(shard)s
         AND d.id = ANY (ARRAY(
             SELECT f.id
-            FROM queen.find_dead_letters(
-                %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text,
-                %(partition)s::text, %(start)s::timestamptz, %(end)s::timestamptz,
-                %(error)s::text
+            FROM queen.find_dead_letters_v2(
+                %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+                %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+                %(error_contains)s::text
             ) f
+            ORDER BY f.failed_at, f.id
             LIMIT %(limit)s
         ))
     RETURNING d.id

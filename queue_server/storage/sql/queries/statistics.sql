@@ -179,21 +179,16 @@ WHERE
     AND (%(queue_ids)b::uuid[] IS NULL OR u.queue_id = ANY (%(queue_ids)b::uuid[]))
 
 -- name: dead_letter_statistics
-SELECT count(*), count(DISTINCT d.partition_id)
-FROM queen.dead_letters d
-WHERE
-    d.shard = %(shard)s
-    AND (%(queue_ids)b::uuid[] IS NULL OR d.queue_id = ANY (%(queue_ids)b::uuid[]))
-
--- name: top_errors
-SELECT d.error_message, count(*) AS count
-FROM queen.dead_letters d
-WHERE
-    d.shard = %(shard)s
-    AND (%(queue_ids)b::uuid[] IS NULL OR d.queue_id = ANY (%(queue_ids)b::uuid[]))
-GROUP BY d.error_message
-ORDER BY count DESC, d.error_message
-LIMIT 10
+-- By dead_letters_by_partition alone.
+SELECT coalesce(sum(c.count), 0)::bigint, count(*)
+FROM (
+    SELECT count(*) AS count
+    FROM queen.dead_letters d
+    WHERE
+        d.shard = %(shard)s
+        AND (%(queue_ids)b::uuid[] IS NULL OR d.queue_id = ANY (%(queue_ids)b::uuid[]))
+    GROUP BY d.queue_id, d.partition_id
+) c
 
 -- name: list_groups
 -- One row for each group and queue.

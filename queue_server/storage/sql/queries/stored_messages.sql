@@ -112,28 +112,46 @@ WHERE c.shard = %(shard)s AND c.partition_id = ANY (%(partition_ids)b::bigint[])
 ORDER BY c.partition_id, c.subscription_id
 
 -- name: list_dead_messages
--- Messages that are dead letters, newest message first; of several entries the newest.
-SELECT *
+-- Messages that are dead letters, newest message first; of several entries the newest. The places of a
+-- page are found by dead_letters_by_message_time, and payloads are read for these alone.
+SELECT
+    d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
+    d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
+    d.created_at, d.error_message, d.retry_count, d.failed_at
 FROM (
-    SELECT DISTINCT ON (d.partition_id, d.message_offset)
-        d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
-        d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
-        d.created_at, d.error_message, d.retry_count, d.failed_at
-    FROM queen.dead_letters d
-    JOIN queen.queues q ON q.id = d.queue_id
-    JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+    SELECT DISTINCT ON (e.created_at, e.partition_id, e.message_offset) e.shard, e.id
+    FROM queen.dead_letters e
     WHERE
-        d.shard = %(shard)s
-        AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
-        AND (%(partition)s::text IS NULL OR p.name = %(partition)s::text)
-        AND (%(namespace)s::text IS NULL OR q.namespace = %(namespace)s::text)
-        AND (%(task)s::text IS NULL OR q.task = %(task)s::text)
-        AND d.created_at >= %(start)s::timestamptz
-        AND (%(end)s::timestamptz IS NULL OR d.created_at < %(end)s::timestamptz)
-    ORDER BY d.partition_id, d.message_offset, d.failed_at DESC
+        e.shard = %(shard)s
+        AND (
+            %(queue)s::text IS NULL
+            OR e.queue_id = (SELECT n.id FROM queen.queues n WHERE n.name = %(queue)s::text)
+        )
+        AND (
+            %(partition)s::text IS NULL
+            OR e.partition_id = ANY (ARRAY(
+                SELECT n.id FROM queen.partitions n
+                WHERE n.shard = %(shard)s AND n.name = %(partition)s::text
+            ))
+        )
+        AND (
+            (%(namespace)s::text IS NULL AND %(task)s::text IS NULL)
+            OR e.queue_id = ANY (ARRAY(
+                SELECT n.id FROM queen.queues n
+                WHERE
+                    (%(namespace)s::text IS NULL OR n.namespace = %(namespace)s::text)
+                    AND (%(task)s::text IS NULL OR n.task = %(task)s::text)
+            ))
+        )
+        AND e.created_at >= %(start)s::timestamptz
+        AND (%(end)s::timestamptz IS NULL OR e.created_at < %(end)s::timestamptz)
+    ORDER BY e.created_at DESC, e.partition_id DESC, e.message_offset DESC, e.failed_at DESC
+    LIMIT %(limit)s OFFSET %(offset)s
 ) m
-ORDER BY m.created_at DESC, m.partition_id DESC, m.message_offset DESC
-LIMIT %(limit)s OFFSET %(offset)s
+JOIN queen.dead_letters d ON d.shard = m.shard AND d.id = m.id
+JOIN queen.queues q ON q.id = d.queue_id
+JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+ORDER BY d.created_at DESC, d.partition_id DESC, d.message_offset DESC
 
 -- name: dead_message
 -- A message by its dead letters, also when the log no longer has it; newest entry first.

@@ -1,0 +1,197 @@
+"""Hundreds of thousands of dead letters: what looks at them all the time reads few of them.
+
+That many are the incident itself, in which the figures are needed. Rows are counted, not seconds,
+which are the machine's. An entry of an index is not: a thousand weigh as much as a few rows.
+"""
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import psycopg
+import pytest
+
+from queue_server.broker import snapshot
+from queue_server.broker.snapshot import Looks
+from queue_server.domain.encryption import Keyring
+from queue_server.domain.names import QueueName
+from queue_server.storage import dashboard, dead_letters, statistics, stored_messages
+from queue_server.storage.dead_letters import DeadLetterFilter
+from queue_server.storage.figures import Figures, FiguresCache
+from queue_server.storage.pool import open_pool
+from queue_server.storage.queues import ensure_queue
+from queue_server.storage.stored_messages import MessageFilter
+from queue_server.storage.transactions import Transactions
+
+# What a backend has read it tells itself.
+pytestmark = [
+    pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends"),
+    pytest.mark.alone,
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Look = Callable[Concatenate[Transactions, P], Awaitable[T]]
+
+LETTERS = 300_000
+PARTITIONS = 100
+# So many times in a row: after five PostgreSQL may think of another plan.
+TIMES = 7
+# Rows that a look may read: those it shows, and some of the newest that vacuum has not seen.
+FEW = 500
+PAGE = 50
+
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+
+
+async def fill(conninfo: str, queue_id: str) -> None:
+    """A dead letter each millisecond, of ten reasons, the first of which the others contain."""
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await connection.execute(
+            "SELECT count(*) FROM queen.ensure_partitions(1::smallint, %(queue_id)s::uuid,"
+            " (SELECT array_agg('p' || n) FROM generate_series(1, %(count)s) n))",
+            {"queue_id": queue_id, "count": PARTITIONS},
+        )
+        await connection.execute(
+            "INSERT INTO queen.dead_letters (shard, id, partition_id, queue_id, consumer_group,"
+            "  message_offset, message_id, transaction_id, payload, error_message, retry_count,"
+            "  created_at, failed_at)"
+            " SELECT 1, gen_random_uuid(), p.id, p.queue_id, 'group-' || n %% 2, n,"
+            "  gen_random_uuid(), 'id-' || n, convert_to(to_json(repeat('x', 200))::text, 'UTF8'),"
+            "  CASE n %% 10 WHEN 0 THEN 'timeout' ELSE 'timeout of card ' || n %% 10 END, 3,"
+            "  now() - make_interval(secs => (%(letters)s - n) * 0.001),"
+            "  now() - make_interval(secs => (%(letters)s - n) * 0.001) + interval '1 second'"
+            " FROM generate_series(1, %(letters)s) n"
+            " JOIN (SELECT i.*, row_number() OVER (ORDER BY i.id) AS number"
+            "       FROM queen.partitions i WHERE i.queue_id = %(queue_id)s::uuid) p"
+            "  ON p.number = n %% %(count)s + 1"
+            " ORDER BY n",
+            {"queue_id": queue_id, "count": PARTITIONS, "letters": LETTERS},
+        )
+        # As autovacuum does while they come.
+        await connection.execute("VACUUM (ANALYZE) queen.dead_letters")
+
+
+class Reader:
+    """Looks at the dead letters, and counts the rows that this takes."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+
+    async def rows(self, look: Look[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[int, T]:
+        """How many rows *look* read, in the table or by an index; and what it found."""
+        before = await self._told()
+        async with open_pool(
+            self._conninfo,
+            size=1,
+            connection_timeout_ms=5000,
+            statement_timeout_ms=60_000,
+            lock_timeout_ms=5000,
+        ) as pool:
+            found = await look(Transactions(pool), *args, **kwargs)
+            async with pool.connection() as connection:
+                await connection.execute("SELECT pg_stat_force_next_flush()")
+        return await self._told() - before, found
+
+    async def few(self, look: Look[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What *look* finds each time, reading few rows."""
+
+        async def looks(transactions: Transactions) -> T:
+            for _ in range(TIMES - 1):
+                await look(transactions, *args, **kwargs)
+            return await look(transactions, *args, **kwargs)
+
+        rows, found = await self.rows(looks)
+        assert rows <= TIMES * FEW, rows
+        return found
+
+    async def _told(self) -> int:
+        async with await psycopg.AsyncConnection.connect(self._conninfo) as connection:
+            cursor = await connection.execute(
+                "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables"
+                " WHERE schemaname = 'queen' AND relname = 'dead_letters'"
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            return int(row[0])
+
+
+async def look_at_figures(transactions: Transactions) -> Figures | None:
+    return await FiguresCache(transactions, 10).current()
+
+
+async def look_at_errors(transactions: Transactions) -> list[dashboard.ErrorRow]:
+    looks = Looks(transactions)
+    first = await looks.errors.current()
+    told = await asyncio.gather(*(looks.errors.current() for _ in range(TIMES)))
+    assert {one.taken_at for one in told} == {first.taken_at}
+    await looks.close()
+    return first.value
+
+
+async def test_looks_read_few_of_many_dead_letters(
+    conninfo: str, transactions: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue_id = await ensure_queue(transactions, QueueName("q"))
+    await ensure_queue(transactions, QueueName("other"))
+    await fill(conninfo, queue_id)
+    reader = Reader(conninfo)
+    own = DeadLetterFilter(queue="q")
+
+    # What dashboards and Prometheus ask for, again and again.
+    assert (await reader.few(statistics.all_queues))[1].counts.dead == LETTERS
+    places = await reader.few(statistics.partitions, queue_id)
+    assert {place.counts.dead for place in places} == {LETTERS // PARTITIONS}
+    rows, _ = await reader.few(dashboard.queues, None, None)
+    assert {row.name: row.dead_letters for row in rows} == {"q": LETTERS, "other": 0}
+    figures = await reader.few(look_at_figures)
+    assert figures is not None
+    assert {one.name: one.dead_letter_count for one in figures.queues} == {
+        "q": LETTERS, "other": 0,
+    }  # fmt: skip
+    for queue_ids in (None, [queue_id]):
+        sums = await reader.few(statistics.dead_letters, queue_ids)
+        assert (sums.total, sums.partition_count) == (LETTERS, PARTITIONS)
+
+    # The pages of dead letters, and of messages that are.
+    for filter_ in (DeadLetterFilter(), own):
+        assert await reader.few(dead_letters.count, filter_) == LETTERS
+        for offset in (0, 3 * PAGE):
+            page = await reader.few(dead_letters.page, filter_, PAGE, offset)
+            assert [letter.transaction_id for letter in page] == [
+                f"id-{LETTERS - offset - n}" for n in range(PAGE)
+            ]
+    for queue in (None, "q"):
+        newest = MessageFilter(LONG_AGO, queue=queue)
+        messages = await reader.few(stored_messages.dead_messages, newest, PAGE, PAGE, Keyring())
+        assert [one.transaction_id for one in messages] == [
+            f"id-{LETTERS - PAGE - n}" for n in range(PAGE)
+        ]
+
+    # A run of a redrive, from the start and behind another, reads what it moves.
+    first = await reader.few(dead_letters.next_run, own, None, PAGE)
+    assert [letter.transaction_id for letter in first] == [f"id-{n + 1}" for n in range(PAGE)]
+    second = await reader.few(dead_letters.next_run, own, first[-1], PAGE)
+    assert [letter.transaction_id for letter in second] == [
+        f"id-{PAGE + n + 1}" for n in range(PAGE)
+    ]
+
+    # By reason: all of them are read, once for everybody who asks.
+    monkeypatch.setattr(snapshot, "_QUICK_S", 0.0)
+    monkeypatch.setattr(snapshot, "_SHARE", 1e-6)
+    read, errors = await reader.rows(look_at_errors)
+    assert LETTERS <= read < 1.1 * LETTERS, read
+    assert len(errors) == 10
+    assert {row.count for row in errors} == {LETTERS // 10}
+    assert {row.groups for row in errors} == {1}  # even ones are of one group, odd ones of another
+    assert (errors[0].queue, errors[0].error) == ("q", "timeout")
+
+    # A purge reads the rows that it deletes: to choose them, and to delete them.
+    count = 10 * FEW
+    read, deleted = await reader.rows(dead_letters.purge, own, count)
+    assert deleted == count
+    assert read < 4 * count, read
+    (oldest,) = await dead_letters.next_run(transactions, own, None, 1)
+    assert oldest.transaction_id == f"id-{count + 1}"
+    assert await dead_letters.count(transactions, own) == LETTERS - count
