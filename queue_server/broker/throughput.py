@@ -12,10 +12,20 @@ from collections import deque
 from queue_server.observability.counters import Counter, Counters
 from queue_server.storage.series import Rates
 
-# A rate is that of the last so many seconds.
+# A rate is that of the last so many seconds...
 WINDOW_S = 10
+# ...and where somebody watches, of these.
+LIVE_WINDOW_S = 2
 # More than a minute's.
 _SAMPLES_MAX = 70
+# Those of `Rates`, in their order.
+_COUNTERS = (
+    Counter.MESSAGES_PUSHED,
+    Counter.MESSAGES_POPPED,
+    Counter.MESSAGES_ACKED,
+    Counter.MESSAGES_FAILED,
+    Counter.REQUESTS,
+)
 
 
 class Throughput:
@@ -23,18 +33,13 @@ class Throughput:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._samples: deque[tuple[float, int, int, int]] = deque(maxlen=_SAMPLES_MAX)
+        # When, and each of _COUNTERS.
+        self._samples: deque[tuple[float, list[int]]] = deque(maxlen=_SAMPLES_MAX)
         self.others = Rates()
 
     def sample(self) -> None:
-        self._samples.append(
-            (
-                time.monotonic(),
-                self._counters.total(Counter.MESSAGES_PUSHED),
-                self._counters.total(Counter.MESSAGES_POPPED),
-                self._counters.total(Counter.MESSAGES_ACKED),
-            )
-        )
+        totals = [self._counters.total(counter) for counter in _COUNTERS]
+        self._samples.append((time.monotonic(), totals))
 
     def here(self, window_s: int = WINDOW_S) -> Rates:
         """Of this host."""
@@ -47,8 +52,9 @@ class Throughput:
             self._samples[0],
         )
         seconds = max(now[0] - then[0], 0.001)
-        pushed, popped, acked = ((now[i] - then[i]) / seconds for i in (1, 2, 3))
-        return Rates(pushed, popped, acked)
+        return Rates(
+            *((last - first) / seconds for first, last in zip(then[1], now[1], strict=True))
+        )
 
     def everywhere(self, window_s: int = WINDOW_S) -> Rates:
         """Of all hosts."""

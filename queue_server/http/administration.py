@@ -545,7 +545,7 @@ def _dashboard_routes() -> list[Route]:
         Route(
             "GET", f"{_DASHBOARD}/workers", dashboard.workers,
             access=Access.READ, tag="Dashboard",
-            summary="The workers of this host as they are now",
+            summary="The workers of all servers on the database",
             answers={200: answer.WorkersNow},
         ),
         Route(

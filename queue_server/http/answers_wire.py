@@ -116,12 +116,23 @@ class Cpu(TypedDict):
     system: int
 
 
+class LiveRates(TypedDict):
+    """Of all servers on the database, in the last two seconds; of others as they last told."""
+
+    pushedPerSecond: float
+    poppedPerSecond: float
+    ackedPerSecond: float
+    failedPerSecond: float
+    requestsPerSecond: float
+
+
 class Metrics(TypedDict):
     """Figures of the whole server; memory and CPU are those of its workers."""
 
     uptime: float
     requests: CountAndRate
     messages: CountAndRate
+    throughput: LiveRates
     connections: Connections
     database: Pool
     memory: Memory
@@ -1355,28 +1366,32 @@ class Identity(TypedDict):
 
 
 class WorkerNow(TypedDict):
+    """A worker of the server that answers, as it is now, or of another, `silentSeconds` ago."""
+
+    hostname: str
+    port: int
     slot: int
     pid: int
+    here: bool
     ready: bool
     silentSeconds: float
-    startedAt: Time
+    startedAt: Time | None
     connections: int
     parkedPops: int
     poolSize: int
     poolAvailable: int
     poolWaiting: int
-    poolWaits: int
     residentBytes: int
-    cpuMs: int
-    requests: int
-    messages: int
-    loopLagUs: int
-    loopLagCount: int
+    cpu: float | None
+    loopLagMs: float | None
 
 
 class WorkersNow(TypedDict):
     hostname: str
+    port: int
     restarts: int
+    everywhere: bool
+    silentAfterSeconds: float
     workers: list[WorkerNow]
 
 

@@ -25,7 +25,7 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from queue_server.broker.snapshot import Looks
-from queue_server.broker.throughput import Throughput
+from queue_server.broker.throughput import LIVE_WINDOW_S, Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.errors import Overloaded, QueueServerError
 from queue_server.domain.message import NewMessage
@@ -360,7 +360,7 @@ class Live:
     async def _tell_throughput(self) -> None:
         while True:
             await asyncio.sleep(_THROUGHPUT_INTERVAL_S)
-            rates = self._throughput.everywhere(2)
+            rates = self._throughput.everywhere(LIVE_WINDOW_S)
             self._hear(
                 _frame(
                     "throughput",

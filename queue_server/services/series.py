@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import heapq
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Mapping
 
 import msgspec
 
 from queue_server.broker.activity import Activity
-from queue_server.broker.throughput import WINDOW_S, Throughput
+from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.errors import QueueServerError
 from queue_server.observability.counters import LOOP_LAG, RETRY_COUNTERS, Counter, Life, Row
@@ -29,9 +31,8 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE_INTERVAL_S = 1.0
 _LAST_BOOKING_TIMEOUT_S = 2.0
-# Who has not booked for so many intervals is gone.
-_SILENT_INTERVALS = 3
 DEPTH_INTERVALS = 6
+_CPU_SAMPLES = 11
 # Queues whose waiting pops are booked.
 _PARKED_MAX = 1000
 
@@ -108,6 +109,8 @@ class Series:
         self._booked = self._counted()
         self._booked_at = time.monotonic()
         self._cpu_us = (0, 0)  # of this life, at the last booking
+        # When, and what it had used: of so many samples, however often it books.
+        self._cpu_samples: deque[tuple[float, int]] = deque(maxlen=_CPU_SAMPLES)
         self._loop_lag = self._loop_lag_sums()
         self._minute: object = None
         self._sample_count = 0
@@ -170,6 +173,9 @@ class Series:
             get(Life.CPU_USER_US),
             get(Life.CPU_SYSTEM_US),
         )
+        self._cpu_samples.append(
+            (time.monotonic(), get(Life.CPU_USER_US) + get(Life.CPU_SYSTEM_US))
+        )
         self._sample_count += 1
         for name, value in zip(_GAUGES, map(float, values), strict=True):
             gauge = self._gauges.get(name)
@@ -213,7 +219,16 @@ class Series:
                     counts.push_messages / seconds,
                     counts.pop_messages / seconds,
                     counts.ack_messages / seconds,
+                    counts.ack_failed / seconds,
+                    counts.requests / seconds,
                 ),
+                cpu_share=self._cpu_share(),
+                started_at=datetime.datetime.fromtimestamp(
+                    self._row.get(Life.STARTED_AT_MS) / 1000, datetime.UTC
+                ),
+                connections=self._row.get(Life.CONNECTIONS),
+                parked_pops=self._row.get(Life.PARKED_POPS),
+                ended=is_last,
                 parked=self._parked(),
             )
             try:
@@ -233,14 +248,16 @@ class Series:
                 self._gauges = {}
             try:
                 self._throughput.others = await series.other_rates(
-                    self._transactions,
-                    self._address,
-                    max(_SILENT_INTERVALS * self._interval_s, WINDOW_S),
+                    self._transactions, self._address, self._interval_s
                 )
             except QueueServerError as exc:
                 logger.warning(
                     "the rates of other servers are not known", extra={"error": exc.message}
                 )
+
+    def _cpu_share(self) -> float:
+        (began, before), (ended, after) = self._cpu_samples[0], self._cpu_samples[-1]
+        return (after - before) / 1e6 / max(ended - began, _SAMPLE_INTERVAL_S)
 
     def _counted(self) -> dict[str, int]:
         return {

@@ -26,6 +26,14 @@ _QUEUES_MAX = 1000
 _POINTS_MAX = 20_000
 # Queues whose depth is noted.
 _DEPTHS_MAX = 10_000
+# Workers that one answer tells of.
+_WORKERS_MAX = 1000
+
+# Who has not booked for so many intervals, and for so long, has gone silent.
+_SILENT_INTERVALS = 3
+_SILENCE_MIN_S = 10.0
+# For so long a worker that went silent without a word is told of.
+FORGET_S = 3600
 
 
 class WorkerCounts(msgspec.Struct):
@@ -66,19 +74,30 @@ class Booking(msgspec.Struct, frozen=True):
     sample_count: int
     gauges: Mapping[str, Gauge]  # by column
     rates: Rates
+    cpu_share: float  # of one core, in the last ten seconds
+    started_at: datetime.datetime
+    connections: int  # of clients
+    parked_pops: int
+    ended: bool  # it is the last one, as the worker ends in good order
     parked: Mapping[str, int]  # waiting pops by queue
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Messages a second."""
+    """Messages a second, but for `requests`."""
 
     pushed: float = 0.0
     popped: float = 0.0
     acked: float = 0.0
+    failed: float = 0.0
+    requests: float = 0.0
 
     def __add__(self, other: Rates) -> Rates:
         return Rates(
-            self.pushed + other.pushed, self.popped + other.popped, self.acked + other.acked
+            self.pushed + other.pushed,
+            self.popped + other.popped,
+            self.acked + other.acked,
+            self.failed + other.failed,
+            self.requests + other.requests,
         )
 
 
@@ -131,6 +150,24 @@ class WorkerSummary(msgspec.Struct, frozen=True):
     pool_size: float
     waiting: float
     message_count: int
+    ended: bool  # in good order
+
+
+class LastBooking(msgspec.Struct, frozen=True):
+    """A worker as it last said it was, *age_s* ago."""
+
+    address: Address
+    pid: int
+    age_s: float
+    started_at: datetime.datetime | None  # None: of a version that does not tell
+    connections: int
+    parked_pops: int
+    pool_size: int
+    pool_idle: int
+    pool_waiting: int
+    resident_bytes: int
+    loop_lag_ms: float
+    cpu_share: float
 
 
 class ReplicaPoint(msgspec.Struct, frozen=True):
@@ -217,6 +254,13 @@ async def book(
         "push_rate": rates.pushed,
         "pop_rate": rates.popped,
         "ack_rate": rates.acked,
+        "fail_rate": rates.failed,
+        "request_rate": rates.requests,
+        "cpu_share": booking.cpu_share,
+        "started_at": booking.started_at,
+        "connections": booking.connections,
+        "parked_pops": booking.parked_pops,
+        "ended": booking.ended,
         "parked": msgspec.json.encode(booking.parked).decode(),
     }
     names = sorted(queues)
@@ -260,13 +304,27 @@ async def book_depths(transactions: Transactions) -> int:
     return len(booked)
 
 
-async def other_rates(transactions: Transactions, own: Address, silence_s: float) -> Rates:
-    """The rates of all servers but *own*, without workers that were silent for *silence_s*."""
+def silence_s(interval_s: float) -> float:
+    """For how long a worker that books every *interval_s* may say nothing."""
+    return max(_SILENT_INTERVALS * interval_s, _SILENCE_MIN_S)
+
+
+async def other_rates(transactions: Transactions, own: Address, interval_s: float) -> Rates:
+    """The rates of all servers but *own*, without workers that have gone silent."""
     rows = await transactions.call(
         STATEMENTS["other_rates"],
-        {"hostname": own.hostname, "port": own.port, "silence_s": silence_s},
+        {"hostname": own.hostname, "port": own.port, "silence_s": silence_s(interval_s)},
     )
     return Rates(*rows[0])
+
+
+async def last_bookings(transactions: Transactions, interval_s: float) -> list[LastBooking]:
+    """The workers of all servers that book every *interval_s*, those that went silent included."""
+    rows = await transactions.call(
+        STATEMENTS["last_bookings"],
+        {"silence_s": silence_s(interval_s), "forget_s": FORGET_S, "limit": _WORKERS_MAX},
+    )
+    return [LastBooking(Address(*row[:3]), *row[3:]) for row in rows]
 
 
 async def workers(transactions: Transactions, range_: Range) -> list[WorkersPoint]:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import jwt
 import pytest
 from playwright.async_api import Locator, Page, expect
+from yarl import URL
 
 from tests.browser import demo
 from tests.browser.browser import needs_chromium, open_page
@@ -69,6 +70,37 @@ async def test_every_page_shows_its_figures_under_load(
             await page.goto("/#/queues/orders")
             await page.get_by_role("tab", name=tab).click()
             await expect(page.locator(".skeleton")).to_have_count(0)
+
+
+async def test_the_overview_is_that_of_all_servers(conninfo: str) -> None:
+    env = {"DATABASE_URL": conninfo, "DB_POOL_SIZE": "8", "STATS_INTERVAL_MS": "200"}
+    with ClusterProcess(env=env) as one, ClusterProcess(env=env) as two:
+        url, other = one.wait_ready(), two.wait_ready()
+        async with Client(other) as there, open_page(url) as (page, _):
+            await there.push("orders", [1, 2, 3])
+            popped = await there.pop("orders")
+            await there.ack_batch([(message, "failed") for message in popped.messages])
+            await page.goto("/")
+            await expect(row(page, "serving")).to_have_count(4)
+            elsewhere = row(page, f":{URL(other).port}")
+            await expect(elsewhere).to_have_count(2)
+            await expect(elsewhere.first).to_contain_text("MiB")
+            await expect(elsewhere.first).to_contain_text("as of")
+            verdict = page.locator(".verdict")
+            await expect(verdict).to_contain_text("3 messages failed in the last five minutes")
+            two.kill_at_once()
+            lost = "no sign of life of its 2 workers"
+            await expect(verdict).to_contain_text(lost, timeout=40_000)
+            await expect(elsewhere.filter(has_text="silent for")).to_have_count(2)
+            with ClusterProcess(["--port", str(URL(other).port)], env=env) as again:
+                again.wait_ready()
+                await expect(row(page, "serving")).to_have_count(4)
+                await expect(verdict).not_to_contain_text("no sign of life")
+                assert again.stop() == 0
+            # In good order, so nobody misses it.
+            await expect(elsewhere).to_have_count(0)
+            await expect(verdict).not_to_contain_text("no sign of life")
+        assert one.stop() == 0
 
 
 async def test_a_queue_is_made_filled_watched_and_deleted(

@@ -3,16 +3,20 @@
 The pages themselves: tests/browser.
 """
 
+import asyncio
 import gzip
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 from urllib.parse import urljoin
 
 import jwt
 import pytest
+from yarl import URL
 
-from tests.client import Client, segment, unique
+from tests.client import Client, eventually, segment, unique
 from tests.cluster_process import ROOT, ClusterProcess
 from tests.server_directory import server_directory
 
@@ -194,11 +198,95 @@ async def test_dead_letters_by_reason(client: Client, queue: str) -> None:
 
 async def test_workers_are_told_apart(fresh_client: Client) -> None:
     answer = (await fresh_client.get("/api/v1/dashboard/workers")).json
+    assert answer["everywhere"] is True
     assert [worker["slot"] for worker in answer["workers"]] == [0, 1]
     assert len({worker["pid"] for worker in answer["workers"]}) == 2
     for worker in answer["workers"]:
         assert worker["ready"]
         assert worker["residentBytes"] > 10_000_000
+
+
+async def test_each_server_tells_of_the_workers_of_all(conninfo: str, queue: str) -> None:
+    env = {"DATABASE_URL": conninfo, "DB_POOL_SIZE": "8", "STATS_INTERVAL_MS": "200"}
+    with ClusterProcess(env=env) as one, ClusterProcess(env=env) as two:
+        everyone = {
+            (port, slot): pid
+            for cluster in (one, two)
+            for port in [URL(cluster.wait_ready()).port]
+            for slot, pid in enumerate(cluster.worker_pids())
+        }
+        assert len(everyone) == 4
+        async with Client(one.url) as here, Client(two.url) as there:
+
+            async def told_by(client: Client, expected: set[Any]) -> list[dict[str, Any]] | None:
+                answer = (await client.get("/api/v1/dashboard/workers")).json
+                assert answer["everywhere"] is True
+                assert answer["silentAfterSeconds"] == 10
+                rows: list[dict[str, Any]] = answer["workers"]
+                for row in rows:
+                    assert row["here"] == (row["port"] == answer["port"])
+                has_all = {(row["port"], row["slot"]) for row in rows} == expected
+                return rows if has_all and all(row["cpu"] is not None for row in rows) else None
+
+            for client in (here, there):
+                rows = await eventually(partial(told_by, client, set(everyone)))
+                assert {(row["port"], row["slot"]): row["pid"] for row in rows} == everyone
+                for row in rows:
+                    assert row["ready"]
+                    assert row["silentSeconds"] < 10
+                    assert row["startedAt"].endswith("Z")
+                    assert row["residentBytes"] > 10_000_000
+                    assert row["poolSize"] >= 1
+
+            # What goes on there is known here.
+            await there.configure(queue)
+            waiting = [asyncio.create_task(there.pop(queue, wait_ms=20_000)) for _ in range(3)]
+
+            async def parked() -> bool:
+                rows = await told_by(here, set(everyone)) or []
+                seen = [row for row in rows if not row["here"]]
+                parked = sum(row["parkedPops"] for row in seen)
+                return bool(parked == 3 <= sum(row["connections"] for row in seen))
+
+            await eventually(parked)
+            await there.push(queue, [1, 2, 3], partition="a")
+            done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            popped = done.pop().result()
+            await there.ack_batch([(message, "failed") for message in popped.messages])
+            failed = len(popped.messages)
+
+            async def failures() -> bool:
+                minutes = (await here.get("/api/v1/analytics/throughput")).json["throughput"]
+                return bool(sum(one["failed"]["messagesPerMinute"] for one in minutes) == failed)
+
+            await eventually(failures)
+
+            async def pushed() -> bool:
+                await there.push(queue, list(range(50)), partition="b")
+                rates = (await here.get("/metrics")).json["throughput"]
+                return bool(rates["pushedPerSecond"] > 0 < rates["requestsPerSecond"])
+
+            await eventually(pushed)
+
+            # Who ends in good order is gone, who does not is missed.
+            own = {place for place in everyone if place[0] == URL(one.url).port}
+            assert two.stop() == 0
+            await eventually(partial(told_by, here, own))
+            with ClusterProcess(env=env) as third:
+                port = URL(third.wait_ready()).port
+                await eventually(partial(told_by, here, own | {(port, 0), (port, 1)}))
+                third.kill_at_once()
+
+                async def missed() -> bool:
+                    rows = await told_by(here, own | {(port, 0), (port, 1)})
+                    assert rows is not None
+                    return all(row["here"] or row["silentSeconds"] > 1 for row in rows)
+
+                await eventually(missed)
+        assert one.stop() == 0
 
 
 async def test_settings_are_shown_without_secrets(client: Client) -> None:

@@ -105,6 +105,51 @@ async def test_bookings_of_all_workers_add_up(transactions: Transactions, queue:
     assert workers[2].throughput.others.pushed > 0
 
 
+async def test_a_worker_that_went_silent_is_missed_and_one_that_ended_is_not(
+    transactions: Transactions,
+) -> None:
+    counters = Counters(2)
+    workers = [Worker(transactions, counters, slot) for slot in (0, 1)]
+
+    async def told() -> list[tuple[int, int]]:
+        found = await series.last_bookings(transactions, 10)
+        return [(one.address.worker_id, round(one.age_s / 60)) for one in found]
+
+    async def pass_time(minutes: float) -> None:
+        await transactions.call(
+            "UPDATE queen.worker_minutes SET updated_at = updated_at - make_interval(secs => %(s)s)"
+            " RETURNING 1",
+            {"s": minutes * 60},
+        )
+
+    for worker in workers:
+        await worker.series.book()
+    assert await told() == [(0, 0), (1, 0)]
+    await workers[0].series.stop()
+    assert await told() == [(1, 0)]
+    (first, second) = await series.worker_summaries(transactions, today())
+    assert (first.ended, second.ended) == (True, False)
+    await pass_time(10)
+    assert await told() == [(1, 10)]
+    await Worker(transactions, counters, 0).series.book()  # a successor
+    assert await told() == [(0, 0), (1, 10)]
+    await pass_time(55)
+    assert await told() == [(0, 55)]  # the other one was so long ago that it is forgotten
+
+
+async def test_a_version_that_does_not_tell_when_it_ends_is_not_missed(
+    transactions: Transactions,
+) -> None:
+    await Worker(transactions, Counters(1), 0).series.book()
+    for silent_s, count in ((20, 1), (40, 0)):
+        await transactions.call(
+            "UPDATE queen.worker_minutes SET started_at = NULL,"
+            " updated_at = clock_timestamp() - make_interval(secs => %(s)s) RETURNING 1",
+            {"s": silent_s},
+        )
+        assert len(await series.last_bookings(transactions, 10)) == count
+
+
 async def test_what_cannot_be_booked_is_booked_the_next_time(
     transactions: Transactions, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,13 +56,28 @@ _MOVED = (
 )
 
 
+class Rates(msgspec.Struct, rename="camel"):
+    """Messages and requests a second, in the last two seconds."""
+
+    push: float
+    pop: float
+    ack: float
+    failed: float
+    requests: float
+
+
 class Status(msgspec.Struct, rename="camel"):
-    """What `status --json` writes. Counters count since the server started, on the host asked."""
+    """What `status --json` writes.
+
+    That of all servers on the database, but for what is the own of the one that is asked: how long
+    it is up, its connections, and what it counted since its start.
+    """
 
     url: str
     status: str
     version: str
     uptime_seconds: float
+    servers: int
     workers: int
     connections: int
     queues: int
@@ -71,18 +86,10 @@ class Status(msgspec.Struct, rename="camel"):
     lag: dict[str, float]  # seconds and messages of the reader that is furthest behind
     leases: int
     counters: dict[str, int]
+    last_hour: dict[str, int]  # as `counters`, but of all servers
+    rates: Rates | None  # None: of a version that does not tell
     top_errors: list[dict[str, Any]]
     figures_age_seconds: int  # of a large server's messages and lag: they are not counted each time
-
-
-class Rates(msgspec.Struct, rename="camel"):
-    """Messages and requests a second, over the last interval."""
-
-    push: float
-    pop: float
-    ack: float
-    failed: float
-    requests: float
 
 
 def add_to(app: typer.Typer) -> None:
@@ -93,12 +100,14 @@ def add_to(app: typer.Typer) -> None:
 def status(session: Session) -> None:
     """Show how a server is and what it holds.
 
-    Ends with 3 when the server cannot serve, so it can stand in a script's condition. Counters
-    count since the server started, on the host that is asked; an acknowledgement counts once,
-    however many messages before it it covers.
+    Ends with 3 when the server cannot serve, so it can stand in a script's condition. Figures are
+    those of all servers on its database, but for its uptime, its connections and `counters`, which
+    count since it started; an acknowledgement counts once, however many messages before it it
+    covers.
 
     With --json: one object, with `messages` (stored, pending, processing, completed, deadLetter),
-    `counters`, `lag` (seconds, messages), `uptimeSeconds`, `workers`, `leases`, `topErrors` ...
+    `counters`, `lastHour`, `rates` (a second), `lag` (seconds, messages), `uptimeSeconds`,
+    `servers`, `workers`, `leases`, `topErrors` ...
 
     \b
     Examples:
@@ -113,8 +122,8 @@ def status(session: Session) -> None:
     line, messages, counters = session.out.line, found.messages, found.counters
     line((found.url, "bold"), "  ", (found.status, "green"), f", version {found.version}")
     line(
-        f"up {duration(found.uptime_seconds)}, {some(found.workers, 'worker')},"
-        f" {some(found.connections, 'connection')}"
+        f"up {duration(found.uptime_seconds)}, {some(found.connections, 'connection')};"
+        f" {some(found.servers, 'server')} on its database, {some(found.workers, 'worker')}"
     )
     line()
     session.out.table(
@@ -133,13 +142,17 @@ def status(session: Session) -> None:
     line()
     # An acknowledgement covers all messages before it in its partition, and counts once.
     session.out.table(
-        ["since the start", ">pushed", ">duplicates", ">popped", ">acks", ">nacks"],
-        [["messages", *(counters[name] for name in _MOVED)]],
+        ["messages", ">pushed", ">duplicates", ">popped", ">acks", ">nacks"],
+        [
+            ["since this server started", *(counters[name] for name in _MOVED)],
+            ["all servers, last hour", *(found.last_hour.get(name) for name in _MOVED)],
+        ],
     )
     line()
     line(
-        f"{some(counters['requests'], 'request')}, {count(counters['requestsFailed'])} of them"
-        f" ended with a 5xx; {some(counters['workerRestarts'], 'worker restart')}"
+        f"since this server started {some(counters['requests'], 'request')},"
+        f" {count(counters['requestsFailed'])} of them ended with a 5xx;"
+        f" {some(counters['workerRestarts'], 'worker restart')}"
     )
     if found.figures_age_seconds:
         line((f"messages and lag are {found.figures_age_seconds} s old", "dim"))
@@ -169,9 +182,9 @@ def top(
 ) -> None:
     """Watch a server, live.
 
-    Messages a second, what is stored, and the queues with the most to read. q or Ctrl-C leaves.
-    With --json each look is a line: what `status --json` writes, with `rates` and `topQueues`; the
-    first one has no rates (null).
+    Messages a second, what is stored, and the queues with the most to read, of all servers on the
+    database; what others do is known as they last told. q or Ctrl-C leaves.
+    With --json each look is a line: what `status --json` writes, with `topQueues`.
 
     \b
     Examples:
@@ -180,14 +193,14 @@ def top(
       queue-server top --json --count 10 | jq -c .rates
     """
     if session.json:
-        for found, rates, queues in _looks(session.client, interval, looks, _sleep):
-            session.out.value(msgspec.to_builtins(found) | {"rates": rates, "topQueues": queues})
+        for found, queues in _looks(session.client, interval, looks, _sleep):
+            session.out.value(msgspec.to_builtins(found) | {"topQueues": queues})
         return
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise usage_error("top needs a terminal", "use --json, perhaps with --count")
     with _keys(), Live(console=session.out.stdout, screen=True, auto_refresh=False) as live:
-        for found, rates, queues in _looks(session.client, interval, looks, _q_was_pressed):
-            live.update(_screen(found, rates, queues, interval, live.console.height), refresh=True)
+        for found, queues in _looks(session.client, interval, looks, _q_was_pressed):
+            live.update(_screen(found, queues, interval, live.console.height), refresh=True)
 
 
 def read_status(client: Client) -> Status:
@@ -205,12 +218,16 @@ def read_status(client: Client) -> Status:
     details = client.get("/api/v1/status")
     counters: Mapping[str, int] = metrics.get("counters", {})
     messages = overview["messages"]
+    workers = details["workers"]
+    points = details["throughput"]
+    rates = metrics.get("throughput")
     return Status(
         url=client.url,
         status="healthy",
         version=str(health.get("version", "unknown")),
         uptime_seconds=metrics["uptime"],
-        workers=health.get("workers", len(details.get("workers", []))),
+        servers=len({(one["hostname"], one["port"]) for one in workers}),
+        workers=len(workers),
         connections=metrics.get("connections", {}).get("open", 0),
         queues=overview["queues"],
         partitions=overview["partitions"],
@@ -221,10 +238,21 @@ def read_status(client: Client) -> Status:
         },
         leases=details["leases"]["active"],
         counters={name: counters.get(wire, 0) for name, wire in _COUNTERS.items()},
+        last_hour={
+            "messagesPushed": sum(point["ingested"] for point in points),
+            "messagesPopped": sum(point["popMessages"] for point in points),
+            "messagesAcked": sum(point["processed"] for point in points),
+            "messagesFailed": details["errors"]["ackFailed"],
+            "messagesDeadLettered": details["errors"]["dlqMessages"],
+        },
+        rates=rates and Rates(*(rates[f"{name}PerSecond"] for name in _RATES)),
         top_errors=details["deadLetterQueue"]["topErrors"],
         figures_age_seconds=max(overview.get("statsAge", 0), details.get("statsAge", 0)),
     )
 
+
+# In the order of `Rates`.
+_RATES = ("pushed", "popped", "acked", "failed", "requests")
 
 # Under the names that they have here.
 _MESSAGES = {
@@ -238,16 +266,12 @@ _MESSAGES = {
 
 def _looks(
     client: Client, interval_s: float, looks: int, pause: Callable[[float], bool]
-) -> Iterator[tuple[Status, Rates | None, list[dict[str, Any]]]]:
+) -> Iterator[tuple[Status, list[dict[str, Any]]]]:
     """Look again and again; *pause* waits so many seconds and says whether it is enough."""
-    before: tuple[float, Status] | None = None
     done = 0
     while True:
         looked_at = time.monotonic()
-        found = read_status(client)
-        rates = None if before is None else _rates(before[1], found, looked_at - before[0])
-        before = looked_at, found
-        yield found, rates, _deepest(client)
+        yield read_status(client), _deepest(client)
         done += 1
         if done == looks or pause(max(0.0, looked_at + interval_s - time.monotonic())):
             return
@@ -270,23 +294,8 @@ def _deepest(client: Client) -> list[dict[str, Any]]:
     ]
 
 
-def _rates(before: Status, after: Status, seconds: float) -> Rates:
-    def rate(name: str) -> float:
-        # A server that was restarted meanwhile counts from 0.
-        return round(max(0, after.counters[name] - before.counters[name]) / seconds, 1)
-
-    return Rates(
-        push=rate("messagesPushed"),
-        pop=rate("messagesPopped"),
-        ack=rate("messagesAcked"),
-        failed=rate("messagesFailed"),
-        requests=rate("requests"),
-    )
-
-
 def _screen(
     found: Status,
-    rates: Rates | None,
     queues: list[dict[str, Any]],
     interval_s: float,
     height: int,
@@ -294,9 +303,10 @@ def _screen(
     head = styled(
         (found.url, "bold"),
         f"  {found.version}, up {duration(found.uptime_seconds)},"
-        f" {some(found.workers, 'worker')}, {some(found.connections, 'connection')}"
+        f" {some(found.servers, 'server')}, {some(found.workers, 'worker')}"
         f"   {time.strftime('%H:%M:%S')}",
     )
+    rates = found.rates
     figures = ["-"] * 5 if rates is None else [f"{x:,.0f}" for x in msgspec.structs.astuple(rates)]
     per_second = table(
         ["a second", ">pushed", ">popped", ">acks", ">nacks", ">requests"],

@@ -1,12 +1,12 @@
 // Is all well, and if not, which queue is not and why: from the figures, by rules that are written
 // here and nowhere else.
-import { age, ageSeconds, count, duration, percent } from "./format.js";
+import { age, ageSeconds, count, percent, plural } from "./format.js";
 import { href } from "./router.js";
 
 /** From here on a queue's oldest unread message is worth a word, and worth an alarm. */
 export const OLD_S = 300;
 export const VERY_OLD_S = 3600;
-/** A worker gives a sign of life each second. */
+/** A worker of the server that answers gives a sign of life each second; others say when they book. */
 export const SILENT_S = 10;
 const FULL = 0.8;
 const CACHE_LOW = 0.9;
@@ -38,6 +38,39 @@ function ofQueue(row) {
   return found;
 }
 
+/** Whether a worker has said nothing for longer than it may. */
+export function isSilent(worker) {
+  return worker.silentSeconds > (worker.here ? SILENT_S : worker.silentAfterSeconds);
+}
+
+/** Workers that do not serve; a server of which none says a word is one line. */
+function ofWorkers(workers) {
+  const found = [];
+  const servers = new Map();
+  for (const worker of workers) servers.set(worker.server, [...(servers.get(worker.server) ?? []), worker]);
+  for (const [server, all] of servers) {
+    const silent = all.filter(isSilent);
+    const link = (text) => ({ text, href: href([]) });
+    if (silent.length === all.length && !all[0].here) {
+      const since = Math.min(...all.map((worker) => worker.silentSeconds));
+      found.push({
+        tone: "bad", link: link(`Server ${server}`),
+        why: `no sign of life of its ${plural(all.length, "worker")} for ${age(since)}: does it run, and reach the database? One that is gone for good is told of for an hour`,
+      });
+      continue;
+    }
+    for (const worker of all) {
+      const name = servers.size > 1 ? `Worker ${worker.slot} of ${server}` : `Worker ${worker.slot}`;
+      if (!worker.ready) {
+        found.push({ tone: "bad", link: link(name), why: "does not serve; the server starts another one" });
+      } else if (silent.includes(worker)) {
+        found.push({ tone: "bad", link: link(name), why: `no sign of life for ${age(worker.silentSeconds)}` });
+      }
+    }
+  }
+  return found;
+}
+
 /** [{tone: "bad"|"warn", link, why}], the worst first. */
 export function problems({ healthError, queues, postgres, workers, maintenance, failing }) {
   const found = [];
@@ -53,14 +86,8 @@ export function problems({ healthError, queues, postgres, workers, maintenance, 
   if (maintenance?.popMaintenanceMode) {
     found.push({ tone: "warn", link: { text: "Maintenance", href: href(["system"]) }, why: "pops bring nothing" });
   }
-  for (const worker of workers ?? []) {
-    if (worker.ready && worker.silentSeconds <= SILENT_S) continue;
-    found.push({
-      tone: "bad", link: { text: `Worker ${worker.slot}`, href: href([]) },
-      why: worker.ready ? `no sign of life for ${duration(worker.silentSeconds)}` : "does not serve; the server starts another one",
-    });
-  }
-  const waiting = (workers ?? []).reduce((sum, worker) => sum + worker.poolWaiting, 0);
+  found.push(...ofWorkers(workers ?? []));
+  const waiting = (workers ?? []).reduce((sum, worker) => sum + (isSilent(worker) ? 0 : worker.poolWaiting), 0);
   if (waiting > 0) {
     found.push({
       tone: "warn", link: { text: "Database connections", href: href(["system"]) },

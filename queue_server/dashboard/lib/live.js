@@ -123,45 +123,25 @@ export function useData(load, deps = [], { every = 5000, wanted = null } = {}) {
   return { ...state, reload: () => run.current(false) };
 }
 
-// -- throughput: told each second by the WebSocket; without it, from the counters of this host --
+// -- throughput: told each second by the WebSocket, and asked for without it --
 
 const SAMPLES = 300;
-/** [{at, pushed, popped, acked, failed}] in messages a second, the newest last. */
+/** [{at, pushed, popped, acked}] in messages a second, on all hosts, the newest last. */
 export const throughput = new Store([]);
-let failed = 0;
-let last = null;
 let sampling = null;
 
-function add(one) {
+function add({ pushedPerSecond, poppedPerSecond, ackedPerSecond }) {
+  const one = { at: Date.now() / 1000, pushed: pushedPerSecond, popped: poppedPerSecond, acked: ackedPerSecond };
   throughput.set([...throughput.value, one].slice(-SAMPLES));
 }
 
-listeners.add((event, data) => {
-  if (event === "message.failed") failed += 1;
-  if (event !== "throughput") return;
-  add({
-    at: Date.now() / 1000, pushed: data.pushedPerSecond, popped: data.poppedPerSecond,
-    acked: data.ackedPerSecond, failed,
-  });
-  failed = 0;
-  last = null;
-});
+listeners.add((event, data) => event === "throughput" && add(data));
 
-/** Whether the server answers; and without the WebSocket, what its counters rose by. */
+/** Whether the server answers; and without the WebSocket, how many messages go through. */
 async function sample() {
   try {
     if (connection.value === "live") return;
-    const { counters } = await get("/metrics");
-    const at = Date.now() / 1000;
-    // Counters begin anew with the server.
-    if (last && at > last.at && counters.messages_pushed >= last.counters.messages_pushed) {
-      const rise = (name) => Math.max(0, (counters[name] - last.counters[name]) / (at - last.at));
-      add({
-        at, pushed: rise("messages_pushed"), popped: rise("messages_popped"),
-        acked: rise("messages_acked"), failed: rise("messages_failed"),
-      });
-    }
-    last = { at, counters };
+    add((await get("/metrics")).throughput);
     if (connection.value === "offline") connection.set("polling");
   } catch (error) {
     if (error.status === 0) connection.set("offline");

@@ -1,7 +1,7 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
-import { ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short, since } from "../lib/format.js";
-import { ageTone, problems, SILENT_S } from "../lib/health.js";
+import { age, ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short, since } from "../lib/format.js";
+import { ageTone, isSilent, problems } from "../lib/health.js";
 import { useData, useThroughput, withRates } from "../lib/live.js";
 import { href } from "../lib/router.js";
 import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
@@ -21,7 +21,11 @@ export function Overview() {
   }, [], { every: 3000, wanted: (event) => event === "queue.depth" || event === "system.stats" });
   const health = useData((signal) => get("/health", {}, signal), [], { every: 3000 });
   const postgres = useData((signal) => get("/api/v1/analytics/postgres-stats", {}, signal), [], { every: 10_000 });
-  const workers = useData((signal) => loadWorkers(signal), [], { every: 5000 });
+  const workers = useData(loadWorkers, [], { every: 5000 });
+  // What all workers of all servers have booked; the minute that goes on is the fifth.
+  const failures = useData((signal) => get("/api/v1/analytics/throughput", {
+    fromDateTime: new Date(Date.now() - 4 * 60_000).toISOString(),
+  }, signal), [], { every: 10_000 });
 
   const maintenance = useData(
     (signal) => (refusal("admin") ? Promise.resolve(null) : get("/api/v1/system/maintenance", {}, signal)),
@@ -33,13 +37,13 @@ export function Overview() {
   const oldest = behind.reduce(
     (worst, row) => (!worst || row.oldestUnreadAt < worst.oldestUnreadAt ? row : worst), null);
   const last = samples.at(-1);
-  const failing = Math.round(samples.reduce((total, one) => total + one.failed, 0));
+  const failing = (failures.data?.throughput ?? []).reduce((total, one) => total + one.failed.messagesPerMinute, 0);
 
   return html`
     <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
       <${Verdict} ready=${queues.data && (health.data || health.error)} found=${problems({
         healthError: health.error, queues: queues.data?.queues,
-        postgres: postgres.data, workers: workers.data, maintenance: maintenance.data, failing,
+        postgres: postgres.data, workers: workers.data?.workers, maintenance: maintenance.data, failing,
       })} />
       <${Stats}>
         <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
@@ -67,27 +71,41 @@ export function Overview() {
         <//>
         <${Card} title="PostgreSQL"><${Loaded} of=${postgres}>${(data) => html`<${Postgres} data=${data} health=${health} />`}<//><//>
       </div>
-      <${Card} title="Workers">
-        <${Loaded} of=${workers}>${(data) => html`
-          <${Table} caption="The serving processes" id=${(row) => row.slot} rows=${data} columns=${[
-            { key: "worker", label: "Worker", render: (row) => html`${row.slot} <span class="muted small">pid ${row.pid} on ${row.hostname}</span>` },
+      <${Card} title="Workers" about=${workers.data && aboutWorkers(workers.data)}>
+        <${Loaded} of=${workers}>${({ workers: rows }) => html`
+          <${Table} caption="The serving processes" id=${(row) => `${row.server} ${row.slot}`} rows=${troubledFirst(rows).slice(0, WORKERS_SHOWN)} columns=${[
+            { key: "worker", label: "Worker", render: (row) => html`${row.slot} <span class="muted small">pid ${row.pid} on ${row.server}</span>` },
             { key: "state", label: "State", render: (row) => html`<${WorkerState} worker=${row} />` },
             { key: "cpu", label: "CPU", number: true, render: (row) => percent(row.cpu) },
             { key: "memory", label: "Memory", number: true, render: (row) => bytes(row.residentBytes) },
-            { key: "lag", label: "Loop lag", number: true, render: (row) => duration(row.lagSeconds) },
+            { key: "lag", label: "Loop lag", number: true, render: (row) => duration(row.loopLagMs == null ? null : row.loopLagMs / 1000) },
             { key: "pool", label: "DB connections", number: true, render: (row) => `${count(row.poolSize - row.poolAvailable)} of ${count(row.poolSize)} busy` },
             { key: "connections", label: "Clients", number: true, render: (row) => count(row.connections) },
             { key: "parked", label: "Waiting pops", number: true, render: (row) => count(row.parkedPops) },
             { key: "up", label: "Up for", number: true, render: (row) => html`<${Ago} at=${row.startedAt} suffix="" />` },
-          ]} />`}<//>
+          ]} />
+          ${rows.length > WORKERS_SHOWN && html`<p class="muted small">and ${count(rows.length - WORKERS_SHOWN)} more, which serve</p>`}`}<//>
       <//>
     <//>`;
 }
 
 function WorkerState({ worker }) {
   if (!worker.ready) return html`<${Badge} tone="bad">not serving<//>`;
-  if (worker.silentSeconds > SILENT_S) return html`<${Badge} tone="bad">silent for ${duration(worker.silentSeconds)}<//>`;
-  return html`<${Badge} tone="good">serving<//>`;
+  if (isSilent(worker)) return html`<${Badge} tone="bad">silent for ${age(worker.silentSeconds)}<//>`;
+  return html`<${Badge} tone="good">serving<//>${!worker.here && html` <span class="muted small">as of ${age(worker.silentSeconds)} ago</span>`}`;
+}
+
+const WORKERS_SHOWN = 40;
+
+function troubledFirst(rows) {
+  const isTroubled = (row) => !row.ready || isSilent(row);
+  return [...rows.filter(isTroubled), ...rows.filter((row) => !isTroubled(row))];
+}
+
+function aboutWorkers({ workers, everywhere }) {
+  if (!everywhere) return "of the server that answers alone, as the database does not";
+  const servers = new Set(workers.map((row) => row.server)).size;
+  return servers > 1 && `of ${count(servers)} servers on this database; those of others as they last told`;
 }
 
 function Verdict({ ready, found }) {
@@ -149,22 +167,8 @@ function Postgres({ data, health }) {
     </dl>`;
 }
 
-const before = new Map();
-
-/** The workers of the host that answers; CPU and lag since the last answer. */
+/** The workers of all servers on the database. */
 async function loadWorkers(signal) {
-  const { hostname, workers } = await get("/api/v1/dashboard/workers", {}, signal);
-  const at = performance.now();
-  return workers.map((worker) => {
-    const key = `${hostname} ${worker.pid}`;
-    const old = before.get(key);
-    before.set(key, { at, ...worker });
-    const lags = old ? worker.loopLagCount - old.loopLagCount : 0;
-    return {
-      ...worker,
-      hostname,
-      cpu: old ? (worker.cpuMs - old.cpuMs) / (at - old.at) : null,
-      lagSeconds: lags > 0 ? (worker.loopLagUs - old.loopLagUs) / lags / 1e6 : null,
-    };
-  });
+  const { workers, silentAfterSeconds, everywhere } = await get("/api/v1/dashboard/workers", {}, signal);
+  return { everywhere, workers: workers.map((row) => ({ ...row, server: `${row.hostname}:${row.port}`, silentAfterSeconds })) };
 }

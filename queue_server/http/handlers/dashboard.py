@@ -7,7 +7,6 @@ list of queues. The dashboard waits the longer between two requests the longer o
 from __future__ import annotations
 
 import datetime
-import socket
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -15,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from queue_server.domain.access import Access, Use
-from queue_server.domain.errors import BadRequest, NotFound
+from queue_server.domain.errors import BadRequest, NotFound, QueueServerError
 from queue_server.domain.names import (
     ConsumerGroup,
     PartitionKey,
@@ -27,14 +26,15 @@ from queue_server.domain.names import (
 from queue_server.domain.options import OptionChanges
 from queue_server.domain.segment import wire_time
 from queue_server.http.answers import json_answer, page_of
-from queue_server.http.handlers.resources import find_queue
+from queue_server.http.handlers.resources import find_queue, time_or_null
 from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_time
 from queue_server.http.state import STATE
-from queue_server.observability.counters import LOOP_LAG, Counter, Life, Row
+from queue_server.observability.counters import Counter, Life, Row
 from queue_server.settings import SECRETS, Option, Settings
-from queue_server.storage import dashboard, groups, statistics
+from queue_server.storage import dashboard, groups, series, statistics
 from queue_server.storage import queues as stored_queues
 from queue_server.storage.dashboard import SeekPreview
+from queue_server.storage.series import Address, LastBooking
 
 _PAGE = 50
 
@@ -63,26 +63,54 @@ async def identity(request: web.Request) -> web.Response:
 
 
 async def workers(request: web.Request) -> web.Response:
-    """The workers of this host as they are now, by what each wrote down within the last second.
+    """The workers of all servers on the database, by host and slot.
 
-    `cpuMs`, `poolWaits` and the loop's lag only rise: two of them give a rate.
+    Those of this server are told as they are now, by what each wrote down within the last second;
+    the others as they last booked, `silentSeconds` ago. `cpu` (of one core, in ten seconds) and
+    `loopLagMs` (in the minute) are as booked of all. A worker that ended in good order is not told
+    any more, one that did not for an hour. While the database does not answer, the others are not
+    known, which `everywhere` says.
     """
-    counters = request.app[STATE].counters
+    state = request.app[STATE]
+    counters, own = state.counters, state.address
+    interval_s = state.settings.stats_interval_ms / 1000
+    is_known = True
+    try:
+        booked = await series.last_bookings(state.transactions, interval_s)
+    except QueueServerError:
+        booked, is_known = [], False
+    by_place = {(one.address, one.pid): one for one in booked}
+    rows = []
+    for slot in range(counters.worker_count):
+        address = Address(own.hostname, own.port, slot)
+        row = counters.worker(slot)
+        # What a predecessor booked is not its own.
+        rows.append(_worker_here(address, row, by_place.get((address, row.get(Life.PID)))))
+    rows += [
+        _worker_elsewhere(one)
+        for one in booked
+        if (one.address.hostname, one.address.port) != (own.hostname, own.port)
+    ]
+    rows.sort(key=lambda row: (row["hostname"], row["port"], row["slot"]))
     return json_answer(
         {
-            "hostname": socket.gethostname(),
+            "hostname": own.hostname,
+            "port": own.port,
             "restarts": counters.total(Counter.WORKER_RESTARTS),
-            "workers": [
-                _worker(slot, counters.worker(slot)) for slot in range(counters.worker_count)
-            ],
+            "everywhere": is_known,
+            "silentAfterSeconds": series.silence_s(interval_s),
+            "workers": rows,
         }
     )
 
 
-def _worker(slot: int, row: Row) -> dict[str, Any]:
+def _worker_here(address: Address, row: Row, booked: LastBooking | None) -> dict[str, Any]:
     return {
-        "slot": slot,
+        "hostname": address.hostname,
+        "port": address.port,
+        "slot": address.worker_id,
         "pid": row.get(Life.PID),
+        "here": True,
         "ready": row.is_ready(),
         "silentSeconds": round(row.silent_seconds(), 3),
         "startedAt": wire_time(
@@ -93,13 +121,30 @@ def _worker(slot: int, row: Row) -> dict[str, Any]:
         "poolSize": row.get(Life.POOL_SIZE),
         "poolAvailable": row.get(Life.POOL_AVAILABLE),
         "poolWaiting": row.get(Life.POOL_WAITING),
-        "poolWaits": row.get(Life.POOL_WAITS),
         "residentBytes": row.get(Life.RESIDENT_BYTES),
-        "cpuMs": (row.get(Life.CPU_USER_US) + row.get(Life.CPU_SYSTEM_US)) // 1000,
-        "requests": row.get(Counter.REQUESTS),
-        "messages": row.get(Counter.MESSAGES_PUSHED) + row.get(Counter.MESSAGES_POPPED),
-        "loopLagUs": int(row.words[LOOP_LAG.sum_place]),
-        "loopLagCount": sum(row.words[LOOP_LAG.start : LOOP_LAG.sum_place]),
+        "cpu": None if booked is None else round(booked.cpu_share, 4),
+        "loopLagMs": None if booked is None else round(booked.loop_lag_ms, 2),
+    }
+
+
+def _worker_elsewhere(one: LastBooking) -> dict[str, Any]:
+    return {
+        "hostname": one.address.hostname,
+        "port": one.address.port,
+        "slot": one.address.worker_id,
+        "pid": one.pid,
+        "here": False,
+        "ready": True,  # one that is not books nothing
+        "silentSeconds": round(one.age_s, 3),
+        "startedAt": time_or_null(one.started_at),
+        "connections": one.connections,
+        "parkedPops": one.parked_pops,
+        "poolSize": one.pool_size,
+        "poolAvailable": one.pool_idle,
+        "poolWaiting": one.pool_waiting,
+        "residentBytes": one.resident_bytes,
+        "cpu": round(one.cpu_share, 4),
+        "loopLagMs": round(one.loop_lag_ms, 2),
     }
 
 

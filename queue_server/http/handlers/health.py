@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
+from queue_server.broker.throughput import LIVE_WINDOW_S
 from queue_server.http import exposition, wire
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter, Counters, Life
@@ -81,11 +82,15 @@ def _unavailable(answer: dict[str, str]) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Figures of the whole server, whichever worker answers; memory and CPU are the workers'."""
+    """Figures of the whole server, whichever worker answers; memory and CPU are the workers'.
+
+    Only `throughput` is that of all servers on the database.
+    """
     state = request.app[STATE]
     # The others' are from the last second.
     state.sampler.sample()
     counters = state.counters
+    rates = state.throughput.everywhere(LIVE_WINDOW_S)
     uptime = max(counters.uptime_seconds(), 0.001)
     requests = counters.total(Counter.REQUESTS)
     messages = _messages(counters)
@@ -95,6 +100,13 @@ async def metrics(request: web.Request) -> web.Response:
             "uptime": round(uptime, 1),
             "requests": {"total": requests, "rate": round(requests / uptime, 2)},
             "messages": {"total": messages, "rate": round(messages / uptime, 2)},
+            "throughput": {
+                "pushedPerSecond": round(rates.pushed, 2),
+                "poppedPerSecond": round(rates.popped, 2),
+                "ackedPerSecond": round(rates.acked, 2),
+                "failedPerSecond": round(rates.failed, 2),
+                "requestsPerSecond": round(rates.requests, 2),
+            },
             "connections": {"open": sum(open_), "byWorker": open_},
             "database": _pool(counters),
             "memory": {

@@ -118,7 +118,7 @@ async def worker_entries(state: State, range_: Range) -> list[dict[str, Any]]:
     for address, one in known.items():
         if (address.hostname, address.port) == (state.address.hostname, state.address.port):
             continue
-        if (now - one.updated_at).total_seconds() > _SILENCE_MAX_S:
+        if one.ended or (now - one.updated_at).total_seconds() > _SILENCE_MAX_S:
             continue
         entries.append(
             {

@@ -5,7 +5,8 @@ INSERT INTO queen.worker_minutes AS w (
     ack_requests, push_messages, pop_messages, ack_messages, ack_failed, dead_letters,
     transactions, retries, lag_ms_sum, cpu_user_us, cpu_system_us, lag_ms_max, sample_count,
     loop_lag_ms, pool_size, pool_idle, pool_waiting, free_slots, resident_bytes, virtual_bytes,
-    cpu_user_total_us, cpu_system_total_us, push_rate, pop_rate, ack_rate, parked
+    cpu_user_total_us, cpu_system_total_us, push_rate, pop_rate, ack_rate, fail_rate, request_rate,
+    cpu_share, started_at, connections, parked_pops, ended, parked
 ) VALUES (
     date_trunc('minute', clock_timestamp()), %(hostname)s, %(port)s, %(worker_id)s, %(pid)s,
     %(requests)s, %(push_requests)s, %(pop_requests)s, %(pop_empty)s, %(ack_requests)s,
@@ -14,7 +15,8 @@ INSERT INTO queen.worker_minutes AS w (
     %(lag_ms_max)s, %(sample_count)s, %(loop_lag_ms)s::float8[], %(pool_size)s::float8[],
     %(pool_idle)s::float8[], %(pool_waiting)s::float8[], %(free_slots)s::float8[],
     %(resident_bytes)s::float8[], %(virtual_bytes)s::float8[], %(cpu_user_total_us)s::float8[],
-    %(cpu_system_total_us)s::float8[], %(push_rate)s, %(pop_rate)s, %(ack_rate)s,
+    %(cpu_system_total_us)s::float8[], %(push_rate)s, %(pop_rate)s, %(ack_rate)s, %(fail_rate)s,
+    %(request_rate)s, %(cpu_share)s, %(started_at)s, %(connections)s, %(parked_pops)s, %(ended)s,
     %(parked)s::jsonb
 )
 ON CONFLICT (minute, hostname, port, worker_id) DO UPDATE SET
@@ -49,6 +51,13 @@ ON CONFLICT (minute, hostname, port, worker_id) DO UPDATE SET
     push_rate = excluded.push_rate,
     pop_rate = excluded.pop_rate,
     ack_rate = excluded.ack_rate,
+    fail_rate = excluded.fail_rate,
+    request_rate = excluded.request_rate,
+    cpu_share = excluded.cpu_share,
+    started_at = excluded.started_at,
+    connections = excluded.connections,
+    parked_pops = excluded.parked_pops,
+    ended = excluded.ended,
     parked = excluded.parked
 RETURNING minute
 
@@ -92,9 +101,11 @@ ON CONFLICT (queue, minute) DO UPDATE SET
 -- Messages a second that the workers of other servers have to do with, as of their last word.
 SELECT
     coalesce(sum(r.push_rate), 0)::float8, coalesce(sum(r.pop_rate), 0)::float8,
-    coalesce(sum(r.ack_rate), 0)::float8
+    coalesce(sum(r.ack_rate), 0)::float8, coalesce(sum(r.fail_rate), 0)::float8,
+    coalesce(sum(r.request_rate), 0)::float8
 FROM (
-    SELECT DISTINCT ON (w.hostname, w.port, w.worker_id) w.push_rate, w.pop_rate, w.ack_rate
+    SELECT DISTINCT ON (w.hostname, w.port, w.worker_id)
+        w.push_rate, w.pop_rate, w.ack_rate, w.fail_rate, w.request_rate
     FROM queen.worker_minutes w
     WHERE
         w.minute >= clock_timestamp() - make_interval(secs => %(silence_s)s + 60)
@@ -102,6 +113,28 @@ FROM (
         AND (w.hostname, w.port) <> (%(hostname)s, %(port)s)
     ORDER BY w.hostname, w.port, w.worker_id, w.minute DESC
 ) r
+
+-- name: last_bookings
+-- What each worker last said of itself, without those that ended in good order. One of a version
+-- that does not tell when it ends (a null started_at) is passed over as soon as it is silent.
+SELECT
+    l.hostname, l.port, l.worker_id, l.pid, l.age_s, l.started_at, l.connections, l.parked_pops,
+    l.pool_size[4]::int, l.pool_idle[4]::int, l.pool_waiting[4]::int, l.resident_bytes[4]::bigint,
+    coalesce(l.loop_lag_ms[1] / nullif(l.sample_count, 0), 0)::float8, l.cpu_share::float8
+FROM (
+    SELECT DISTINCT ON (w.hostname, w.port, w.worker_id)
+        w.*, extract(epoch FROM clock_timestamp() - w.updated_at)::float8 AS age_s
+    FROM queen.worker_minutes w
+    WHERE w.minute >= clock_timestamp() - make_interval(secs => %(forget_s)s + 60)
+    ORDER BY w.hostname, w.port, w.worker_id, w.minute DESC
+) l
+WHERE
+    NOT l.ended
+    AND l.age_s <= CASE
+        WHEN l.started_at IS NULL THEN %(silence_s)s::float8 ELSE %(forget_s)s::float8
+    END
+ORDER BY l.hostname, l.port, l.worker_id
+LIMIT %(limit)s
 
 -- name: worker_series
 -- All workers together, by bucket. Figures of the moment (pool, memory) are averages over time of
@@ -186,7 +219,8 @@ SELECT
     (array_agg(w.free_slots[4] ORDER BY w.minute DESC))[1],
     (array_agg(w.pool_size[4] ORDER BY w.minute DESC))[1],
     (array_agg(w.pool_waiting[4] ORDER BY w.minute DESC))[1],
-    sum(w.push_messages + w.pop_messages)::bigint
+    sum(w.push_messages + w.pop_messages)::bigint,
+    (array_agg(w.ended ORDER BY w.minute DESC))[1]
 FROM queen.worker_minutes w
 WHERE w.minute >= %(start)s::timestamptz AND w.minute < %(end)s::timestamptz
 GROUP BY w.hostname, w.port, w.worker_id
