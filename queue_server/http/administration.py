@@ -54,6 +54,7 @@ _LETTERS = (
     Query("consumerGroup", "who gave them up"),
     Query("partition", "where the messages lay"),
     *_RANGE,
+    Query("error", "the last reason; its first 500 characters count"),
     Query("errorContains", "a part of the last reason"),
 )
 

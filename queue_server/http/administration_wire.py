@@ -24,6 +24,7 @@ class RedriveBody(msgspec.Struct, rename="camel"):
     partition: str | None = None
     from_: str | None = msgspec.field(default=None, name="from")
     to: str | None = None
+    error: str | None = None
     error_contains: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
 

@@ -159,6 +159,11 @@ async def test_dead_letters_are_looked_at_and_moved_back(
         popped = await client.pop(queue, batch=1)
         error = "the bank is closed" if number else "the card is void"
         await client.ack(popped.messages[0], "failed", error=error)
+    other = unique("letters")
+    await client.configure(other, {"retryLimit": 0})
+    await client.push(other, [{"number": number} for number in range(3)])
+    for error in ("timeout", "card timeout", "timeout"):
+        await client.ack((await client.pop(other, batch=1)).messages[0], "failed", error=error)
     async with open_page(server.url) as (page, _):
         await page.goto(f"/#/dead-letters?queue={queue}")
         reasons = page.get_by_role("table", name="Dead letters by reason")
@@ -186,7 +191,24 @@ async def test_dead_letters_are_looked_at_and_moved_back(
         await expect(dialog.get_by_role("status")).to_have_text("3 of 3 moved.")
         await dialog.get_by_role("button", name="Done").click()
         await expect(page.get_by_text("No dead letters")).to_be_visible()
+
+        # A reason that another one contains takes nothing of it along.
+        await page.goto(f"/#/dead-letters?queue={other}")
+        await button(page, f"Redrive timeout of {other}").click()
+        await expect(dialog.locator("p").first).to_contain_text("2 dead letters")
+        await dialog.get_by_role("button", name="Redrive").click()
+        await expect(dialog.get_by_role("status")).to_have_text("2 of 2 moved.")
+        await dialog.get_by_role("button", name="Done").click()
+        await expect(reasons.get_by_role("row")).to_have_count(2)
+        await page.get_by_label("Search reasons").fill("timeout")
+        await expect(page.get_by_role("heading", name="Reasons with “timeout”")).to_be_visible()
+        await reasons.get_by_role("button", name="card timeout", exact=True).click()
+        await expect(page.get_by_role("heading", name="“card timeout”")).to_be_visible()
+        await expect(letters.get_by_role("row")).to_have_count(2)
+        await button(page, "Any reason").click()
+        await expect(page.get_by_label("Search reasons")).to_have_value("")
     assert len((await client.pop(queue)).messages) == 4
+    assert [one["number"] for one in (await client.pop(other, autoAck="true")).data] == [0, 2]
 
 
 async def is_told(page: Page, script: str, wanted: str) -> bool:

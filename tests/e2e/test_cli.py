@@ -592,6 +592,11 @@ def test_dead_letters_are_listed_shown_moved_and_removed(cli: Cli, queue: str) -
     assert {one["errorMessage"] for one in listed["deadLetters"]} == {"tax service down"}
     assert cli("dlq", "ls", queue).out.count("tax service down") == 3
     assert cli("dlq", "ls", queue, "--error", "nothing", "--json").json["total"] == 0
+    for reason, total in (("tax", 0), ("", 0), ("tax service down", 3)):
+        assert cli("dlq", "ls", queue, "--reason", reason, "--json").json["total"] == total
+    for command in ("redrive", "purge"):
+        asked = cli("dlq", command, queue, "--reason", "tax", "--yes", "--json").json
+        assert asked["moved" if command == "redrive" else "deleted"] == 0
     first = next(one for one in listed["deadLetters"] if one["data"] == {"n": 0})
     assert cli("dlq", "show", queue, first["id"], "--json").json["data"] == {"n": 0}
     assert '"n": 0' in cli("dlq", "show", queue, first["id"]).out

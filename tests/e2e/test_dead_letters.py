@@ -119,6 +119,42 @@ async def test_filters_and_pages(client: Client, queue: str) -> None:
     assert {3, 4} <= {entry["data"] for entry in everything["messages"] if entry["data"] in (3, 4)}
 
 
+async def test_a_reason_is_not_what_contains_it(client: Client, queue: str) -> None:
+    long = "x" * 500
+    errors = ["timeout", "card timeout", f"{long}1", f"{long}2", "Ünïcode ☂"]
+    for number, error in enumerate(errors):
+        await bury(client, queue, [number], error=error)
+
+    async def data(**filters: Any) -> list[Any]:
+        body = await listed(client, queue=queue, **filters)
+        return [entry["data"] for entry in body["messages"]]
+
+    assert await data(error="timeout") == [0]
+    assert await data(errorContains="timeout") == [1, 0]
+    assert await data(error="timeout", errorContains="card") == []
+    assert await data(error="time") == []
+    assert await data(error="TIMEOUT") == []
+    assert await data(error="Ünïcode ☂") == [4]
+    # As they are told apart by reason.
+    assert await data(error=long) == await data(error=f"{long}1") == [3, 2]
+    # None was given: no dead letter is without a reason, and it is not any.
+    assert await data(error="") == []
+    assert await redrive(client, queue, error="") == {
+        "success": True, "moved": 0, "duplicates": 0, "remaining": 0,
+    }  # fmt: skip
+    path = f"/api/v1/dlq?queue={segment(queue)}"
+    assert (await client.send("DELETE", f"{path}&error=")).json["deleted"] == 0
+
+    assert (await redrive(client, queue, error="timeout"))["moved"] == 1
+    assert await data() == [4, 3, 2, 1]
+    answer = await client.send("DELETE", f"{path}&{urlencode({'error': 'card timeout'})}")
+    assert answer.json["deleted"] == 1
+    assert await data() == [4, 3, 2]
+    assert (await redrive(client, queue, error="card"))["moved"] == 0
+    assert (await client.post("/api/v1/dlq/redrive", {"queue": queue, "error": 1})).status == 400
+    assert [m["data"] for m in await drain(client, queue)] == [0]
+
+
 async def test_entries_go_with_their_queue_and_stay_without_their_group(
     client: Client, queue: str
 ) -> None:

@@ -25,6 +25,15 @@ Partition = Annotated[
 Error = Annotated[
     str, typer.Option("--error", "-e", show_default=False, help="Only with this in their reason.")
 ]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        "--reason",
+        "-r",
+        show_default=False,
+        help="Only with this as their whole reason.",
+    ),
+]
 From = Annotated[
     str,
     typer.Option(
@@ -66,6 +75,7 @@ def list_letters(
     group: Group = "",
     partition: Partition = "",
     error: Error = "",
+    reason: Reason = None,
     from_: From = "",
     to: To = "",
     limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="At most so many.")] = 50,
@@ -80,7 +90,7 @@ def list_letters(
       queue-server dlq ls
       queue-server dlq ls orders --group billing --error timeout --from 2026-02-03T00:00:00Z
     """
-    query = _query(queue, group, partition, error, from_, to)
+    query = _query(queue, group, partition, error, reason, from_, to)
     found = session.client.get(_DLQ, query | {"limit": limit, "offset": offset})
     letters, total = found["messages"], found["total"]
     if session.json:
@@ -143,6 +153,7 @@ def redrive(
     group: Group = "",
     partition: Partition = "",
     error: Error = "",
+    reason: Reason = None,
     from_: From = "",
     to: To = "",
     limit: Annotated[
@@ -161,11 +172,11 @@ def redrive(
       queue-server dlq redrive orders --error timeout
       queue-server dlq redrive orders --id 0192f0b0-1d2c-7aa0-8a11-2f1e6f3f9a10 --yes
     """
-    query = _query(queue, group, partition, error, from_, to)
+    query = _query(queue, group, partition, error, reason, from_, to)
     if to_queue and not id_:
         raise usage_error("--to-queue goes with --id")
     if id_:
-        if len([value for value in query.values() if value]) > 1:
+        if any(value is not None for name, value in query.items() if name != "queue"):
             raise usage_error("--id and a filter: one or the other")
         letter = _find(session.client, queue, id_)
         target = to_queue or queue
@@ -190,15 +201,7 @@ def redrive(
     )
     moved = duplicates = 0
     while True:
-        body = {
-            "queue": queue,
-            "consumerGroup": group or None,
-            "partition": partition or None,
-            "errorContains": error or None,
-            "from": from_ or None,
-            "to": to or None,
-            "limit": limit - moved if limit else None,
-        }
+        body = query | {"limit": limit - moved if limit else None}
         # Each call moves a bounded number. What was moved is gone from the dead letters, and the
         # copy has an id of its own: the same call again moves nothing twice.
         answer = session.client.request(
@@ -217,6 +220,7 @@ def purge(
     group: Group = "",
     partition: Partition = "",
     error: Error = "",
+    reason: Reason = None,
     from_: From = "",
     to: To = "",
     yes: Yes = False,
@@ -230,7 +234,7 @@ def purge(
       queue-server dlq purge orders --to 2026-01-01T00:00:00Z
       queue-server dlq purge orders --yes
     """
-    query = _query(queue, group, partition, error, from_, to)
+    query = _query(queue, group, partition, error, reason, from_, to)
     total = session.client.get(_DLQ, query | {"limit": 1})["total"]
     deleted = 0
     if total:
@@ -271,12 +275,13 @@ def _find(client: Client, queue: str, id_: str) -> dict[str, Any]:
 
 
 def _query(
-    queue: str, group: str, partition: str, error: str, from_: str, to: str
+    queue: str, group: str, partition: str, error: str, reason: str | None, from_: str, to: str
 ) -> dict[str, str | None]:
     return {
         "queue": queue or None,
         "consumerGroup": group or None,
         "partition": partition or None,
+        "error": reason,
         "errorContains": error or None,
         "from": from_ or None,
         "to": to or None,
@@ -284,5 +289,9 @@ def _query(
 
 
 def _filter_text(query: dict[str, str | None]) -> str:
-    given = [f"{name} {value!r}" for name, value in query.items() if value and name != "queue"]
+    given = [
+        f"{name} {value!r}"
+        for name, value in query.items()
+        if value is not None and name != "queue"
+    ]
     return f" with {', '.join(given)}" if given else ""

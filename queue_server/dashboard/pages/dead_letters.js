@@ -10,16 +10,47 @@ const NO_REASON = "no reason given";
 // One call moves so many, so that the bar moves and a click can stop it.
 const REDRIVE_AT_ONCE = 500;
 
+// Which dead letters: of a queue, with exactly this reason, with this in their reason. Null is any, as an
+// empty reason is one, too; so it stands quoted in the address of the page.
+function read(query) {
+  let reason = null;
+  try {
+    reason = JSON.parse(query.get("reason"));
+  } catch {
+    // Somebody wrote it by hand.
+  }
+  return {
+    queue: query.get("queue") ?? "", part: query.get("part") ?? "",
+    reason: typeof reason === "string" ? reason : null,
+  };
+}
+
+/** The route and the query that mean *set*. */
+function asked({ queue, reason, part }, more) {
+  return [reason === null ? "/api/v1/dlq" : path`/api/v1/dlq?error=${reason}`, { queue, errorContains: part, ...more }];
+}
+
+function named({ reason, part }) {
+  if (reason !== null) return reason ? html` whose reason is “${reason}”` : " without a reason";
+  return part && html` whose reason contains “${part}”`;
+}
+
+function titled({ queue, reason, part }) {
+  if (reason !== null) return reason ? `“${reason}”` : "No reason given";
+  if (part) return `Reasons with “${part}”`;
+  return queue ? `In ${queue}` : "Newest";
+}
+
 export function DeadLetters({ query }) {
   const [dialog, setDialog] = useState(null);
   const [chosen, setChosen] = useState(new Set());
-  const queue = query.get("queue") ?? "";
-  const error = query.get("error") ?? "";
+  const set = read(query);
+  const { queue, reason, part } = set;
   const offset = Number(query.get("offset") ?? 0);
   const wanted = (event) => event === "message.failed";
   const errors = useData((signal) => get("/api/v1/dashboard/dead-letter-errors", { queue }, signal), [queue], { every: 5000, wanted });
-  const letters = useData((signal) => get("/api/v1/dlq", { queue, errorContains: error, limit: LIMIT, offset }, signal),
-    [queue, error, offset], { every: 5000, wanted });
+  const letters = useData((signal) => get(...asked(set, { limit: LIMIT, offset }), signal),
+    [queue, reason, part, offset], { every: 5000, wanted });
   const renew = () => {
     setChosen(new Set());
     errors.reload();
@@ -34,33 +65,34 @@ export function DeadLetters({ query }) {
   };
   const page = letters.data?.messages ?? [];
   const shown = page.filter((one) => chosen.has(one.id));
-  const set = { queue, error };
 
   return html`
     <${Page} title="Dead letters" about="Messages whose attempts ran out. They stay until they are moved back or deleted.">
-      <${Card} title="By reason" about=${errors.data?.ageSeconds >= 2 ? `As counted ${age(errors.data.ageSeconds)} ago.` : ""} actions=${queue && html`<span class="muted small">of ${queue}</span> <button type="button" class="small" onClick=${() => requery({ queue: "", error: "", offset: "" })}>All queues</button>`}>
+      <${Card} title="By reason" about=${errors.data?.ageSeconds >= 2 ? `As counted ${age(errors.data.ageSeconds)} ago.` : ""} actions=${queue && html`<span class="muted small">of ${queue}</span> <button type="button" class="small" onClick=${() => requery({ queue: "", part: "", reason: "", offset: "" })}>All queues</button>`}>
         <${Loaded} of=${errors}>${({ errors: rows }) => (rows.length ? html`
           <${Table} caption="Dead letters by reason" id=${(row) => `${row.queue}\n${row.error}`} rows=${rows} columns=${[
             { key: "error", label: "Reason", render: (row) => html`<button type="button" class="link" onClick=${() => {
               setChosen(new Set());
-              requery({ queue: row.queue, error: row.error, offset: "" });
+              requery({ queue: row.queue, part: "", reason: JSON.stringify(row.error), offset: "" });
             }}>${row.error || NO_REASON}</button>` },
             { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
             { key: "count", label: "Messages", number: true, render: (row) => short(row.count) },
             { key: "groups", label: "Groups", number: true, render: (row) => short(row.groups) },
             { key: "first", label: "First", number: true, render: (row) => html`<${Ago} at=${row.firstFailedAt} />` },
             { key: "last", label: "Last", number: true, render: (row) => html`<${Ago} at=${row.lastFailedAt} />` },
-            { key: "actions", label: "", kind: "right", render: (row) => row.error && html`<${Action} kind="small" access="read-write" use="administer" queue=${row.queue}
-              label=${`Redrive ${row.error} of ${row.queue}`} onClick=${() => setDialog({ redrive: row })}>Redrive<//>` },
+            { key: "actions", label: "", kind: "right", render: (row) => html`<${Action} kind="small" access="read-write" use="administer" queue=${row.queue}
+              label=${`Redrive ${row.error || NO_REASON} of ${row.queue}`} onClick=${() => setDialog({ redrive: { queue: row.queue, reason: row.error, part: "" } })}>Redrive<//>` },
           ]} />` : html`<${Empty} title="No dead letters">Every message was read, or is still to be.<//>`)}<//>
       <//>
-      ${(letters.error || letters.data?.total > 0 || queue || error) && html`
-        <${Card} title=${error ? `“${error}”` : queue ? `In ${queue}` : "Newest"} actions=${html`
+      ${(letters.error || letters.data?.total > 0 || queue || part || reason !== null) && html`
+        <${Card} title=${titled(set)} actions=${html`
           <${Action} access="read-write" use="administer" queue=${queue || "*"} disabled=${!shown.length} onClick=${() => setDialog("selected")}>Redrive ${shown.length || ""} selected<//>
           <${Action} access="read-write" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog({ redrive: set })}>Redrive all<//>
           <${Action} kind="danger" access="admin" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog("purge")}>Purge all<//>`}
           about=${queue ? "" : "Choose a reason above to move or delete all of its messages."}>
-          <div class="toolbar"><${Search} key=${error} label="Search reasons" placeholder="Part of the reason" value=${error} onInput=${(text) => requery({ error: text, offset: "" })} /></div>
+          <div class="toolbar">${reason === null
+            ? html`<${Search} key=${queue} label="Search reasons" placeholder="Part of the reason" value=${part} onInput=${(text) => requery({ part: text, offset: "" })} />`
+            : html`<button type="button" class="small" onClick=${() => requery({ reason: "", offset: "" })}>Any reason</button>`}</div>
           <${Loaded} of=${letters}>${({ messages, total }) => (messages.length ? html`
             <${Table} caption="Dead letters" id=${(row) => row.id} rows=${messages} columns=${[
               { key: "choose", label: html`<input type="checkbox" aria-label="Select all on this page" checked=${shown.length === messages.length}
@@ -87,10 +119,10 @@ export function DeadLetters({ query }) {
       }} />`}
       ${dialog === "purge" && html`
         <${Confirm} title=${`Delete ${plural(letters.data?.total ?? 0, "dead letter")}?`} verb="Delete them" word=${queue} onClose=${close} act=${async () => {
-          const { deleted } = await remove("/api/v1/dlq", { queue, errorContains: error });
+          const { deleted } = await remove(...asked(set));
           toast(`Deleted ${plural(deleted, "dead letter")}`);
           renew();
-        }}><p>All dead letters of <b>${queue}</b>${error && html` whose reason contains “${error}”`} go for good, with their payloads.</p><//>`}
+        }}><p>All dead letters of <b>${queue}</b>${named(set)} go for good, with their payloads.</p><//>`}
     <//>`;
 }
 
@@ -171,17 +203,18 @@ function Progress({ title, total, explain, step, onClose }) {
 
 const REDRIVE = "A copy of each is pushed to the end of the partition it came from, where every group gets it, and the dead letter goes.";
 
-function RedriveAll({ of: { queue, error }, onClose }) {
-  const source = useData((signal) => get("/api/v1/dlq", { queue, errorContains: error, limit: 1 }, signal), [], { every: 0 });
+function RedriveAll({ of: set, onClose }) {
+  const { queue, reason, part } = set;
+  const source = useData((signal) => get(...asked(set, { limit: 1 }), signal), [], { every: 0 });
   const total = source.data?.total ?? 0;
   const step = async () => {
     const { moved, duplicates, remaining } = await post("/api/v1/dlq/redrive", {
-      queue, limit: REDRIVE_AT_ONCE, ...(error && { errorContains: error }),
+      queue, error: reason, errorContains: part || null, limit: REDRIVE_AT_ONCE,
     });
     return { moved, duplicates, more: remaining > 0 && moved > 0 };
   };
   return html`<${Progress} title="Redrive dead letters" total=${total} step=${step} onClose=${onClose} explain=${html`
-    <${Loaded} of=${source} lines=${1}>${() => html`<p><b>${plural(total, "dead letter")}</b> of <b>${queue}</b>${error && html` whose reason contains “${error}”`}.</p>`}<//>
+    <${Loaded} of=${source} lines=${1}>${() => html`<p><b>${plural(total, "dead letter")}</b> of <b>${queue}</b>${named(set)}.</p>`}<//>
     <p class="muted">${REDRIVE}</p>`} />`;
 }
 

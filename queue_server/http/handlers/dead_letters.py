@@ -57,7 +57,9 @@ async def purge(request: web.Request) -> web.Response:
 async def redrive(request: web.Request) -> web.Response:
     """Move a filtered set back to where it came from."""
     body = wire.redrive_reader.read(await read_body(request))
-    for text in (body.queue, body.consumer_group, body.partition, body.error_contains):
+    for text in (
+        body.queue, body.consumer_group, body.partition, body.error, body.error_contains
+    ):  # fmt: skip
         check_text(text or "", "the filter")
     grants = grants_of(request)
     if grants is not None:
@@ -75,6 +77,7 @@ async def redrive(request: web.Request) -> web.Response:
             partition=body.partition,
             start=bounds["from"],
             end=bounds["to"],
+            error=body.error,
             error_contains=body.error_contains,
         ),
         limit,
@@ -159,7 +162,7 @@ def _replayed(replay: Replay | None) -> web.Response:
 
 def _filter(request: web.Request) -> DeadLetterFilter:
     query = request.query
-    for name in ("queue", "consumerGroup", "partition", "errorContains"):
+    for name in ("queue", "consumerGroup", "partition", "error", "errorContains"):
         check_text(query.get(name, ""), name)
     return DeadLetterFilter(
         queue=query.get("queue") or None,
@@ -167,6 +170,7 @@ def _filter(request: web.Request) -> DeadLetterFilter:
         partition=query.get("partition") or None,
         start=query_time(request, "from"),
         end=query_time(request, "to"),
+        error=query.get("error"),  # an empty one is one as well
         error_contains=query.get("errorContains") or None,
     )
 
