@@ -63,6 +63,13 @@ class Redriven(msgspec.Struct, frozen=True):
     remaining_count: int
 
 
+class Purged(msgspec.Struct, frozen=True):
+    """What became of a filtered set; `remaining` match the filter still."""
+
+    deleted_count: int
+    remaining_count: int
+
+
 class _Taken(Exception):
     """Dead letters of a move are gone: somebody was faster."""
 
@@ -81,16 +88,25 @@ class DeadLetters:
     async def page(self, filter_: DeadLetterFilter, limit: int, offset: int) -> Page:
         """Dead letters, newest failure first."""
         letters = [
-            msgspec.structs.replace(letter, payload=self._keyring.open_payload(letter.payload))
+            self._opened(letter)
             for letter in await dead_letters.page(self._transactions, filter_, limit, offset)
         ]
         if offset == 0 and len(letters) < limit:
             return Page(letters, len(letters))
         return Page(letters, await dead_letters.count(self._transactions, filter_))
 
-    async def purge(self, filter_: DeadLetterFilter) -> int:
-        """Remove all that the filter lets through; how many."""
-        return await dead_letters.purge(self._transactions, filter_, None)
+    async def get(self, id_: uuid.UUID) -> DeadLetter | None:
+        """One dead letter."""
+        letter = await dead_letters.get(self._transactions, id_)
+        return None if letter is None else self._opened(letter)
+
+    def _opened(self, letter: DeadLetter) -> DeadLetter:
+        return msgspec.structs.replace(letter, payload=self._keyring.open_payload(letter.payload))
+
+    async def purge(self, filter_: DeadLetterFilter, limit: int | None) -> Purged:
+        """Remove what the filter lets through, oldest failure first, at most *limit*."""
+        deleted = await dead_letters.purge(self._transactions, filter_, limit)
+        return Purged(deleted, await dead_letters.count(self._transactions, filter_))
 
     async def replay(self, id_: uuid.UUID, destination: Destination) -> Replay | None:
         """Move one dead letter. Shape: None when it does not exist (any more).
@@ -108,11 +124,13 @@ class DeadLetters:
     async def redrive(self, filter_: DeadLetterFilter, limit: int) -> Redriven:
         """Move up to *limit* dead letters back, oldest failure first, in bounded batches.
 
+        Duplicates on the way do not count: many of them must not keep the others from being moved.
+
         Errors: `QueueFull` when nothing could be moved.
         """
         moved_count = duplicate_count = 0
         after: DeadLetter | None = None
-        while (left := limit - moved_count - duplicate_count) > 0:
+        while (left := limit - moved_count) > 0:
             run = await dead_letters.next_run(self._transactions, filter_, after, left)
             if not run:
                 break

@@ -7,9 +7,10 @@ obeyed: a queue's name may hold what would repaint a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -64,6 +65,31 @@ class Output:
             self.notice(("  request id: ", "dim"), exc.request_id)
         if exc.fix:
             self.notice(("  fix: ", "bold"), exc.fix)
+
+    @contextlib.contextmanager
+    def progress(self, doing: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show on a terminal how much of *total* is done; yields what is told of how many more."""
+        if not self.stderr.is_terminal:
+            yield lambda _more: None
+            return
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.completed:,} of {task.total:,}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.stderr, transient=True) as shown:
+            task = shown.add_task(doing, total=total)
+            yield lambda more: shown.update(task, advance=more)
 
     def confirm(self, action: str, *, yes: bool) -> None:
         """Go on only when *action* is wanted.

@@ -402,14 +402,24 @@ def _dead_letter_routes() -> list[Route]:
         Route(
             "DELETE", "/api/v1/dlq", dead_letters.purge,
             access=Access.ADMIN, scope=(Use.ADMINISTER, Named.QUERY), tag="Dead letters",
-            summary="Delete the dead letters of a queue; `queue` has to be given",
-            query=_LETTERS, answers={200: answer.Purged},
+            summary="Delete dead letters of a queue, which has to be given; a bad time is refused",
+            query=(
+                *_LETTERS,
+                Query("limit", "the oldest so many; a bad one is refused", "integer", 1),
+            ),
+            answers={200: answer.Purged},
         ),
         Route(
             "POST", "/api/v1/dlq/redrive", dead_letters.redrive,
             access=Access.WRITE, scope=(Use.ADMINISTER, Named.HANDLER), tag="Dead letters",
             summary="Move dead letters back to where they came from",
             body=wire.RedriveBody, answers={200: answer.Redriven}, errors=(409,),
+        ),
+        Route(
+            "GET", "/api/v1/dlq/{id}", dead_letters.get,
+            access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dead letters",
+            summary="One dead letter",
+            answers={200: answer.DeadLetter}, errors=(404,),
         ),
         Route(
             "POST", "/api/v1/dlq/{id}/replay", dead_letters.replay,

@@ -1151,6 +1151,7 @@ class DeadLetters(TypedDict):
 class Purged(TypedDict):
     success: Literal[True]
     deleted: int
+    remaining: int
     queue: str
     consumerGroup: str | None
 

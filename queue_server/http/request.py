@@ -85,6 +85,16 @@ def query_int(request: web.Request, name: str, default: int, low: int, high: int
     return min(max(int(text), low), high)
 
 
+def query_count(request: web.Request, name: str) -> int | None:
+    """A number of things, 1 or more; None when none is given. Errors: `BadRequest`."""
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    if not _INT.fullmatch(text) or int(text) < 1:
+        raise BadRequest(f"{name} must be a whole number, 1 or more")
+    return int(text)
+
+
 def query_bool(request: web.Request, name: str) -> bool:
     """Whether a switch of the query is on: `true` and `1` are, all else is off."""
     return request.query.get(name, "").lower() in ("true", "1")

@@ -20,6 +20,7 @@ import sys
 import termios
 import time
 import tomllib
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -600,7 +601,9 @@ def test_dead_letters_are_listed_shown_moved_and_removed(cli: Cli, queue: str) -
     first = next(one for one in listed["deadLetters"] if one["data"] == {"n": 0})
     assert cli("dlq", "show", queue, first["id"], "--json").json["data"] == {"n": 0}
     assert '"n": 0' in cli("dlq", "show", queue, first["id"]).out
-    assert cli("dlq", "show", queue, "absent").code == NOT_FOUND
+    for absent in ("absent", str(uuid.uuid4())):
+        assert cli("dlq", "show", queue, absent).code == NOT_FOUND
+    assert cli("dlq", "show", unique("other"), first["id"]).code == NOT_FOUND
 
     asked = cli("dlq", "redrive", queue, "--error", "tax")
     assert asked.code == FAILED
@@ -611,8 +614,28 @@ def test_dead_letters_are_listed_shown_moved_and_removed(cli: Cli, queue: str) -
     assert (some["moved"], some["remaining"]) == (1, 1)
     assert len(cli("pop", queue, "--batch", "9", "--json", "--ack").lines) == 2
     assert cli("dlq", "purge", queue).code == FAILED
-    assert cli("dlq", "purge", queue, "--yes", "--json").json == {"queue": queue, "deleted": 1}
+    assert cli("dlq", "purge", queue, "--to", "soon", "--yes").code == FAILED
+    assert cli("dlq", "purge", queue, "--yes", "--json").json == {
+        "queue": queue, "deleted": 1, "remaining": 0,
+    }  # fmt: skip
     assert cli("dlq", "ls", queue).out == ""
+
+
+def test_many_dead_letters_are_moved_and_removed_in_steps(cli: Cli, queue: str) -> None:
+    count = 1700  # a step of 500, one of 1000, and a rest
+    cli("push", queue, stdin="".join(f"{number}\n" for number in range(count)))
+    for part in ("1000", "700"):
+        popped = cli("pop", queue, "--batch", part, "--json").out
+        assert cli("ack", "--status", "dlq", "--error", "down", stdin=popped).code == OK
+    code, seen = on_terminal("dlq", "redrive", queue, "--limit", "1600", "--yes", url=cli.url)
+    assert code == OK
+    assert "0 of 1,600" in seen
+    assert "1,600 moved; 100 remain" in seen
+    code, seen = on_terminal("dlq", "purge", queue, "--yes", url=cli.url)
+    assert code == OK
+    assert "0 of 100" in seen
+    assert "100 removed" in seen
+    assert len(cli("pop", queue, "--batch", str(count), "--json").lines) == 1600
 
 
 # -- the database --

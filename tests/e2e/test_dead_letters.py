@@ -85,6 +85,18 @@ async def test_an_entry_tells_everything(client: Client, queue: str) -> None:
     assert body["pagination"] == {"limit": 100, "offset": 0}
 
 
+async def test_one_is_found_by_its_id(client: Client, queue: str) -> None:
+    await bury(client, queue, [1, {"total": 2}])
+    first, second = (await listed(client, queue=queue))["messages"]
+    for entry in (first, second):
+        answer = await client.get(f"/api/v1/dlq/{entry['id']}")
+        assert (answer.status, answer.json) == (200, entry)
+    await client.send("POST", f"/api/v1/dlq/{first['id']}/replay")
+    for id_ in (first["id"], str(uuid.uuid4()), "nonsense", "redrive"):
+        answer = await client.get(f"/api/v1/dlq/{id_}")
+        assert (answer.status, answer.error) == (404, "Dead letter not found")
+
+
 async def test_filters_and_pages(client: Client, queue: str) -> None:
     await bury(client, queue, [1, 2], partition="a", error="first kind 100% _")
     await asyncio.sleep(0.02)
@@ -314,6 +326,17 @@ async def test_redrive_moves_what_the_filter_lets_through_in_order(
     assert [m["data"] for m in await drain(client, queue, group="g", partition="b")] == ["b1", "b2"]
 
 
+async def test_duplicates_do_not_keep_those_behind_them(client: Client, queue: str) -> None:
+    await bury(client, queue, list(range(6)))
+    entries = (await listed(client, queue=queue))["messages"][::-1]
+    await client.push(queue, ["mine"] * 3, ids=[f"dlq:{entry['id']}" for entry in entries[:3]])
+    for moved, remaining in ((2, 4), (1, 3), (0, 3)):
+        assert await redrive(client, queue, limit=2) == {
+            "success": True, "moved": moved, "duplicates": 3, "remaining": remaining,
+        }  # fmt: skip
+    assert [m["data"] for m in await drain(client, queue)] == ["mine"] * 3 + [3, 4, 5]
+
+
 async def test_a_large_redrive_runs_beside_others_and_loses_nothing(
     fresh_client: Client, queue: str
 ) -> None:
@@ -344,7 +367,30 @@ async def test_purge(client: Client, queue: str) -> None:
     assert answer.error == "queue is required"
     path = f"/api/v1/dlq?queue={segment(queue)}"
     answer = await client.send("DELETE", f"{path}&consumerGroup=g")
-    assert answer.json == {"success": True, "deleted": 1, "queue": queue, "consumerGroup": "g"}
+    assert answer.json == {
+        "success": True, "deleted": 1, "remaining": 0, "queue": queue, "consumerGroup": "g",
+    }  # fmt: skip
     answer = await client.send("DELETE", path)
-    assert answer.json == {"success": True, "deleted": 2, "queue": queue, "consumerGroup": None}
+    assert answer.json == {
+        "success": True, "deleted": 2, "remaining": 0, "queue": queue, "consumerGroup": None,
+    }  # fmt: skip
     assert (await listed(client, queue=queue))["total"] == 0
+
+
+async def test_a_purge_of_some_takes_the_oldest(client: Client, queue: str) -> None:
+    await bury(client, queue, list(range(5)))
+    path = f"/api/v1/dlq?queue={segment(queue)}"
+    for limit, left in (("2", [4, 3, 2]), ("1", [4, 3]), ("9", [])):
+        answer = await client.send("DELETE", f"{path}&limit={limit}")
+        assert answer.json["remaining"] == len(left)
+        assert [one["data"] for one in (await listed(client, queue=queue))["messages"]] == left
+
+
+async def test_a_purge_that_cannot_be_read_deletes_nothing(client: Client, queue: str) -> None:
+    await bury(client, queue, [1])
+    path = f"/api/v1/dlq?queue={segment(queue)}"
+    for query in ("limit=0", "limit=-1", "limit=all", "limit=1.5", "from=yesterday", "to=soon"):
+        answer = await client.send("DELETE", f"{path}&{query}")
+        assert answer.status == 400, query
+        assert answer.error.split()[0] == query.split("=")[0]
+    assert (await listed(client, queue=queue))["total"] == 1

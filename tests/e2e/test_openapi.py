@@ -245,8 +245,10 @@ async def dead_letters(call: Caller, queue: str, group: str) -> None:
         )  # fmt: skip
     answer = await call("GET", "/api/v1/dlq", query={"queue": queue})
     letter = answer.json["messages"][0]
+    await call("GET", "/api/v1/dlq/{id}", id=letter["id"])
     await call("POST", "/api/v1/dlq/{id}/replay", id=letter["id"])
     await call("POST", "/api/v1/dlq/{id}/replay", 404, id=letter["id"])
+    await call("GET", "/api/v1/dlq/{id}", 404, id=letter["id"])
     await call("POST", "/api/v1/dlq/redrive", body={"queue": queue, "limit": 1})
     await call("DELETE", "/api/v1/dlq", query={"queue": queue})
     await call("DELETE", "/api/v1/dlq", 400)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +16,13 @@ from queue_server.cli.session import Queue, Session, Yes, server_command
 
 _DLQ = "/api/v1/dlq"
 _PAGE = 1000
-_SEARCHED_MAX = 100_000
+# What one request moves or removes: so many that it takes about a second.
+_AT_ONCE_MIN = 500
+_AT_ONCE_MAX = 10_000
+_QUICK_S = 1.0
+_SLOW_S = 4.0
+# For one of large payloads on a busy machine.
+_TIMEOUT_S = 120.0
 
 Group = Annotated[
     str, typer.Option("--group", "-g", show_default=False, help="Only of this consumer group.")
@@ -170,6 +178,7 @@ def redrive(
     \b
     Examples:
       queue-server dlq redrive orders --error timeout
+      queue-server dlq redrive orders --reason 'card timeout' --limit 100
       queue-server dlq redrive orders --id 0192f0b0-1d2c-7aa0-8a11-2f1e6f3f9a10 --yes
     """
     query = _query(queue, group, partition, error, reason, from_, to)
@@ -199,19 +208,21 @@ def redrive(
         f"{_filter_text(query)} back to where they came from",
         yes=yes,
     )
-    moved = duplicates = 0
-    while True:
-        body = query | {"limit": limit - moved if limit else None}
-        # Each call moves a bounded number. What was moved is gone from the dead letters, and the
-        # copy has an id of its own: the same call again moves nothing twice.
-        answer = session.client.request(
-            "POST", f"{_DLQ}/redrive", body=body, repeatable=True, timeout_s=120
+
+    def step(at_once: int) -> dict[str, Any]:
+        # What was moved is gone from the dead letters, and the copy has an id of its own: the same
+        # request again moves nothing twice. It might move more than the limit.
+        answer: dict[str, Any] = session.client.request(
+            "POST",
+            f"{_DLQ}/redrive",
+            body=query | {"limit": at_once},
+            repeatable=not limit,
+            timeout_s=_TIMEOUT_S,
         )
-        moved += answer["moved"]
-        duplicates, remaining = answer["duplicates"], answer["remaining"]
-        if not answer["moved"] or not remaining or (limit and moved >= limit):
-            _report(session, queue, moved, duplicates, remaining)
-            return
+        return answer
+
+    moved, last = _in_steps(session, "moved", wanted, step)
+    _report(session, queue, moved, last["duplicates"], last["remaining"])
 
 
 def purge(
@@ -227,7 +238,7 @@ def purge(
 ) -> None:
     """Remove dead letters for good. Says how many, and asks.
 
-    With --json: `{"queue", "deleted"}`.
+    With --json: `{"queue", "deleted", "remaining"}`.
 
     \b
     Examples:
@@ -236,17 +247,60 @@ def purge(
     """
     query = _query(queue, group, partition, error, reason, from_, to)
     total = session.client.get(_DLQ, query | {"limit": 1})["total"]
-    deleted = 0
+    deleted = remaining = 0
     if total:
         session.out.confirm(
             f"remove {some(total, 'dead letter')} of queue {queue!r}{_filter_text(query)} for good",
             yes=yes,
         )
-        deleted = session.client.request("DELETE", _DLQ, query, timeout_s=120)["deleted"]
+
+        def step(at_once: int) -> dict[str, Any]:
+            answer: dict[str, Any] = session.client.request(
+                "DELETE", _DLQ, query | {"limit": at_once}, timeout_s=_TIMEOUT_S
+            )
+            return answer
+
+        deleted, last = _in_steps(session, "deleted", total, step)
+        remaining = last["remaining"]
     if session.json:
-        session.out.value({"queue": queue, "deleted": deleted})
+        session.out.value({"queue": queue, "deleted": deleted, "remaining": remaining})
         return
-    session.out.line(f"{count(deleted)} removed")
+    came = f"; {count(remaining)} remain" if remaining else ""
+    session.out.line(f"{count(deleted)} removed{came}")
+
+
+def _in_steps(
+    session: Session, did: str, wanted: int, step: Callable[[int], dict[str, Any]]
+) -> tuple[int, dict[str, Any]]:
+    """Send requests until *wanted* are done, or there are no more to be done.
+
+    What comes meanwhile is left: a consumer that still fails would make it endless.
+
+    Shape: how many are done, which the answers tell as *did*; the last answer.
+    Errors: `CliError`, which tells how many were done before.
+    """
+    done, at_once = 0, _AT_ONCE_MIN
+    try:
+        with session.out.progress(did, wanted) as advance:
+            while True:
+                begin = time.monotonic()
+                answer = step(min(at_once, wanted - done))
+                took_s = time.monotonic() - begin
+                done += answer[did]
+                advance(answer[did])
+                if not answer[did] or not answer["remaining"] or done >= wanted:
+                    return done, answer
+                if took_s < _QUICK_S:
+                    at_once = min(at_once * 2, _AT_ONCE_MAX)
+                elif took_s > _SLOW_S:
+                    at_once = max(at_once // 2, _AT_ONCE_MIN)
+    except KeyboardInterrupt:
+        raise CliError(
+            f"interrupted; {count(done)} {did} before that", exit_code=Exit.INTERRUPTED
+        ) from None
+    except CliError as exc:
+        exc.message = f"{exc.message}\n  {count(done)} {did} before that"
+        raise
 
 
 def _report(session: Session, queue: str, moved: int, duplicates: int, remaining: int) -> None:
@@ -260,13 +314,14 @@ def _report(session: Session, queue: str, moved: int, duplicates: int, remaining
 
 
 def _find(client: Client, queue: str, id_: str) -> dict[str, Any]:
-    for offset in range(0, _SEARCHED_MAX, _PAGE):
-        letters = client.get(_DLQ, {"queue": queue, "limit": _PAGE, "offset": offset})["messages"]
-        for letter in letters:
-            if letter["id"] == id_:
-                return dict(letter)
-        if len(letters) < _PAGE:
-            break
+    try:
+        letter: dict[str, Any] = client.get(f"{_DLQ}/{segment(id_)}")
+    except CliError as exc:
+        if exc.code != "not_found":
+            raise
+    else:
+        if letter["queue"] == queue:
+            return letter
     raise CliError(
         f"queue {queue!r} has no dead letter {id_}",
         "queue-server dlq ls shows what there is",

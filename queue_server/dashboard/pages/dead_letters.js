@@ -3,12 +3,13 @@ import { get, path, post, remove } from "../lib/api.js";
 import { age, count, groupName, plural, short } from "../lib/format.js";
 import { useData } from "../lib/live.js";
 import { href, requery } from "../lib/router.js";
-import { Action, Ago, Card, Confirm, Dialog, Empty, ErrorBox, Loaded, Page, Pager, Payload, Search, Table, toast } from "../lib/components.js";
+import { Action, Ago, Card, Dialog, Empty, ErrorBox, Field, Loaded, Page, Pager, Payload, Search, Table, toast } from "../lib/components.js";
 
 const LIMIT = 50;
 const NO_REASON = "no reason given";
-// One call moves so many, so that the bar moves and a click can stop it.
-const REDRIVE_AT_ONCE = 500;
+// One request does so many: about a second's worth, so that the bar moves and a click can stop it.
+const AT_ONCE_MIN = 500;
+const AT_ONCE_MAX = 10_000;
 
 // Which dead letters: of a queue, with exactly this reason, with this in their reason. Null is any, as an
 // empty reason is one, too; so it stands quoted in the address of the page.
@@ -88,7 +89,7 @@ export function DeadLetters({ query }) {
         <${Card} title=${titled(set)} actions=${html`
           <${Action} access="read-write" use="administer" queue=${queue || "*"} disabled=${!shown.length} onClick=${() => setDialog("selected")}>Redrive ${shown.length || ""} selected<//>
           <${Action} access="read-write" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog({ redrive: set })}>Redrive all<//>
-          <${Action} kind="danger" access="admin" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog("purge")}>Purge all<//>`}
+          <${Action} kind="danger" access="admin" use="administer" queue=${queue} disabled=${!queue} onClick=${() => setDialog({ purge: set })}>Purge all<//>`}
           about=${queue ? "" : "Choose a reason above to move or delete all of its messages."}>
           <div class="toolbar">${reason === null
             ? html`<${Search} key=${queue} label="Search reasons" placeholder="Part of the reason" value=${part} onInput=${(text) => requery({ part: text, offset: "" })} />`
@@ -117,12 +118,10 @@ export function DeadLetters({ query }) {
         close();
         renew();
       }} />`}
-      ${dialog === "purge" && html`
-        <${Confirm} title=${`Delete ${plural(letters.data?.total ?? 0, "dead letter")}?`} verb="Delete them" word=${queue} onClose=${close} act=${async () => {
-          const { deleted } = await remove(...asked(set));
-          toast(`Deleted ${plural(deleted, "dead letter")}`);
-          renew();
-        }}><p>All dead letters of <b>${queue}</b>${named(set)} go for good, with their payloads.</p><//>`}
+      ${dialog?.purge && html`<${PurgeAll} of=${dialog.purge} onClose=${() => {
+        close();
+        renew();
+      }} />`}
     <//>`;
 }
 
@@ -160,72 +159,114 @@ function Inspect({ letter, onClose, onDone }) {
     <//>`;
 }
 
-/** Runs *step()* until it says that all is done; a click stops it between two steps. */
-function Progress({ title, total, explain, step, onClose }) {
-  const [state, setState] = useState({ done: 0, duplicates: 0, running: false, ended: false, error: null });
+/** Runs *step(atOnce, done)* until it says that all is done; a click stops it between two steps. A step
+ *  tells how many it has *done*, what else there is to say of all so far (*note*), and whether there is
+ *  *more*. With *word* it begins only after that was typed. */
+function Progress({ title, verb, kind = "primary", did, word, total, explain, step, onClose }) {
+  const [state, setState] = useState({ done: 0, note: "", running: false, ended: false, error: null });
+  const [typed, setTyped] = useState("");
   const [stop] = useState({ asked: false });
   const run = async () => {
-    let [done, duplicates] = [0, 0];
-    setState((old) => ({ ...old, running: true, error: null }));
+    let [done, note, atOnce] = [0, "", AT_ONCE_MIN];
+    const show = (more) => setState({ done, note, running: false, ended: false, error: null, ...more });
+    show({ running: true });
     try {
       for (let more = true; more && !stop.asked;) {
-        const moved = await step();
-        done += moved.moved;
-        duplicates += moved.duplicates;
-        more = moved.more;
-        setState({ done, duplicates, running: true, ended: false, error: null });
+        const began = performance.now();
+        const answer = await step(atOnce, done);
+        const took = performance.now() - began;
+        done += answer.done;
+        ({ note, more } = answer);
+        if (took < 1000) atOnce = Math.min(atOnce * 2, AT_ONCE_MAX);
+        else if (took > 4000) atOnce = Math.max(Math.floor(atOnce / 2), AT_ONCE_MIN);
+        show({ running: true });
       }
-      setState({ done, duplicates, running: false, ended: true, error: null });
+      show({ ended: true });
     } catch (error) {
-      setState({ done, duplicates, running: false, ended: true, error });
+      show({ ended: true, error });
     }
   };
   const leave = () => {
     stop.asked = true;
     onClose();
   };
+  const most = Math.max(total, 1);
   return html`
     <${Dialog} title=${title} onClose=${leave}>
       <div class="body">
         ${explain}
+        ${word && !state.running && !state.ended && html`
+          <${Field} label=${html`Type <code>${word}</code> to confirm`}>
+            <input type="text" autocomplete="off" spellcheck="false" value=${typed} onInput=${(event) => setTyped(event.currentTarget.value)} />
+          <//>`}
         ${(state.running || state.ended) && html`
-          <progress max=${Math.max(total, 1)} value=${state.ended && !state.error && !stop.asked ? Math.max(total, 1) : state.done + state.duplicates}></progress>
-          <p role="status">${count(state.done)} of ${count(total)} moved${state.duplicates > 0 && `, ${count(state.duplicates)} were there already and stay`}${state.ended && !state.error && "."}</p>`}
+          <progress max=${most} value=${state.ended && !state.error ? most : state.done}></progress>
+          <p role="status">${count(state.done)} of ${count(total)} ${did}${state.note}${state.ended && !state.error && "."}</p>`}
         ${state.error && html`<${ErrorBox} error=${state.error} />`}
       </div>
       <footer>
         ${state.ended ? html`<button type="button" class="primary" onClick=${leave}>Done</button>`
           : state.running ? html`<button type="button" onClick=${leave}>Stop</button>`
-          : html`<button type="button" onClick=${leave}>Cancel</button><button type="button" class="primary" disabled=${!total} onClick=${run}>Redrive</button>`}
+          : html`<button type="button" onClick=${leave}>Cancel</button><button type="button" class=${kind} disabled=${!total || (word && typed !== word)} onClick=${run}>${verb}</button>`}
       </footer>
     <//>`;
 }
 
 const REDRIVE = "A copy of each is pushed to the end of the partition it came from, where every group gets it, and the dead letter goes.";
 
-function RedriveAll({ of: set, onClose }) {
-  const { queue, reason, part } = set;
+function stayed(duplicates) {
+  return duplicates ? `, ${count(duplicates)} were there already and stay` : "";
+}
+
+/** How many *set* has, once, and a sentence that says so. */
+function useTotal(set) {
   const source = useData((signal) => get(...asked(set, { limit: 1 }), signal), [], { every: 0 });
   const total = source.data?.total ?? 0;
-  const step = async () => {
+  return [total, html`<${Loaded} of=${source} lines=${1}>${() => html`<p><b>${plural(total, "dead letter")}</b> of <b>${set.queue}</b>${named(set)}.</p>`}<//>`];
+}
+
+// Both end with as many as were there in the beginning: what comes meanwhile is not meant.
+
+function RedriveAll({ of: set, onClose }) {
+  const [total, sentence] = useTotal(set);
+  const step = async (atOnce, done) => {
     const { moved, duplicates, remaining } = await post("/api/v1/dlq/redrive", {
-      queue, error: reason, errorContains: part || null, limit: REDRIVE_AT_ONCE,
+      queue: set.queue, error: set.reason, errorContains: set.part || null, limit: Math.min(atOnce, total - done),
     });
-    return { moved, duplicates, more: remaining > 0 && moved > 0 };
+    return { done: moved, note: stayed(duplicates), more: moved > 0 && remaining > 0 && done + moved < total };
   };
-  return html`<${Progress} title="Redrive dead letters" total=${total} step=${step} onClose=${onClose} explain=${html`
-    <${Loaded} of=${source} lines=${1}>${() => html`<p><b>${plural(total, "dead letter")}</b> of <b>${queue}</b>${named(set)}.</p>`}<//>
-    <p class="muted">${REDRIVE}</p>`} />`;
+  return html`<${Progress} title="Redrive dead letters" verb="Redrive" did="moved" total=${total} step=${step} onClose=${onClose}
+    explain=${html`${sentence}<p class="muted">${REDRIVE}</p>`} />`;
+}
+
+function PurgeAll({ of: set, onClose }) {
+  const [total, sentence] = useTotal(set);
+  const step = async (atOnce, done) => {
+    const { deleted, remaining } = await remove(...asked(set, { limit: Math.min(atOnce, total - done) }));
+    return { done: deleted, note: "", more: deleted > 0 && remaining > 0 && done + deleted < total };
+  };
+  return html`<${Progress} title="Delete dead letters" verb="Delete them" kind="danger" did="deleted" word=${set.queue} total=${total} step=${step} onClose=${onClose}
+    explain=${html`${sentence}<p class="muted">They go for good, with their payloads.</p>`} />`;
 }
 
 function RedriveSelected({ letters, onClose }) {
   const [left] = useState([...letters]);
   const [total] = useState(letters.length);
+  const [passed] = useState({ duplicates: 0, gone: 0 });
   const step = async () => {
     const letter = left.shift();
-    const answer = await post(path`/api/v1/dlq/${letter.id}/replay`, {});
-    return { moved: answer.retried ? 1 : 0, duplicates: answer.retried ? 0 : 1, more: left.length > 0 };
+    let done = 0;
+    try {
+      const { retried } = await post(path`/api/v1/dlq/${letter.id}/replay`, {});
+      if (retried) done = 1;
+      else passed.duplicates += 1;
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      passed.gone += 1; // somebody was faster
+    }
+    const note = `${stayed(passed.duplicates)}${passed.gone ? `, ${count(passed.gone)} gone already` : ""}`;
+    return { done, note, more: left.length > 0 };
   };
-  return html`<${Progress} title="Redrive selected dead letters" total=${total} step=${step} onClose=${onClose}
+  return html`<${Progress} title="Redrive selected dead letters" verb="Redrive" did="moved" total=${total} step=${step} onClose=${onClose}
     explain=${html`<p><b>${plural(total, "dead letter")}</b>.</p><p class="muted">${REDRIVE}</p>`} />`;
 }

@@ -10,13 +10,13 @@ from aiohttp import web
 
 from queue_server.broker.dead_letters import Destination, Replay
 from queue_server.domain.access import Use
-from queue_server.domain.errors import BadRequest
+from queue_server.domain.errors import BadRequest, NotFound
 from queue_server.domain.names import PartitionId, check_text
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import parse_time
 from queue_server.http import administration_wire as wire
 from queue_server.http.answers import json_answer, message_address, page_of
-from queue_server.http.request import grants_of, query_time, read_body
+from queue_server.http.request import grants_of, query_count, query_time, read_body
 from queue_server.http.state import STATE
 from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
 
@@ -39,15 +39,35 @@ async def page(request: web.Request) -> web.Response:
     )
 
 
+async def get(request: web.Request) -> web.Response:
+    id_ = _id(request)
+    found = None
+    if id_ is not None:
+        found = await request.app[STATE].administration.dead_letters.get(id_)
+    if found is None:
+        raise NotFound("Dead letter not found")
+    grants = grants_of(request)
+    if grants is not None:
+        grants.require(Use.LOOK, found.queue)
+    return json_answer(_entry(found))
+
+
 async def purge(request: web.Request) -> web.Response:
     filter_ = _filter(request)
     if filter_.queue is None:
         raise BadRequest("queue is required")
-    deleted = await request.app[STATE].administration.dead_letters.purge(filter_)
+    # What cannot be read must not mean everything here.
+    for name, bound in (("from", filter_.start), ("to", filter_.end)):
+        if bound is None and request.query.get(name):
+            raise BadRequest(f"{name} must be an ISO 8601 time")
+    purged = await request.app[STATE].administration.dead_letters.purge(
+        filter_, query_count(request, "limit")
+    )
     return json_answer(
         {
             "success": True,
-            "deleted": deleted,
+            "deleted": purged.deleted_count,
+            "remaining": purged.remaining_count,
             "queue": filter_.queue,
             "consumerGroup": filter_.consumer_group,
         }
@@ -97,9 +117,8 @@ async def replay(request: web.Request) -> web.Response:
     body = wire.replay_reader.read(await read_body(request) or b"{}")
     if body.queue == "" or body.partition == "":
         raise BadRequest("queue and partition must not be empty")
-    try:
-        id_ = uuid.UUID(request.match_info["id"])
-    except ValueError:
+    id_ = _id(request)
+    if id_ is None:
         return _replayed(None)
     return _replayed(
         await request.app[STATE].administration.dead_letters.replay(
@@ -158,6 +177,14 @@ def _replayed(replay: Replay | None) -> web.Response:
             },
         }
     )
+
+
+def _id(request: web.Request) -> uuid.UUID | None:
+    """The id in the path; None for what cannot be one."""
+    try:
+        return uuid.UUID(request.match_info["id"])
+    except ValueError:
+        return None
 
 
 def _filter(request: web.Request) -> DeadLetterFilter:
