@@ -962,6 +962,21 @@ class ActiveQuery(TypedDict):
     waitEvent: str | None
 
 
+class Holder(TypedDict):
+    """What keeps dead rows, or log, from being removed.
+
+    `name` is a session's pid, a prepared transaction's id or a slot's name; `xminAge` in
+    transactions, null when it keeps no dead rows; `logBytes` of a slot without a reader.
+    """
+
+    kind: Literal["session", "prepared", "slot"]
+    name: str
+    application: str | None
+    xminAge: int | None
+    openSeconds: float | None
+    logBytes: int | None
+
+
 class Autovacuum(TypedDict):
     table: str
     lastAutovacuum: Time | None
@@ -984,6 +999,7 @@ class PostgresStats(TypedDict):
     deadTuples: list[DeadTuples]
     hotUpdates: list[HotUpdates]
     activeQueries: list[ActiveQuery]
+    holders: list[Holder]
     autovacuumStatus: list[Autovacuum]
     bufferConfig: dict[str, str]
     bufferUsage: list[Json]

@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 
 from queue_server.domain.errors import QueueServerError
 from queue_server.storage import statistics
+from queue_server.storage.diagnostics import Horizon
 from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
@@ -132,7 +133,8 @@ class FiguresCache:
         leases = await rows("lease_statistics", shard=SHARD, queue_ids=None)
         database = await rows("database_sizes")
         tables = await rows("table_statistics")
-        horizon = await rows("vacuum_horizon")
+        horizon = Horizon.of(await rows("vacuum_horizon"))
+        oldest = horizon.oldest_session
         return Figures(
             taken_at=taken_at,
             queues=[QueueFigures(*row) for row in queues],
@@ -142,6 +144,6 @@ class FiguresCache:
             held_count=held[0][0],
             database=statistics.DatabaseStatistics(*database[0]),
             tables=[statistics.TableStatistics(*row) for row in tables],
-            xmin_age=horizon[0][0],
-            oldest_transaction_s=horizon[0][1],
+            xmin_age=horizon.xmin_age,
+            oldest_transaction_s=0.0 if oldest is None else oldest.open_s or 0.0,
         )

@@ -10,6 +10,7 @@ import msgspec
 
 from queue_server.domain.names import PartitionId
 from queue_server.domain.options import QueueOptions
+from queue_server.storage.diagnostics import Horizon
 from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Transactions
@@ -240,6 +241,7 @@ class PostgresStatistics(msgspec.Struct, frozen=True):
     tables: list[TableStatistics]
     active: list[ActiveQuery]
     settings: dict[str, str]
+    horizon: Horizon
 
 
 async def queues(
@@ -397,9 +399,11 @@ async def postgres(transactions: Transactions) -> PostgresStatistics:
     tables = await transactions.call(STATEMENTS["table_statistics"], {})
     active = await transactions.call(STATEMENTS["active_queries"], {})
     settings = await transactions.call(STATEMENTS["buffer_settings"], {})
+    horizon = await transactions.call(STATEMENTS["vacuum_horizon"], {})
     return PostgresStatistics(
         DatabaseStatistics(*database[0]),
         [TableStatistics(*row) for row in tables],
         [ActiveQuery(*row) for row in active],
         {row[0]: row[1] for row in settings},
+        Horizon.of(horizon),
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import jwt
+import psycopg
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 from yarl import URL
 
 from tests.browser import demo
@@ -101,6 +102,53 @@ async def test_the_overview_is_that_of_all_servers(conninfo: str) -> None:
             await expect(elsewhere).to_have_count(0)
             await expect(verdict).not_to_contain_text("no sign of life")
         assert one.stop() == 0
+
+
+async def test_what_keeps_dead_rows_and_log_is_no_good_health(
+    conninfo: str, direct_conninfo: str
+) -> None:
+    hour_later = False
+
+    async def let_time_pass(route: Route) -> None:
+        answer = await route.fetch()
+        stats = await answer.json()
+        for one in stats["holders"]:
+            if hour_later and one["openSeconds"] is not None:
+                one["openSeconds"] += 3600
+        await route.fulfill(response=answer, json=stats)
+
+    with (
+        ClusterProcess(env={"DATABASE_URL": conninfo, "DB_POOL_SIZE": "8"}) as cluster,
+        psycopg.connect(direct_conninfo, application_name="pg_dump") as holder,
+        psycopg.connect(direct_conninfo, autocommit=True) as own,
+    ):
+        url = cluster.wait_ready()
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        pid = holder.info.backend_pid
+        slot = unique("slot").replace("-", "_")
+        async with open_page(url) as (page, _):
+            verdict, card = page.locator(".verdict"), page.get_by_label("PostgreSQL", exact=True)
+            await page.route("**/postgres-stats", let_time_pass)
+            await page.goto("/")
+            # Not a word about what a dump may well take.
+            await expect(card).to_contain_text(f"pid {pid} (pg_dump), for")
+            await expect(verdict).to_contain_text("Healthy")
+            hour_later = True
+            await page.reload()
+            await expect(verdict).to_contain_text(f"SELECT pg_terminate_backend({pid})")
+            own.execute("SELECT pg_create_physical_replication_slot(%s, true)", (slot,))
+            try:
+                await page.reload()
+                await expect(card).to_contain_text("1 without a reader")
+                await expect(verdict).to_contain_text(f"SELECT pg_drop_replication_slot('{slot}')")
+            finally:
+                own.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+            holder.rollback()
+            await page.reload()
+            await expect(verdict).to_contain_text("Healthy")
+            await expect(card).to_contain_text("none is kept")
+            await page.unroute_all(behavior="ignoreErrors")
+        assert cluster.stop() == 0
 
 
 async def test_a_queue_is_made_filled_watched_and_deleted(

@@ -1,16 +1,21 @@
 """What dashboards and Admin classes read: resources, status, groups (wire-api 5.1, 5.2, 5.7)."""
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import psycopg
 import pytest
 from queen import Queen
 
 from tests.client import Client, eventually, segment, unique
-from tests.cluster_process import ClusterProcess
+from tests.cluster_process import ROOT, ClusterProcess
 
 ZEROS = {
     "total": 0, "pending": 0, "processing": 0, "completed": 0, "failed": 0, "deadLetter": 0,
@@ -402,6 +407,63 @@ async def test_the_database_and_maintenance(client: Client) -> None:
     answer = await client.send("POST", "/api/v1/stats/refresh")
     assert answer.status == 200
     assert answer.json["success"] is True
+
+
+async def test_what_keeps_dead_rows_is_told_by_all_that_look(
+    conninfo: str, direct_conninfo: str, queue: str
+) -> None:
+    env = {"DATABASE_URL": conninfo, "DB_POOL_SIZE": "8"}
+    with (
+        ClusterProcess(env=env) as cluster,
+        psycopg.connect(direct_conninfo, application_name="a forgotten dump") as holder,
+        psycopg.connect(direct_conninfo, autocommit=True) as own,
+    ):
+        async with Client(cluster.wait_ready()) as client:
+
+            async def holders() -> dict[str, Any]:
+                body = await get(client, "/api/v1/analytics/postgres-stats")
+                return {one["name"]: one for one in body["holders"]}
+
+            slot = unique("slot").replace("-", "_")
+            own.execute("SELECT pg_create_physical_replication_slot(%s, true)", (slot,))
+            try:
+                await client.push(queue, [1])  # so that there is log after it
+                idle = (await holders())[slot]
+                assert (idle["kind"], idle["xminAge"]) == ("slot", None)
+                assert idle["logBytes"] > 0
+                checks = await asyncio.to_thread(doctor, conninfo)
+                assert checks["replication slots"]["status"] == "warn"
+                assert "without a reader" in checks["replication slots"]["found"]
+            finally:
+                own.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+            assert slot not in await holders()
+
+            # A snapshot, or no more than a transaction id: either keeps rows.
+            pid = str(holder.info.backend_pid)
+            for begin in (
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1",
+                "SELECT pg_current_xact_id()",
+            ):
+                assert pid not in await holders()
+                holder.execute(begin)
+                before = (await holders())[pid]
+                assert (before["kind"], before["application"]) == ("session", "a forgotten dump")
+                assert before["logBytes"] is None
+                await client.push(queue, [1])
+                after = (await holders())[pid]
+                assert after["xminAge"] > before["xminAge"]
+                assert after["openSeconds"] > before["openSeconds"]
+                holder.rollback()
+            assert checks["oldest transaction"]["status"] == "ok"
+        assert cluster.stop() == 0
+
+
+def doctor(conninfo: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "queue_server", "doctor", "--json", "--database-url", conninfo],
+        cwd=ROOT, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    return {one["check"]: one for one in json.loads(done.stdout)["checks"]}
 
 
 async def test_the_official_admin_class(server: ClusterProcess, client: Client, queue: str) -> None:

@@ -34,6 +34,7 @@ _CLOCK_WARN_S = 1.0
 _CLOCK_FAIL_S = 30.0
 _OLD_TRANSACTION_S = 600.0
 _OLD_XMIN = 10_000_000  # transactions; dead rows since then stay in every table
+_KINDS = {"session": "pid", "prepared": "the prepared transaction", "slot": "the slot"}
 _FROZEN_WARN = 1_000_000_000  # PostgreSQL stops taking writes at two thousand million
 _FROZEN_FAIL = 1_800_000_000
 _DISK_WARN = 0.15  # of the disk is free
@@ -249,43 +250,49 @@ def _housekeeping(found: Diagnosis) -> Iterator[Check]:
                 f"{value}: small tables that change all the time grow, and everything slows down",
                 f"ALTER SYSTEM SET {name} = on, reload",
             )
-    if found.prepared_count:
+    horizon = found.horizon
+    if horizon.prepared:
+        oldest_s = max(one.open_s or 0 for one in horizon.prepared)
         yield Check(
             "prepared transactions",
             "warn",
-            f"{found.prepared_count}, the oldest since {duration(found.prepared_age_s or 0)}:"
+            f"{len(horizon.prepared)}, the oldest since {duration(oldest_s)}:"
             " they hold locks and keep dead rows",
             "this server makes none; COMMIT PREPARED or ROLLBACK PREPARED those in"
             " pg_prepared_xacts",
         )
     else:
         yield Check("prepared transactions", "ok", "none")
-    age_s = found.transaction_age_s
-    if age_s is not None and age_s > _OLD_TRANSACTION_S:
+    oldest = horizon.oldest_session
+    if oldest is not None and (oldest.open_s or 0) > _OLD_TRANSACTION_S:
         yield Check(
             "oldest transaction",
             "warn",
-            f"open since {duration(age_s)}: dead rows cannot be removed meanwhile",
-            "see pg_stat_activity, order by xact_start; pg_terminate_backend ends it",
+            f"that of pid {oldest.name} ({oldest.application or 'no name'}), open since"
+            f" {duration(oldest.open_s or 0)}: dead rows cannot be removed meanwhile",
+            f"if nobody needs it: SELECT pg_terminate_backend({oldest.name})",
         )
     else:
-        yield Check("oldest transaction", "ok", "none" if age_s is None else duration(age_s))
-    xmin_age = max(found.xmin_age or 0, found.slot_xmin_age or 0)
-    if xmin_age > _OLD_XMIN:
+        text = "none" if oldest is None else duration(oldest.open_s or 0)
+        yield Check("oldest transaction", "ok", text)
+    if horizon.xmin_age > _OLD_XMIN:
+        holder = horizon.holders[0]
         yield Check(
             "oldest xmin",
             "warn",
-            f"{count(xmin_age)} transactions ago: no row that died since can be removed",
-            "see backend_xmin in pg_stat_activity and xmin in pg_replication_slots",
+            f"{count(horizon.xmin_age)} transactions ago, kept by {_KINDS[holder.kind]}"
+            f" {holder.name}: no row that died since can be removed",
+            "end it; see backend_xmin in pg_stat_activity and xmin in pg_replication_slots",
         )
     else:
-        yield Check("oldest xmin", "ok", f"{count(xmin_age)} transactions ago")
-    if found.idle_slot_count:
+        yield Check("oldest xmin", "ok", f"{count(horizon.xmin_age)} transactions ago")
+    if horizon.idle_slots:
+        log_bytes = sum(one.log_bytes or 0 for one in horizon.idle_slots)
         unbounded = found.settings.get("max_slot_wal_keep_size") == "-1"
         yield Check(
             "replication slots",
             "warn",
-            f"{found.idle_slot_count} without a reader keep log"
+            f"{len(horizon.idle_slots)} without a reader keep {log_bytes / _MIB:,.0f} MiB of log"
             + (" until the disk is full" if unbounded else ""),
             "drop those that nobody needs (pg_drop_replication_slot), or set"
             " max_slot_wal_keep_size",

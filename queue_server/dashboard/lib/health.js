@@ -1,6 +1,6 @@
 // Is all well, and if not, which queue is not and why: from the figures, by rules that are written
 // here and nowhere else.
-import { age, ageSeconds, count, percent, plural } from "./format.js";
+import { age, ageSeconds, bytes, count, duration, percent, plural } from "./format.js";
 import { href } from "./router.js";
 
 /** From here on a queue's oldest unread message is worth a word, and worth an alarm. */
@@ -11,6 +11,12 @@ export const SILENT_S = 10;
 const FULL = 0.8;
 const CACHE_LOW = 0.9;
 const CACHE_READS = 100_000;
+/** As `queue-server doctor` judges: a transaction that is open for so long... */
+const OLD_TRANSACTION_S = 600;
+/** ...a snapshot that so many transactions are newer than... */
+const OLD_XMIN = 10_000_000;
+/** ...and a prepared transaction that whoever prepared it seems to have forgotten. */
+const FORGOTTEN_S = 60;
 
 export function ageTone(row) {
   const seconds = row.depth > 0 ? ageSeconds(row.oldestUnreadAt) : null;
@@ -71,6 +77,30 @@ function ofWorkers(workers) {
   return found;
 }
 
+/** What keeps dead rows or log: a session, a prepared transaction or a replication slot. */
+export function holderName({ kind, name, application }) {
+  if (kind === "session") return `pid ${name}${application ? ` (${application})` : ""}`;
+  return kind === "slot" ? `slot ${name}` : `prepared transaction ${name}`;
+}
+
+const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
+
+function ofHolder(one) {
+  const found = (why) => [{ tone: "warn", link: { text: `PostgreSQL, ${holderName(one)}`, href: href([]) }, why }];
+  const kept = "rows that died since stay, and tables grow";
+  if (one.logBytes != null) {
+    return found(`has no reader and keeps ${bytes(one.logBytes)} of log. If nobody needs it: SELECT pg_drop_replication_slot(${quoted(one.name)}); else set max_slot_wal_keep_size`);
+  }
+  if (one.kind === "prepared" && one.openSeconds > FORGOTTEN_S) {
+    return found(`is neither committed nor rolled back for ${duration(one.openSeconds)}: it holds locks, ${kept}. COMMIT PREPARED ${quoted(one.name)} or ROLLBACK PREPARED ${quoted(one.name)}`);
+  }
+  if (one.kind === "session" && one.openSeconds > OLD_TRANSACTION_S) {
+    return found(`has a transaction open for ${duration(one.openSeconds)}: ${kept}. If nobody needs it: SELECT pg_terminate_backend(${one.name})`);
+  }
+  if (one.xminAge > OLD_XMIN) return found(`keeps a snapshot that is ${count(one.xminAge)} transactions old: ${kept}`);
+  return [];
+}
+
 /** [{tone: "bad"|"warn", link, why}], the worst first. */
 export function problems({ healthError, queues, postgres, workers, maintenance, failing }) {
   const found = [];
@@ -95,6 +125,7 @@ export function problems({ healthError, queues, postgres, workers, maintenance, 
     });
   }
   for (const row of queues ?? []) found.push(...ofQueue(row));
+  for (const one of postgres?.holders ?? []) found.push(...ofHolder(one));
   const cache = postgres?.databaseCache;
   if (cache && cache.hits + cache.reads > CACHE_READS && cache.hitRatio < CACHE_LOW) {
     found.push({

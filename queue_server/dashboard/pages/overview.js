@@ -1,7 +1,7 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
 import { age, ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short, since } from "../lib/format.js";
-import { ageTone, isSilent, problems } from "../lib/health.js";
+import { ageTone, holderName, isSilent, problems } from "../lib/health.js";
 import { useData, useThroughput, withRates } from "../lib/live.js";
 import { href } from "../lib/router.js";
 import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
@@ -151,9 +151,15 @@ function History({ hours }) {
   }}<//>`;
 }
 
+const HELD_S = 1;
+
 function Postgres({ data, health }) {
   const active = data.activeQueries ?? [];
   const longest = active.reduce((most, one) => Math.max(most, ageSeconds(one.startedAt) ?? 0), 0);
+  const prepared = data.holders.filter((one) => one.kind === "prepared");
+  const idle = data.holders.filter((one) => one.logBytes != null);
+  // Statements take one as well, for as long as they run.
+  const held = data.holders.find((one) => one.xminAge != null && !(one.openSeconds < HELD_S));
   const dead = data.deadTuples.reduce((sum, one) => sum + one.dead, 0);
   const live = data.deadTuples.reduce((sum, one) => sum + one.live, 0);
   return html`
@@ -162,8 +168,11 @@ function Postgres({ data, health }) {
       <dt>Size</dt><dd>${bytes(data.database.sizeBytes)}</dd>
       <dt>Connections</dt><dd>${count(data.database.connections)}</dd>
       <dt>Reads from memory</dt><dd>${percent(data.databaseCache.hitRatio)}</dd>
-      <dt>Running now</dt><dd>${plural(active.length, "statement")}${active.length ? `, the longest for ${duration(longest)}` : ""}</dd>
+      <dt>Running for the server</dt><dd>${plural(active.length, "statement")}${active.length ? `, the longest for ${duration(longest)}` : ""}</dd>
       <dt>Dead rows</dt><dd>${percent(live + dead ? dead / (live + dead) : 0)} of ${short(live + dead)}</dd>
+      <dt>Oldest snapshot</dt><dd>${held ? html`${holderName(held)}, ${held.openSeconds == null ? "" : `for ${duration(held.openSeconds)}, `}${plural(held.xminAge, "transaction")} ago` : "none is kept"}</dd>
+      ${prepared.length > 0 && html`<dt>Prepared transactions</dt><dd>${plural(prepared.length, "is", "are")} neither committed nor rolled back</dd>`}
+      ${idle.length > 0 && html`<dt>Replication slots</dt><dd>${count(idle.length)} without a reader, keeping ${bytes(idle.reduce((sum, one) => sum + one.logBytes, 0))} of log</dd>`}
     </dl>`;
 }
 

@@ -37,6 +37,8 @@ from queue_server.storage.stored_messages import MessageFilter
 # Before all messages.
 _FIRST_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MESSAGES_LIMIT = 50
+# Of what keeps dead rows from being removed, the oldest.
+_HOLDERS_MAX = 50
 _TOP_ERRORS = 10
 
 
@@ -292,6 +294,17 @@ async def postgres(request: web.Request) -> web.Response:
                     "waitEvent": one.wait_event,
                 }
                 for one in found.active
+            ],
+            "holders": [
+                {
+                    "kind": one.kind,
+                    "name": one.name,
+                    "application": one.application,
+                    "xminAge": one.xmin_age,
+                    "openSeconds": one.open_s,
+                    "logBytes": one.log_bytes,
+                }
+                for one in found.horizon.holders[:_HOLDERS_MAX]
             ],
             "autovacuumStatus": [
                 {
