@@ -1,5 +1,5 @@
 // The frame around the pages: navigation, who is logged in, light or dark, the way the figures come.
-import { html, render, useEffect, useRef, useStore } from "./lib/view.js";
+import { Component, html, render, useEffect, useRef, useStore } from "./lib/view.js";
 import { identify, logout, session } from "./lib/api.js";
 import { connect, connection } from "./lib/live.js";
 import { route } from "./lib/router.js";
@@ -39,6 +39,30 @@ function Current({ parts, query }) {
     default: return html`
       <${Page} title="No such page"><${Empty} title="This address leads nowhere">
         <a href="#/">Go to the overview</a><//><//>`;
+  }
+}
+
+/** Around a page: what it throws while it is drawn is told in its place, and the frame stays. */
+class Boundary extends Component {
+  constructor() {
+    super();
+    this.state = { error: null };
+  }
+
+  static getDerivedStateFromError(error) {
+    return { error };
+  }
+
+  componentDidCatch(error) {
+    console.error(error);
+  }
+
+  render({ children }, { error }) {
+    if (!error) return children;
+    return html`
+      <${Page} title="This page failed">
+        <${ErrorBox} error=${error} retry=${() => this.setState({ error: null })} />
+        <p><a href="#/">Go to the overview</a>, or load the page again: a newer version of the server may be the reason.</p><//>`;
   }
 }
 
@@ -85,7 +109,7 @@ function Shell() {
             aria-label=${`Switch to the ${shown === "dark" ? "light" : "dark"} theme`}>${shown === "dark" ? "☀ Light" : "☾ Dark"}</button>
         </div>
       </div>
-      <main id="main" ref=${main} tabindex="-1"><${Current} parts=${parts} query=${query} /></main>
+      <main id="main" ref=${main} tabindex="-1"><${Boundary} key=${place}><${Current} parts=${parts} query=${query} /><//></main>
     </div>`;
 }
 

@@ -563,7 +563,10 @@ def _dashboard_routes() -> list[Route]:
             "GET", f"{_DASHBOARD}/queues", dashboard.queues,
             access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dashboard",
             summary="The 2,000 queues with the most unread messages",
-            query=(Query("queue", "the name of the queue"), search),
+            query=(
+                Query("queue", "the name of the queue"),
+                Query("search", "a part of its name, namespace or task"),
+            ),
             answers={200: answer.QueueRows},
         ),
         Route(

@@ -418,7 +418,10 @@ async def test_the_keyboard_reaches_everything(server: ClusterProcess, client: C
         await expect(page.get_by_role("heading", level=1)).to_be_focused()
         await page.get_by_role("tab", name="Partitions").focus()
         await page.keyboard.press("ArrowRight")
-        await expect(page.get_by_role("tab", name="Groups")).to_be_focused()
+        tab, panel = page.get_by_role("tab", name="Groups"), page.get_by_role("tabpanel")
+        await expect(tab).to_be_focused()
+        await expect(panel).to_have_accessible_name("Groups")
+        assert await tab.get_attribute("aria-controls") == await panel.get_attribute("id")
         await expect(page.get_by_text("Nobody reads this queue")).to_be_visible()
 
 
@@ -453,6 +456,69 @@ async def test_it_says_so_when_there_is_no_such_queue(server: ClusterProcess) ->
         await expect(page.get_by_role("alert")).to_contain_text("There is no queue")
         await page.goto("/#/nowhere")
         await expect(page.get_by_text("This address leads nowhere")).to_be_visible()
+
+
+async def test_an_address_that_cannot_be_read_leads_back(server: ClusterProcess) -> None:
+    async with open_page(server.url) as (page, _):
+        await page.goto("/#/queues/100%")
+        await expect(page.get_by_text("This address leads nowhere")).to_be_visible()
+        await page.get_by_role("link", name="Go to the overview").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+
+
+async def test_a_page_that_fails_leaves_the_frame_and_a_way_back(server: ClusterProcess) -> None:
+    async def nonsense(route: Route) -> None:
+        await route.fulfill(json={"files": "nonsense"})
+
+    async with open_page(server.url) as (page, watch):
+        await page.route("**/api/v1/system/migrations", nonsense)
+        await page.goto("/#/system")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("This page failed")
+        assert watch.troubles, "it is told to the console as well"
+        watch.troubles.clear()
+        await page.unroute_all(behavior="ignoreErrors")
+        await button(page, "Try again").click()
+        await expect(page.get_by_role("table", name="Files of the schema")).to_be_visible()
+        await page.route("**/api/v1/system/migrations", nonsense)
+        await page.reload()
+        await page.get_by_role("link", name="Go to the overview").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+        await page.unroute_all(behavior="ignoreErrors")
+        watch.troubles.clear()
+
+
+async def test_who_listens_hears_the_verdict_when_it_changes(data_dir: Path) -> None:
+    counter = """
+        window.heard = [];
+        const status = document.querySelector('main [role=status]');
+        new MutationObserver(() => window.heard.push(status.textContent))
+            .observe(status, {subtree: true, childList: true, characterData: true});
+    """
+    silent_s = 0.0
+
+    async def age_workers(route: Route) -> None:
+        nonlocal silent_s
+        answer = await route.fetch()
+        found = await answer.json()
+        if silent_s:
+            silent_s += 5
+            found["workers"][1]["silentSeconds"] = silent_s
+        await route.fulfill(response=answer, json=found)
+
+    with ClusterProcess(data_dir=data_dir) as cluster:
+        async with open_page(cluster.wait_ready()) as (page, _):
+            await page.route("**/dashboard/workers", age_workers)
+            await page.goto("/")
+            await expect(page.locator("main [role=status]").first).to_have_text("All is well")
+            await page.evaluate(counter)
+            silent_s = 60.0
+            verdict = page.locator(".verdict")
+            await expect(verdict).to_contain_text("no sign of life for 1 min 5 s")
+            await expect(verdict).to_contain_text("no sign of life for 1 min 15 s")
+            heard = await page.evaluate("window.heard")
+            assert heard == ["Worker 1: no sign of life for 1 min 5 s"]
+            await page.unroute_all(behavior="ignoreErrors")
+        assert cluster.stop() == 0
 
 
 async def test_numbers_are_shown_as_they_were_pushed(

@@ -129,6 +129,14 @@ async def test_a_queue_in_figures(client: Client, queue: str) -> None:
     assert {name: row[name] for name in expected} == expected
 
 
+async def test_queues_are_searched_by_name_namespace_and_task(client: Client, queue: str) -> None:
+    await client.configure(queue, namespace=f"{queue}-Shop", task=f"{queue}-Post")
+    await client.configure(f"{queue}-other")
+    for search, count in ((queue.upper(), 2), (f"{queue}-shop", 1), (f"{queue}-POST", 1), ("?", 0)):
+        answer = (await client.get(f"/api/v1/dashboard/queues?search={segment(search)}")).json
+        assert (len(answer["queues"]), answer["total"]) == (count, count), search
+
+
 async def test_partitions_come_by_the_page(client: Client, queue: str) -> None:
     for number in range(12):
         await client.push(queue, list(range(number)) or [0], partition=f"p-{number:02}")

@@ -149,9 +149,14 @@ export function Tabs({ tabs, current, onChange, label }) {
   return html`
     <div class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
       ${tabs.map(([key, text]) => html`
-        <button key=${key} data-tab=${key} role="tab" type="button" aria-selected=${key === current}
-          tabindex=${key === current ? 0 : -1} onClick=${() => onChange(key)}>${text}</button>`)}
+        <button key=${key} id=${`tab-${key}`} data-tab=${key} role="tab" type="button" aria-selected=${key === current}
+          aria-controls=${key === current ? `panel-${key}` : undefined} tabindex=${key === current ? 0 : -1} onClick=${() => onChange(key)}>${text}</button>`)}
     </div>`;
+}
+
+/** What the tab *name* shows. */
+export function TabPanel({ name, children }) {
+  return html`<div role="tabpanel" id=${`panel-${name}`} aria-labelledby=${`tab-${name}`} class="panel">${children}</div>`;
 }
 
 // -- tables --

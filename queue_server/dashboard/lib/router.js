@@ -1,9 +1,17 @@
 // Pages are named by the part of the address behind `#`: #/queues/orders?tab=groups.
 import { Store } from "./view.js";
 
+/** What stands for the parts of an address that cannot be read, such as #/queues/100%. */
+const UNREADABLE = ["unreadable address"];
+
 function read() {
   const [route, query = ""] = location.hash.replace(/^#/, "").split("?");
-  const parts = route.split("/").filter(Boolean).map(decodeURIComponent);
+  let parts = UNREADABLE;
+  try {
+    parts = route.split("/").filter(Boolean).map(decodeURIComponent);
+  } catch (error) {
+    if (!(error instanceof URIError)) throw error;
+  }
   return { parts, query: new URLSearchParams(query) };
 }
 

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "../vendor/htm-preact.module.js";
 
 export {
-  html, render, useEffect, useLayoutEffect, useMemo, useRef, useState,
+  Component, html, render, useEffect, useLayoutEffect, useMemo, useRef, useState,
 } from "../vendor/htm-preact.module.js";
 
 /** A value that several components watch. */

@@ -41,7 +41,7 @@ export function Overview() {
 
   return html`
     <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
-      <${Verdict} ready=${queues.data && (health.data || health.error)} found=${problems({
+      <${Verdict} ready=${Boolean(queues.data && (health.data || health.error))} found=${problems({
         healthError: health.error, queues: queues.data?.queues,
         postgres: postgres.data, workers: workers.data?.workers, maintenance: maintenance.data, failing,
       })} />
@@ -109,17 +109,30 @@ function aboutWorkers({ workers, everywhere }) {
 }
 
 function Verdict({ ready, found }) {
-  if (!ready) return html`<div class="verdict wait" role="status"><span class="sign" aria-hidden="true">…</span><strong>Looking</strong></div>`;
+  // Ages change with every look; who listens hears what is wrong when that changes.
+  const subjects = found.map((one) => `${one.tone} ${one.link.text}`).join("\n");
+  const news = useMemo(() => {
+    if (!ready) return "";
+    if (!found.length) return "All is well";
+    return found.slice(0, SHOWN).map((one) => `${one.link.text}: ${one.why}`).join(". ");
+  }, [ready, subjects]);
+  return html`<p class="sr-only" role="status">${news}</p><${Sign} ready=${ready} found=${found} />`;
+}
+
+const SHOWN = 6;
+
+function Sign({ ready, found }) {
+  if (!ready) return html`<div class="verdict wait"><span class="sign" aria-hidden="true">…</span><strong>Looking</strong></div>`;
   if (!found.length) {
-    return html`<div class="verdict good" role="status"><span class="sign" aria-hidden="true">✓</span>
+    return html`<div class="verdict good"><span class="sign" aria-hidden="true">✓</span>
       <div><strong>Healthy</strong><p>Pushes are stored, and no queue is behind.</p></div></div>`;
   }
   const tone = found.some((one) => one.tone === "bad") ? "bad" : "warn";
   return html`
-    <div class=${`verdict ${tone}`} role="status"><span class="sign" aria-hidden="true">!</span>
+    <div class=${`verdict ${tone}`}><span class="sign" aria-hidden="true">!</span>
       <div><strong>${plural(found.length, "thing needs", "things need")} attention</strong>
-        <ul>${found.slice(0, 6).map((one, index) => html`<li key=${index}><a href=${one.link.href}>${one.link.text}</a>: ${one.why}</li>`)}
-          ${found.length > 6 && html`<li>and ${count(found.length - 6)} more</li>`}</ul></div></div>`;
+        <ul>${found.slice(0, SHOWN).map((one, index) => html`<li key=${index}><a href=${one.link.href}>${one.link.text}</a>: ${one.why}</li>`)}
+          ${found.length > SHOWN && html`<li>and ${count(found.length - SHOWN)} more</li>`}</ul></div></div>`;
 }
 
 function Throughput({ samples }) {

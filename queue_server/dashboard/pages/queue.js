@@ -6,7 +6,7 @@ import { useData, withRates } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
   Action, Ago, Badge, Card, Choice, Dialog, Empty, ErrorBox, Field, Loaded, Page, Pager, Search,
-  Stat, Stats, Table, Tabs, toast,
+  Stat, Stats, Table, TabPanel, Tabs, toast,
 } from "../lib/components.js";
 import { Chart } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
@@ -52,11 +52,13 @@ export function Queue({ name, query }) {
       ${(row || !source.error) && html`
         <${Card}>
           <${Tabs} label="Parts of the queue" tabs=${TABS} current=${tab} onChange=${(key) => requery({ tab: key, offset: "", search: "" })} />
-          ${tab === "partitions" && html`<${Partitions} name=${name} query=${query} />`}
-          ${tab === "groups" && html`<${GroupsOf} name=${name} />`}
-          ${tab === "tail" && html`<${Tail} key=${query.get("partition")} name=${name} partition=${query.get("partition") ?? ""} />`}
-          ${tab === "history" && html`<${History} name=${name} />`}
-          ${tab === "options" && html`<${Options} name=${name} version=${row} />`}
+          <${TabPanel} key=${tab} name=${tab}>
+            ${tab === "partitions" && html`<${Partitions} name=${name} query=${query} />`}
+            ${tab === "groups" && html`<${GroupsOf} name=${name} />`}
+            ${tab === "tail" && html`<${Tail} key=${query.get("partition")} name=${name} partition=${query.get("partition") ?? ""} />`}
+            ${tab === "history" && html`<${History} name=${name} />`}
+            ${tab === "options" && html`<${Options} name=${name} version=${row} />`}
+          <//>
         <//>`}
       ${dialog === "push" && html`<${Push} name=${name} onClose=${close} onDone=${done} />`}
       ${dialog === "configure" && html`<${QueueForm} name=${name} onClose=${close} onDone=${done} />`}

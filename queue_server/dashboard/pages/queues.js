@@ -28,9 +28,9 @@ export function Queues({ query }) {
   const sort = { key: query.get("sort") ?? "depth", down: query.get("order") !== "up" };
   const offset = Number(query.get("offset") ?? 0);
   const source = useData(async (signal) => {
-    const answer = await get("/api/v1/dashboard/queues", {}, signal);
+    const answer = await get("/api/v1/dashboard/queues", { search }, signal);
     return { ...answer, queues: withRates(answer.queues) };
-  }, [], { every: 3000, wanted: (event) => event === "queue.depth" || event === "queue.created" });
+  }, [search], { every: 3000, wanted: (event) => event === "queue.depth" || event === "queue.created" });
   const close = () => setDialog(null);
 
   const columns = [
@@ -61,13 +61,11 @@ export function Queues({ query }) {
         </div>
         <${Loaded} of=${source} lines=${8}>${({ queues, total }) => {
           if (!queues.length) {
-            return html`<${Empty} title="No queue yet">Create one, or push a message: its queue is made with it.<//>`;
+            return search ? html`<${Empty} title="No queue matches">None has “${search}” in its name, namespace or task.<//>`
+              : html`<${Empty} title="No queue yet">Create one, or push a message: its queue is made with it.<//>`;
           }
-          const wanted = search.toLowerCase();
-          const found = queues.filter((row) => `${row.name}\n${row.namespace}\n${row.task}`.toLowerCase().includes(wanted));
-          if (!found.length) return html`<${Empty} title="No queue matches">None has “${search}” in its name, namespace or task.<//>`;
           const value = VALUES[sort.key] ?? VALUES.depth;
-          const sorted = [...found].sort((a, b) => {
+          const sorted = [...queues].sort((a, b) => {
             const [x, y] = [value(a), value(b)];
             return (x < y ? -1 : x > y ? 1 : 0) * (sort.down ? -1 : 1) || (a.name < b.name ? -1 : 1);
           });

@@ -5,7 +5,12 @@ WITH shown AS (
     SELECT q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size
     FROM queen.queues q
     WHERE
-        (%(search)s::text IS NULL OR strpos(lower(q.name), lower(%(search)s::text)) > 0)
+        (
+            %(search)s::text IS NULL
+            OR strpos(
+                lower(concat_ws(chr(10), q.name, q.namespace, q.task)), lower(%(search)s::text)
+            ) > 0
+        )
         AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
 ),
 places AS (
