@@ -35,19 +35,21 @@ PAGES = {
 }
 
 
-async def fill(client: Client) -> None:
+async def fill(
+    client: Client, *, queues: int = QUEUES, partitions: int = PARTITIONS, read_to: int = READ
+) -> None:
     await asyncio.gather(
-        *(client.push(f"queue-{number:03}", [number] * 3) for number in range(QUEUES))
+        *(client.push(f"queue-{number:03}", [number] * 3) for number in range(queues))
     )
-    for start in range(0, PARTITIONS, BATCH):
+    for start in range(0, partitions, BATCH):
         await client.push_items(
             [
                 {"queue": "wide", "partition": f"customer-{number}", "payload": number}
-                for number in range(start, start + BATCH)
+                for number in range(start, min(start + BATCH, partitions))
             ]
         )
     read = 0
-    while read < READ:
+    while read < read_to:
         popped = await client.pop("wide", group="ledger", batch=BATCH, partitions=BATCH)
         await client.complete(popped, group="ledger")
         read += len(popped.messages)

@@ -44,6 +44,11 @@ def stat(page: Page, label: str) -> Locator:
     return labelled.locator(".figure")
 
 
+def option(page: Page, label: str) -> Locator:
+    """What a list of facts says under a name."""
+    return page.locator("dt").get_by_text(label, exact=True).locator("xpath=following::dd[1]")
+
+
 def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name, exact=True)
 
@@ -275,6 +280,44 @@ async def test_dead_letters_are_looked_at_and_moved_back(
     assert [one["number"] for one in (await client.pop(other, autoAck="true")).data] == [0, 2]
 
 
+async def test_dead_letters_are_purged_by_reason_and_all(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("purged")
+    await client.configure(queue, {"retryLimit": 0})
+    await client.push(queue, list(range(6)))
+    for number in range(5):
+        popped = await client.pop(queue, batch=1)
+        error = "the bank is closed" if number else "the card is void"
+        await client.ack(popped.messages[0], "failed", error=error)
+
+    async def left() -> int:
+        return int((await client.get(f"/api/v1/dlq?queue={queue}")).json["total"])
+
+    async with open_page(server.url) as (page, _):
+        await page.goto("/#/dead-letters")
+        await expect(button(page, "Purge all")).to_be_disabled()  # of all queues is too much
+        await page.goto(f"/#/dead-letters?queue={queue}")
+        reasons = page.get_by_role("table", name="Dead letters by reason")
+        await reasons.get_by_role("button", name="the card is void", exact=True).click()
+        for count, remaining in ((1, 4), (4, 0)):
+            await button(page, "Purge all").click()
+            dialog = page.get_by_role("dialog")
+            await expect(dialog).to_contain_text(f"{count} dead letter")
+            confirm = dialog.get_by_role("button", name="Delete them")
+            await dialog.get_by_role("textbox").fill(f"{queue}?")
+            await expect(confirm).to_be_disabled()
+            await dialog.get_by_role("textbox").fill(queue)
+            await confirm.click()
+            await expect(dialog.get_by_role("status")).to_have_text(f"{count} of {count} deleted.")
+            await dialog.get_by_role("button", name="Done").click()
+            assert await left() == remaining
+            await page.goto(f"/#/dead-letters?queue={queue}")
+        await expect(page.get_by_text("No dead letters")).to_be_visible()
+    # What nobody gave up is still there.
+    assert (await client.pop(queue)).data == [5]
+
+
 async def is_told(page: Page, script: str, wanted: str) -> bool:
     return bool(await page.evaluate(script) == wanted)
 
@@ -360,6 +403,146 @@ async def test_a_message_is_found_by_either_id_with_its_trace(
         await button(page, "Retry").click()
         await page.get_by_role("dialog").get_by_role("button", name="Retry").click()
         await expect(page.get_by_text("Moved to the end of its partition")).to_be_visible()
+
+
+async def test_a_message_is_deleted(server: ClusterProcess, client: Client) -> None:
+    queue = unique("delete")
+    pushed = await client.push(queue, ["keep", "drop"], ids=["keep", "drop"])
+    address = f"/api/v1/messages/{pushed[1]['partition_id']}/drop"
+    async with open_page(server.url) as (page, watch):
+        watch.refused_ok = True  # the page may ask for it once more
+        await page.goto(f"/#/messages/{pushed[1]['partition_id']}/drop")
+        await button(page, "Delete").click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("groups that have not read it never will")
+        await dialog.get_by_role("button", name="Cancel").click()
+        assert (await client.get(address)).status == 200
+        await button(page, "Delete").click()
+        await dialog.get_by_role("button", name="Delete").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Messages")
+        table = page.get_by_role("table")
+        await expect(table.get_by_role("link", name="keep", exact=True)).to_be_visible()
+        await expect(table.get_by_role("link", name="drop", exact=True)).to_have_count(0)
+    assert (await client.get(address)).status == 404
+    assert (await client.pop(queue)).ids == ["keep"]
+
+
+async def test_a_queue_is_cleared_and_stays(server: ClusterProcess, client: Client) -> None:
+    queue = unique("clear")
+    await client.configure(queue, {"leaseTime": 17, "retryLimit": 0})
+    await client.push(queue, [1, 2, 3, 4])
+    await client.ack((await client.pop(queue, group="ledger", batch=1)).messages[0],
+                     "failed", group="ledger")  # fmt: skip
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/queues/{queue}")
+        await expect(stat(page, "Unread")).to_have_text("3")
+        await button(page, "Delete messages").click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.locator(".effect")).to_contain_text("1 groups")
+        await expect(dialog.locator(".effect")).to_contain_text("1 dead letters")
+        confirm = dialog.get_by_role("button", name="Delete messages")
+        await expect(confirm).to_be_disabled()
+        await dialog.get_by_role("textbox").fill(queue)
+        await confirm.click()
+        await expect(page.get_by_text(re.compile(r"^Deleted \d messages$"))).to_be_visible()
+        await expect(stat(page, "Unread")).to_have_text("0")
+        await expect(stat(page, "Dead letters")).to_have_text("1")
+        await page.get_by_role("tab", name="Groups").click()
+        await expect(row(page, "ledger")).to_be_visible()
+        await page.get_by_role("tab", name="Options").click()
+        await expect(option(page, "Lease time")).to_have_text("17 s")
+    assert (await client.pop(queue, group="ledger")).status == 204
+    await client.push(queue, [5])
+    assert (await client.pop(queue, group="ledger")).data == [5]
+
+
+async def test_configuring_a_queue_changes_what_was_changed_alone(
+    server: ClusterProcess, client: Client
+) -> None:
+    queue = unique("configure")
+    await client.configure(queue, {"leaseTime": 17, "ttl": 3600}, namespace="shop")
+    async with open_page(server.url) as (page, _):
+        await page.goto(f"/#/queues/{queue}")
+        await button(page, "Configure").click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.get_by_label("Name", exact=False).first).to_be_disabled()
+        await expect(dialog.get_by_label("Lease time (s)")).to_have_value("17")
+        await dialog.get_by_label("Retries", exact=False).fill("-1")
+        await button(page, "Save").click()
+        await expect(dialog).to_be_visible()  # the browser refuses it
+        await dialog.get_by_label("Retries", exact=False).fill("9")
+        await dialog.get_by_label("Time to live (s)").fill("")
+        # Somebody else does so too.
+        await client.configure(queue, {"leaseTime": 23}, namespace="shop")
+        await button(page, "Save").click()
+        await expect(page.get_by_text(f"Changed {queue}")).to_be_visible()
+        await expect(dialog).to_have_count(0)
+        await page.get_by_role("tab", name="Options").click()
+        for label, value in (("Retries", "9"), ("Lease time", "23 s"), ("Time to live", "not set")):
+            await expect(option(page, label)).to_have_text(value)
+    options = (await client.get(f"/api/v1/dashboard/queues/{queue}/options")).json
+    assert (options["retryLimit"], options["leaseTime"], options["ttl"]) == (9, 23, None)
+    assert options["namespace"] == "shop"
+
+
+async def test_what_happened_is_drawn_over_time(conninfo: str, direct_conninfo: str) -> None:
+    """Charts of a queue, of all of them, and of what retention deleted."""
+    env = {
+        "DATABASE_URL": conninfo, "DB_POOL_SIZE": "8", "STATS_INTERVAL_MS": "200",
+        "RETENTION_INTERVAL": "500",
+    }  # fmt: skip
+    with ClusterProcess(env=env) as cluster, psycopg.connect(direct_conninfo) as database:
+        url = cluster.wait_ready()
+        async with Client(url) as client, open_page(url) as (page, _):
+            await page.goto("/#/system")
+            await expect(page.get_by_text("Nothing was deleted")).to_be_visible()
+            await client.configure("orders", {"retentionEnabled": True, "retentionSeconds": 1})
+            await client.configure("kept")
+            await page.goto("/#/queues/kept?tab=history")
+            await expect(page.get_by_text("No history yet")).to_be_visible()
+            await client.push("orders", list(range(30)))
+            await client.push("kept", [1, 2, 3])
+
+            async def is_booked() -> bool:
+                found = database.execute(
+                    "SELECT depth FROM queen.queue_minutes WHERE queue = 'kept'"
+                    " AND push_messages = 3 AND depth IS NOT NULL"
+                ).fetchone()
+                database.rollback()
+                return found is not None
+
+            await eventually(is_booked, deadline=30)
+            # The same happened before, and hours ago.
+            for table in ("queue_minutes", "worker_minutes"):
+                database.execute(
+                    f"INSERT INTO queen.{table} SELECT (jsonb_populate_record(m,"
+                    f" jsonb_build_object('minute', m.minute - make_interval(mins => n)))).*"
+                    f" FROM queen.{table} m, unnest(ARRAY[7, 180]) n"
+                )
+            database.commit()
+            await page.reload()
+            for label, shown in (
+                ("Throughput", r"In \d"),
+                ("Unread", "Unread 3"),
+                ("Oldest unread", r"Oldest unread \d.* m?s"),
+            ):
+                chart = page.get_by_role("group", name=label, exact=True)
+                await expect(chart.locator("canvas")).to_be_visible()
+                await expect(chart).to_contain_text(re.compile(shown))
+            await page.get_by_label("Range").select_option("Last day")
+            await expect(page.get_by_role("group", name="Unread", exact=True)).to_contain_text("3")
+            await page.goto("/#/")
+            await page.get_by_label("Range").select_option("Last hour")
+            await expect(
+                page.get_by_role("group", name="Throughput", exact=True).locator("canvas")
+            ).to_be_visible()
+            await page.goto("/#/system")
+            deleted = page.get_by_role("group", name="Messages deleted by retention")
+            await expect(deleted.locator("canvas")).to_be_visible(timeout=40_000)
+            await expect(deleted).to_contain_text("By age")
+            totals = (await client.get("/api/v1/analytics/retention")).json["totals"]
+            assert totals["retentionMsgs"] == 30
+        assert cluster.stop() == 0
 
 
 async def test_markup_in_names_and_payloads_stays_text(
