@@ -1,4 +1,4 @@
-"""Figures over all partitions, computed once for everybody who asks at about the same time.
+"""Figures over many partitions, computed once for everybody who asks at about the same time.
 
 They are read from a row of each partition and cursor, or of each dead letter. With few of them that
 takes some milliseconds and is done for each who asks. With many it takes a second; then what was
@@ -9,24 +9,17 @@ nobody waits and all looks together take a small part of one connection's time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from queue_server.domain.errors import QueueServerError
-from queue_server.storage import dashboard, statistics
+from queue_server.storage import dashboard, figures, statistics
 from queue_server.storage.dashboard import ErrorRow
-from queue_server.storage.statistics import (
-    NOTHING,
-    Counts,
-    GroupStatistics,
-    QueueStatistics,
-    Spread,
-)
+from queue_server.storage.figures import Figures
+from queue_server.storage.statistics import GroupStatistics, Overview
 from queue_server.storage.transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -39,10 +32,19 @@ _SHARE = 0.05
 _QUICK_S = 0.2
 # What is older than this is not told any more: who asks waits.
 _AGE_MAX_S = 120.0
+# Kinds of looks of which the last one is kept, beside those that everybody asks for.
+_KEPT_MAX = 32
+
+# Scrapes come four times a minute or more rarely.
+_METRICS_INTERVAL_S = 5.0
+# A scrape commonly waits ten seconds.
+_METRICS_PATIENCE_S = 3.0
+# Figures that are older than this are no longer told to metrics.
+_METRICS_AGE_MAX_S = 300.0
 
 
 class Snapshot(msgspec.Struct, Generic[T], frozen=True):
-    """What a look found; `taken_at` is by time.monotonic(), before the look."""
+    """What a look found; `taken_at` is by CLOCK_MONOTONIC, before the look."""
 
     value: T
     taken_at: float
@@ -50,7 +52,12 @@ class Snapshot(msgspec.Struct, Generic[T], frozen=True):
 
     @property
     def age_s(self) -> float:
-        return time.monotonic() - self.taken_at
+        return monotonic() - self.taken_at
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is told again, because another look would cost too much."""
+        return self.cost_s >= _QUICK_S and self.age_s < _AGE_MAX_S
 
 
 class Snapshots(Generic[T]):
@@ -58,89 +65,87 @@ class Snapshots(Generic[T]):
 
     def __init__(self, look: Callable[[], Awaitable[T]]) -> None:
         self._look = look
-        self._last: Snapshot[T] | None = None
-        self._looking = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Snapshot[T]] | None = None
+        self._began_at = float("-inf")
+        # When another look may begin without anybody's waiting for it.
+        self._due_at = float("-inf")
+        self.last: Snapshot[T] | None = None
 
     @property
     def is_looking(self) -> bool:
-        return self._looking.locked()
+        return self._task is not None
 
     async def current(self) -> Snapshot[T]:
-        """One that is as new as its cost allows. Errors: `Unavailable`."""
-        last = self._last
-        if last is not None and last.cost_s >= _QUICK_S and last.age_s < _AGE_MAX_S:
-            # Long before it is too old, however slow a look is: else who asks would wait for it.
-            due_s = min(last.cost_s / _SHARE, _AGE_MAX_S / 2)
-            if last.age_s > due_s and self._task is None:
-                self._task = asyncio.create_task(self._renew(), name="snapshot")
-            return last
-        asked_at = time.monotonic()
-        async with self._looking:
-            # Somebody who asked later, but came first, has looked for both.
-            if self._last is not None and self._last.taken_at >= asked_at:
-                return self._last
-            return await self._take()
+        """One that is as new as its cost allows. Errors: those of the look, as `Unavailable`."""
+        if self.last is None or not self.last.is_kept:
+            return await self.refresh()
+        if self._task is None and monotonic() >= self._due_at:
+            self._begin().add_done_callback(_log_failure)
+        return self.last
 
     async def refresh(self) -> Snapshot[T]:
-        """A new one. Errors: `Unavailable`."""
-        async with self._looking:
-            return await self._take()
+        """One that began after now. Errors: those of the look, as `Unavailable`."""
+        asked_at = monotonic()
+        while True:
+            look = self._task or self._begin()
+            # Who asked first may leave while others wait for the same answer.
+            if self._began_at >= asked_at:
+                return await asyncio.shield(look)
+            await asyncio.wait({look})
+
+    async def newest(self, interval_s: float, patience_s: float) -> Snapshot[T] | None:
+        """The newest that is to be had within *patience_s*; an old one is better than none.
+
+        For those who ask for ever: a look begins *interval_s* after the last one or later, and as
+        rarely as its cost demands, also while looks fail.
+        """
+        if self._task is None and monotonic() >= max(self._due_at, self._began_at + interval_s):
+            self._begin().add_done_callback(_log_failure)
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=patience_s)
+        return self.last
 
     async def close(self) -> None:
-        """End a look that goes on in the background."""
+        """End a look that goes on."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
-    async def _renew(self) -> None:
-        try:
-            await self.refresh()
-        except QueueServerError as exc:
-            logger.warning("the figures are not renewed", extra={"error": exc.message})
-        finally:
-            self._task = None
+    def _begin(self) -> asyncio.Task[Snapshot[T]]:
+        self._began_at = monotonic()
+        self._task = asyncio.create_task(self._take(), name="snapshot")
+        # Before those who wait go on.
+        self._task.add_done_callback(self._end)
+        return self._task
+
+    def _end(self, look: asyncio.Task[Snapshot[T]]) -> None:
+        self._task = None
+        if not look.cancelled():
+            look.exception()  # whoever waits hears of it; if nobody does, that is no error
 
     async def _take(self) -> Snapshot[T]:
-        begin = time.monotonic()
-        value = await self._look()
-        self._last = Snapshot(value, begin, time.monotonic() - begin)
-        return self._last
+        begin = self._began_at
+        try:
+            value = await self._look()
+        finally:
+            cost_s = monotonic() - begin
+            # Long before it is too old, however slow a look is: else who asks would wait for it.
+            self._due_at = begin + min(cost_s / _SHARE, _AGE_MAX_S / 2)
+        self.last = Snapshot(value, begin, cost_s)
+        return self.last
 
 
-class Overview(msgspec.Struct, frozen=True):
-    """What lies in the queues."""
-
-    queues: list[QueueStatistics]  # newest first
-    lag_seconds: Spread
-    lag_offsets: Spread
-
-    @property
-    def counts(self) -> Counts:
-        return sum((queue.counts for queue in self.queues), NOTHING)
-
-    @property
-    def partition_count(self) -> int:
-        return sum(queue.partition_count for queue in self.queues)
-
-    @property
-    def namespaces(self) -> set[str]:
-        return {queue.namespace for queue in self.queues if queue.namespace}
-
-    @property
-    def tasks(self) -> set[str]:
-        return {queue.task for queue in self.queues if queue.task}
+def _log_failure(look: asyncio.Task[Snapshot[T]]) -> None:
+    if not look.cancelled() and (exc := look.exception()) is not None:
+        logger.warning("the figures are not renewed", extra={"error": str(exc)})
 
 
 class Looks:
-    """The looks that dashboards share."""
+    """The looks that callers share; *series_max* queues and groups have series of their own."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, series_max: int) -> None:
         async def look_at_queues() -> Overview:
-            queues = await statistics.all_queues(transactions)
-            seconds, offsets = await statistics.lags(transactions)
-            return Overview(queues, seconds, offsets)
+            return await statistics.overview(transactions)
 
         async def look_at_groups() -> list[GroupStatistics]:
             return await statistics.groups(transactions)
@@ -148,11 +153,49 @@ class Looks:
         async def look_at_errors() -> list[ErrorRow]:
             return await dashboard.dead_letter_errors(transactions)
 
+        async def look_for_metrics() -> Figures:
+            overview = await self.overview.current()
+            groups = await self.groups.current()
+            return await figures.read(
+                transactions,
+                overview.value.queues,
+                groups.value,
+                series_max,
+                min(overview.taken_at, groups.taken_at),
+            )
+
         self.overview = Snapshots(look_at_queues)
         self.groups = Snapshots(look_at_groups)
         self.errors = Snapshots(look_at_errors)
+        self._metrics = Snapshots(look_for_metrics)
+        self._others: dict[Hashable, Snapshots[Any]] = {}
+
+    async def metrics(self) -> Figures | None:
+        """The newest figures that are to be had soon; None when there are none."""
+        found = await self._metrics.newest(_METRICS_INTERVAL_S, _METRICS_PATIENCE_S)
+        if found is None or monotonic() - found.value.taken_at > _METRICS_AGE_MAX_S:
+            return None
+        return found.value
+
+    async def share(self, key: Hashable, look: Callable[[], Awaitable[T]]) -> Snapshot[T]:
+        """What *look* finds, for all who ask for the same *key*. Errors: those of *look*."""
+        # The one that was asked for last comes last.
+        snapshots = self._others[key] = self._others.pop(key, Snapshots(look))
+        try:
+            found: Snapshot[T] = await snapshots.current()
+            return found
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Keep the few that were slow and asked for last."""
+        idle = [key for key, one in self._others.items() if not one.is_looking]
+        slow = [key for key in idle if (last := self._others[key].last) and last.is_kept]
+        for key in {*idle} - {*slow[-_KEPT_MAX:]}:
+            del self._others[key]
 
     async def close(self) -> None:
-        await self.overview.close()
-        await self.groups.close()
-        await self.errors.close()
+        """End the looks that go on."""
+        all_: list[Snapshots[Any]] = [self._metrics, self.overview, self.groups, self.errors]
+        for snapshots in [*all_, *self._others.values()]:
+            await snapshots.close()

@@ -54,7 +54,6 @@ from queue_server.services.background import Background
 from queue_server.services.series import Series
 from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
 from queue_server.storage import queues
-from queue_server.storage.figures import FiguresCache
 from queue_server.storage.pool import open_pool
 from queue_server.storage.readiness import Readiness
 from queue_server.storage.series import Address
@@ -266,7 +265,7 @@ class QueueServer:
         administration = Administration(transactions, directory, self._rooms, pusher, keyring)
         throughput = Throughput(context.counters)
         address = Address(socket.gethostname(), context.listener.getsockname()[1], context.index)
-        looks = Looks(transactions)
+        looks = Looks(transactions, settings.metrics_queues_max)
         self._live_events = Live(
             transactions,
             looks,
@@ -307,7 +306,6 @@ class QueueServer:
             row=row,
             administration=administration,
             readiness=Readiness(transactions, context.index),
-            figures=FiguresCache(transactions, settings.metrics_queues_max),
             parked_pops=parked_pops,
             sampler=self._sampler,
             tracing=self._tracing,
@@ -379,7 +377,6 @@ class QueueServer:
         await self._popper.finish()
         await self._series.stop()
         await self._state.looks.close()
-        await self._state.figures.close()
         for task in (self._watch, self._maintaining, self._sampling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

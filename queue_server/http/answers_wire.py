@@ -343,6 +343,7 @@ class Overview(TypedDict):
     namespaces: int
     tasks: int
     messages: Six
+    depth: int
     lag: Lags
     throughput: Throughput
     timestamp: Time
@@ -385,6 +386,7 @@ class QueueEntry(TypedDict):
     createdAt: Time
     partitions: int
     messages: Six
+    depth: int
 
 
 class Queues(TypedDict):

@@ -21,7 +21,6 @@ from queue_server.observability.counters import Counters, Row
 from queue_server.observability.sampling import Sampler
 from queue_server.observability.tracing import Tracing
 from queue_server.settings import Settings
-from queue_server.storage.figures import FiguresCache
 from queue_server.storage.readiness import Readiness
 from queue_server.storage.series import Address
 from queue_server.storage.transactions import Transactions
@@ -44,7 +43,6 @@ class State:
         row: Row,
         administration: Administration,
         readiness: Readiness,
-        figures: FiguresCache,
         parked_pops: ParkedPops,
         sampler: Sampler,
         tracing: Tracing | None,
@@ -66,7 +64,6 @@ class State:
         self.row = row
         self.administration = administration
         self.readiness = readiness
-        self.figures = figures
         self.sampler = sampler
         self.tracing = tracing
         self.throughput = throughput

@@ -10,9 +10,9 @@ import msgspec
 from queue_server.domain.names import ConsumerGroup, PartitionId
 from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
+from queue_server.storage.statistics import QueueStatistics
 from queue_server.storage.transactions import Transactions
 
-_QUEUES_MAX = 2000
 ERRORS_MAX = 200
 
 
@@ -27,7 +27,7 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
     max_size: int
     partitions: int
     total: int
-    depth: int  # what the slowest group has not committed
+    depth: int  # what the slowest consumer has not committed
     processing: int
     dead_letters: int
     pushed: int
@@ -36,6 +36,28 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
     consumed_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
     groups: int
+
+    @classmethod
+    def of(cls, queue: QueueStatistics) -> QueueRow:
+        return cls(
+            name=queue.name,
+            namespace=queue.namespace,
+            task=queue.task,
+            priority=queue.priority,
+            created_at=queue.created_at,
+            max_size=queue.max_size,
+            partitions=queue.partition_count,
+            total=queue.counts.total,
+            depth=queue.depth,
+            processing=queue.counts.processing,
+            dead_letters=queue.counts.dead,
+            pushed=queue.pushed,
+            consumed=queue.consumed,
+            last_push_at=queue.pushed_at,
+            consumed_at=queue.consumed_at,
+            oldest_unread_at=queue.oldest_at,
+            groups=queue.group_count,
+        )
 
 
 class PartitionRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -120,17 +142,6 @@ class SchemaFile(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     checksum: str
     applied_at: datetime.datetime
-
-
-async def queues(
-    transactions: Transactions, queue: str | None, search: str | None
-) -> tuple[list[QueueRow], int]:
-    """The queues with the most unread messages first, 2,000 at most; and how many match."""
-    rows = await transactions.call(
-        STATEMENTS["dashboard_queues"],
-        {"shard": SHARD, "queue": queue, "search": search, "limit": _QUEUES_MAX},
-    )
-    return [QueueRow(*row[:-1]) for row in rows], rows[0][-1] if rows else 0
 
 
 async def partitions(

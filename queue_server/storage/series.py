@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from queue_server.storage.messages import SHARD
+from queue_server.storage import statistics
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.statistics import QueueFilter
 from queue_server.storage.transactions import Connection, Transactions
@@ -188,7 +188,7 @@ class ReplicaPoint(msgspec.Struct, frozen=True):
 class QueuePoint(msgspec.Struct, frozen=True):
     """A queue in one bucket, of which `seconds` have passed.
 
-    `depth` and `oldest_s` are those of its slowest readers; None, as the number of partitions,
+    `depth` and `oldest_s` are those of its slowest consumers; None, as the number of partitions,
     where nobody looked.
     """
 
@@ -288,17 +288,17 @@ _QUEUE_COLUMNS = QueuePoint.__struct_fields__[3:15]
 
 async def book_depths(transactions: Transactions) -> int:
     """Note for the current minute how many messages lie in each queue; in how many any do."""
-    rows = await transactions.call(
-        STATEMENTS["queue_figures"], {"shard": SHARD, "own_max": _DEPTHS_MAX}
-    )
-    figures = sorted(row for row in rows if row[0] is not None)
+    found = (await statistics.overview(transactions)).queues
+    # The oldest ones, always the same.
+    noted = sorted(found, key=lambda queue: (queue.created_at, queue.name))[:_DEPTHS_MAX]
+    noted.sort(key=lambda queue: queue.name)
     booked = await transactions.call(
         STATEMENTS["book_depths"],
         {
-            "queue": [row[0] for row in figures],
-            "partition_count": [row[2] for row in figures],
-            "depth": [row[4] for row in figures],
-            "oldest_s": [row[7] for row in figures],
+            "queue": [queue.name for queue in noted],
+            "partition_count": [queue.partition_count for queue in noted],
+            "depth": [queue.depth for queue in noted],
+            "oldest_s": [queue.oldest_s for queue in noted],
         },
     )
     return len(booked)

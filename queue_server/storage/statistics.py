@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from psycopg.rows import TupleRow
 
 from queue_server.domain.names import PartitionId
 from queue_server.domain.options import QueueOptions
@@ -61,7 +62,11 @@ NOTHING = Counts(0, 0, 0, 0)
 
 
 class QueueStatistics(msgspec.Struct, frozen=True):
-    """A queue and what lies in it."""
+    """A queue and what lies in it. `pushed` and `consumed` only rise.
+
+    `oldest_at` is when the oldest message was stored that the slowest consumer has not committed,
+    and `oldest_s` how long ago; None and 0 also where ages were not asked for.
+    """
 
     id: str
     name: str
@@ -69,9 +74,17 @@ class QueueStatistics(msgspec.Struct, frozen=True):
     task: str
     priority: int
     created_at: datetime.datetime
+    max_size: int
+    group_count: int  # with a name
     partition_count: int
     counts: Counts
+    depth: int  # what the slowest consumer of each partition has not committed
+    pushed: int
     consumed: int
+    pushed_at: datetime.datetime | None
+    consumed_at: datetime.datetime | None
+    oldest_at: datetime.datetime | None
+    oldest_s: float
 
 
 class PartitionStatistics(msgspec.Struct, frozen=True):
@@ -89,7 +102,7 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
 
 
 class Depth(msgspec.Struct, frozen=True):
-    """What a reader of a partition has not committed; `processing` of these are leased."""
+    """What a consumer of a partition has not committed; `processing` of these are leased."""
 
     partition: str
     pending: int
@@ -97,7 +110,7 @@ class Depth(msgspec.Struct, frozen=True):
 
 
 class DeepPartition(msgspec.Struct, frozen=True):
-    """A partition whose slowest reader is behind."""
+    """A partition whose slowest consumer is behind."""
 
     id: PartitionId
     name: str
@@ -129,6 +142,34 @@ class Spread(msgspec.Struct, frozen=True):
     median: float
     min: float
     max: float
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """What lies in all queues, and how far the slowest consumers of their partitions are behind."""
+
+    queues: list[QueueStatistics]  # newest first
+    lag_seconds: Spread
+    lag_offsets: Spread
+
+    @property
+    def counts(self) -> Counts:
+        return sum((queue.counts for queue in self.queues), NOTHING)
+
+    @property
+    def depth(self) -> int:
+        return sum(queue.depth for queue in self.queues)
+
+    @property
+    def partition_count(self) -> int:
+        return sum(queue.partition_count for queue in self.queues)
+
+    @property
+    def namespaces(self) -> set[str]:
+        return {queue.namespace for queue in self.queues if queue.namespace}
+
+    @property
+    def tasks(self) -> set[str]:
+        return {queue.task for queue in self.queues if queue.task}
 
 
 class LeaseStatistics(msgspec.Struct, frozen=True):
@@ -245,13 +286,36 @@ class PostgresStatistics(msgspec.Struct, frozen=True):
 
 
 async def queues(
-    transactions: Transactions, filter_: QueueFilter, limit: int, offset: int
+    transactions: Transactions,
+    filter_: QueueFilter,
+    limit: int,
+    offset: int,
+    *,
+    with_ages: bool = False,
 ) -> list[QueueStatistics]:
     """A page of queues, newest first."""
-    rows = await transactions.call(
-        STATEMENTS["queue_statistics"], filter_.parameters() | {"limit": limit, "offset": offset}
+    rows = await _queue_rows(transactions, filter_, limit, offset, with_ages=with_ages)
+    return [_queue(row) for row in rows]
+
+
+async def overview(transactions: Transactions) -> Overview:
+    """All queues, with ages."""
+    rows = await _queue_rows(transactions, QueueFilter(), _QUEUES_MAX, 0, with_ages=True)
+    lags = rows[0][-8:] if rows else (0.0,) * 8
+    return Overview([_queue(row) for row in rows], Spread(*lags[:4]), Spread(*lags[4:]))
+
+
+async def _queue_rows(
+    transactions: Transactions, filter_: QueueFilter, limit: int, offset: int, *, with_ages: bool
+) -> list[TupleRow]:
+    return await transactions.call(
+        STATEMENTS["queue_statistics"],
+        filter_.parameters() | {"limit": limit, "offset": offset, "with_ages": with_ages},
     )
-    return [QueueStatistics(*(str(row[0]), *row[1:7], Counts(*row[7:11]), row[11])) for row in rows]
+
+
+def _queue(row: TupleRow) -> QueueStatistics:
+    return QueueStatistics(*(str(row[0]), *row[1:9], Counts(*row[9:13]), *row[13:20]))
 
 
 async def partitions(transactions: Transactions, queue_id: str) -> list[PartitionStatistics]:
@@ -280,7 +344,10 @@ async def options(transactions: Transactions, queue_id: str) -> QueueOptions:
 
 
 async def queue_depth(transactions: Transactions, queue_id: str) -> list[Depth]:
-    """What the slowest reader of each partition has not committed, by partition name."""
+    """What the slowest named group of each partition has not committed, by partition name.
+
+    Queue mode counts where no named group has a place (source: wire-api 5.1).
+    """
     rows = await transactions.call(
         STATEMENTS["queue_depth"], {"shard": SHARD, "queue_id": queue_id}
     )
@@ -314,7 +381,7 @@ async def group_depth(
 async def deepest_partitions(
     transactions: Transactions, queue: str | None, depth_min: int, limit: int
 ) -> list[DeepPartition]:
-    """The partitions whose slowest readers have the most before them."""
+    """The partitions whose slowest consumers have the most before them."""
     rows = await transactions.call(
         STATEMENTS["deepest_partitions"],
         {"shard": SHARD, "queue": queue, "depth_min": depth_min, "limit": limit},
@@ -330,12 +397,6 @@ async def namespaces(transactions: Transactions) -> list[LabelStatistics]:
 async def tasks(transactions: Transactions) -> list[LabelStatistics]:
     rows = await transactions.call(STATEMENTS["task_statistics"], {"shard": SHARD})
     return [LabelStatistics(*row) for row in rows]
-
-
-async def lags(transactions: Transactions) -> tuple[Spread, Spread]:
-    """How far readers are behind, over all partitions: in seconds and in messages."""
-    rows = await transactions.call(STATEMENTS["lag_statistics"], {"shard": SHARD})
-    return Spread(*rows[0][:4]), Spread(*rows[0][4:])
 
 
 async def leases(

@@ -299,6 +299,24 @@ async def test_depth_of_a_group_and_of_the_slowest(client: Client, queue: str) -
     assert len((await get(client, target))["partitions"]) == 1
 
 
+async def test_a_consumer_without_a_group_that_has_stopped_shows_beside_a_group(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, list(range(10)))
+    await client.pop(queue, batch=1, autoAck="true")
+    await client.pop(queue, group="g", batch=10, autoAck="true")
+    # The protocol has this route leave queue mode out where there are named groups.
+    assert (await depth(client, queue))["pending"] == 0
+    body = await get(client, f"/api/v1/resources/partitions?queue={segment(queue)}&minDepth=1")
+    assert [one["depth"] for one in body["partitions"]] == [9]
+    assert body["partitions"][0]["lagSeconds"] >= 0
+    (entry,) = (await get(client, f"/api/v1/resources/queues?queue={segment(queue)}"))["queues"]
+    assert (entry["depth"], entry["messages"]["pending"]) == (9, 9)
+    (row,) = (await get(client, f"/api/v1/dashboard/queues?queue={segment(queue)}"))["queues"]
+    assert row["depth"] == 9
+    assert row["oldestUnreadAt"] == row["lastPushAt"]
+
+
 async def test_depth_of_a_conflating_group(client: Client, queue: str) -> None:
     await client.push(queue, list(range(9)), partition="a")
     await client.push(queue, [1], partition="b")

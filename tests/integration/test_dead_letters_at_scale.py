@@ -18,7 +18,7 @@ from queue_server.domain.encryption import Keyring
 from queue_server.domain.names import QueueName
 from queue_server.storage import dashboard, dead_letters, statistics, stored_messages
 from queue_server.storage.dead_letters import DeadLetterFilter
-from queue_server.storage.figures import Figures, FiguresCache
+from queue_server.storage.figures import Figures
 from queue_server.storage.pool import open_pool
 from queue_server.storage.queues import ensure_queue
 from queue_server.storage.stored_messages import MessageFilter
@@ -118,11 +118,14 @@ class Reader:
 
 
 async def look_at_figures(transactions: Transactions) -> Figures | None:
-    return await FiguresCache(transactions, 10).current()
+    looks = Looks(transactions, 10)
+    figures = await looks.metrics()
+    await looks.close()
+    return figures
 
 
 async def look_at_errors(transactions: Transactions) -> list[dashboard.ErrorRow]:
-    looks = Looks(transactions)
+    looks = Looks(transactions, 10)
     first = await looks.errors.current()
     told = await asyncio.gather(*(looks.errors.current() for _ in range(TIMES)))
     assert {one.taken_at for one in told} == {first.taken_at}
@@ -143,8 +146,8 @@ async def test_looks_read_few_of_many_dead_letters(
     assert (await reader.few(statistics.all_queues))[1].counts.dead == LETTERS
     places = await reader.few(statistics.partitions, queue_id)
     assert {place.counts.dead for place in places} == {LETTERS // PARTITIONS}
-    rows, _ = await reader.few(dashboard.queues, None, None)
-    assert {row.name: row.dead_letters for row in rows} == {"q": LETTERS, "other": 0}
+    queues = (await reader.few(statistics.overview)).queues
+    assert {queue.name: queue.counts.dead for queue in queues} == {"q": LETTERS, "other": 0}
     figures = await reader.few(look_at_figures)
     assert figures is not None
     assert {one.name: one.dead_letter_count for one in figures.queues} == {

@@ -1,7 +1,8 @@
 """What the dashboard asks beyond the protocol: who asks, pages of long lists, previews, settings.
 
 The cost of each: a row for each partition of the queue that it is about, or of all queues for the
-list of queues. The dashboard waits the longer between two requests the longer one took.
+list of queues. Who asks for the same shares a look that took long (broker/snapshot.py), and the
+dashboard waits the longer between two requests the longer one took.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from queue_server.observability.counters import Counter, Life, Row
 from queue_server.settings import SECRETS, Option, Settings
 from queue_server.storage import dashboard, groups, series, statistics
 from queue_server.storage import queues as stored_queues
-from queue_server.storage.dashboard import SeekPreview
+from queue_server.storage.dashboard import QueueRow, SeekPreview
 from queue_server.storage.series import Address, LastBooking
+from queue_server.storage.statistics import QueueFilter, QueueStatistics
 
 _PAGE = 50
+_QUEUES_MAX = 2000
 
 
 async def identity(request: web.Request) -> web.Response:
@@ -150,14 +153,32 @@ def _worker_elsewhere(one: LastBooking) -> dict[str, Any]:
 
 async def queues(request: web.Request) -> web.Response:
     """The queues that the caller may look into, those with the most unread messages first."""
-    found, total = await dashboard.queues(
-        request.app[STATE].transactions, _text(request, "queue"), _text(request, "search")
-    )
+    state = request.app[STATE]
+    queue, search = _text(request, "queue"), _text(request, "search")
+    if queue is None:
+        found = (await state.looks.overview.current()).value.queues
+    else:
+        filter_ = QueueFilter(queue=queue)
+        look = await state.looks.share(
+            ("queue", queue),
+            lambda: statistics.queues(state.transactions, filter_, 1, 0, with_ages=True),
+        )
+        found = look.value
     grants = grants_of(request)
-    if grants is not None:
-        found = [row for row in found if grants.allow(Use.LOOK, row.name)]
-        total = len(found)
-    return json_answer({"queues": found, "total": total})
+    shown = [
+        one
+        for one in found
+        if (search is None or _matches(one, search.lower()))
+        and (grants is None or grants.allow(Use.LOOK, one.name))
+    ]
+    shown.sort(key=lambda one: (-one.depth, one.name))
+    return json_answer(
+        {"queues": [QueueRow.of(one) for one in shown[:_QUEUES_MAX]], "total": len(shown)}
+    )
+
+
+def _matches(queue: QueueStatistics, search: str) -> bool:
+    return any(search in text.lower() for text in (queue.name, queue.namespace, queue.task))
 
 
 async def queue_options(request: web.Request) -> web.Response:
@@ -175,35 +196,42 @@ async def queue_options(request: web.Request) -> web.Response:
 
 
 async def partitions(request: web.Request) -> web.Response:
+    state = request.app[STATE]
     limit, offset = page_of(request, _PAGE)
-    found, total = await dashboard.partitions(
-        request.app[STATE].transactions,
-        await _queue_id(request),
-        _text(request, "search"),
-        by_name=request.query.get("sort") == "name",
-        limit=limit,
-        offset=offset,
+    queue_id, search = await _queue_id(request), _text(request, "search")
+    by_name = request.query.get("sort") == "name"
+    look = await state.looks.share(
+        ("partitions of a queue", queue_id, search, by_name, limit, offset),
+        lambda: dashboard.partitions(
+            state.transactions, queue_id, search, by_name=by_name, limit=limit, offset=offset
+        ),
     )
+    found, total = look.value
     return json_answer({"partitions": found, "total": total})
 
 
 async def queue_groups(request: web.Request) -> web.Response:
-    found = await dashboard.groups(request.app[STATE].transactions, await _queue_id(request))
-    return json_answer({"groups": found})
+    state = request.app[STATE]
+    queue_id = await _queue_id(request)
+    look = await state.looks.share(
+        ("groups of a queue", queue_id), lambda: dashboard.groups(state.transactions, queue_id)
+    )
+    return json_answer({"groups": look.value})
 
 
 async def group_partitions(request: web.Request) -> web.Response:
     group = ConsumerGroup(request.match_info["group"])
     check_names("", group, "consumer group")
+    state = request.app[STATE]
     limit, offset = page_of(request, _PAGE)
-    found, total = await dashboard.group_partitions(
-        request.app[STATE].transactions,
-        await _queue_id(request),
-        group,
-        _text(request, "search"),
-        limit=limit,
-        offset=offset,
+    queue_id, search = await _queue_id(request), _text(request, "search")
+    look = await state.looks.share(
+        ("partitions of a group", queue_id, group, search, limit, offset),
+        lambda: dashboard.group_partitions(
+            state.transactions, queue_id, group, search, limit=limit, offset=offset
+        ),
     )
+    found, total = look.value
     return json_answer({"partitions": found, "total": total})
 
 

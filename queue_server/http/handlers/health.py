@@ -151,7 +151,7 @@ async def prometheus(request: web.Request) -> web.Response:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PROBE_PATIENCE_S):
             database_up = await state.readiness.reason() is None
-    figures = await state.figures.current() if database_up else None
+    figures = await state.looks.metrics() if database_up else None
     body = exposition.render(
         state.counters,
         figures,

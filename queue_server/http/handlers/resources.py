@@ -58,6 +58,7 @@ def queue_entry(queue: QueueStatistics) -> dict[str, Any]:
         "createdAt": wire_time(queue.created_at),
         "partitions": queue.partition_count,
         "messages": six(queue.counts),
+        "depth": queue.depth,
     }
 
 
@@ -73,11 +74,18 @@ async def find_queue(request: web.Request) -> QueueStatistics:
     return found[0]
 
 
-async def queues(request: web.Request) -> web.Response:
-    limit, offset = page_of(request, _QUEUES_LIMIT)
-    found = await statistics.queues(
-        request.app[STATE].transactions, queue_filter(request), limit, offset
+async def page_of_queues(request: web.Request, limit: int, offset: int) -> list[QueueStatistics]:
+    """The queues that the request asks for, newest first."""
+    state, filter_ = request.app[STATE], queue_filter(request)
+    found = await state.looks.share(
+        ("queues", filter_, limit, offset),
+        lambda: statistics.queues(state.transactions, filter_, limit, offset),
     )
+    return found.value
+
+
+async def queues(request: web.Request) -> web.Response:
+    found = await page_of_queues(request, *page_of(request, _QUEUES_LIMIT))
     return json_answer({"queues": [queue_entry(queue) for queue in found]})
 
 
@@ -112,7 +120,7 @@ async def queue(request: web.Request) -> web.Response:
 
 
 async def depth(request: web.Request) -> web.Response:
-    """What is to be read: by one group, or by the slowest reader of each partition."""
+    """What is to be read: by one group, or by the slowest named one of each partition."""
     transactions = request.app[STATE].transactions
     found = await find_queue(request)
     group = request.query.get("group") or None
@@ -154,15 +162,16 @@ async def depth(request: web.Request) -> web.Response:
 
 
 async def partitions(request: web.Request) -> web.Response:
-    """The partitions with the most messages that their slowest reader has not committed."""
+    """The partitions with the most messages that their slowest consumer has not committed."""
+    state = request.app[STATE]
     queue_name = request.query.get("queue") or None
     check_text(queue_name or "", "queue")
+    depth_min = query_int(request, "minDepth", 0, 0, 10**15)
+    limit = query_int(request, "limit", _PARTITIONS_LIMIT, 1, _PARTITIONS_MAX)
     now = datetime.datetime.now(datetime.UTC)
-    found = await statistics.deepest_partitions(
-        request.app[STATE].transactions,
-        queue_name,
-        query_int(request, "minDepth", 0, 0, 10**15),
-        query_int(request, "limit", _PARTITIONS_LIMIT, 1, _PARTITIONS_MAX),
+    found = await state.looks.share(
+        ("partitions", queue_name, depth_min, limit),
+        lambda: statistics.deepest_partitions(state.transactions, queue_name, depth_min, limit),
     )
     return json_answer(
         {
@@ -185,14 +194,15 @@ async def partitions(request: web.Request) -> web.Response:
                         else max(0, int((now - one.oldest_at).total_seconds()))
                     ),
                 }
-                for one in found
+                for one in found.value
             ]
         }
     )
 
 
 async def namespaces(request: web.Request) -> web.Response:
-    found = await statistics.namespaces(request.app[STATE].transactions)
+    state = request.app[STATE]
+    found = await state.looks.share("namespaces", lambda: statistics.namespaces(state.transactions))
     return json_answer(
         {
             "namespaces": [
@@ -202,14 +212,15 @@ async def namespaces(request: web.Request) -> web.Response:
                     "partitions": one.partition_count,
                     "messages": {"total": one.total, "pending": one.pending},
                 }
-                for one in found
+                for one in found.value
             ]
         }
     )
 
 
 async def tasks(request: web.Request) -> web.Response:
-    found = await statistics.tasks(request.app[STATE].transactions)
+    state = request.app[STATE]
+    found = await state.looks.share("tasks", lambda: statistics.tasks(state.transactions))
     return json_answer(
         {
             "tasks": [
@@ -219,7 +230,7 @@ async def tasks(request: web.Request) -> web.Response:
                     "partitions": one.partition_count,
                     "messages": {"total": one.total, "pending": one.pending},
                 }
-                for one in found
+                for one in found.value
             ]
         }
     )
@@ -237,6 +248,7 @@ async def overview(request: web.Request) -> web.Response:
             "namespaces": len(found.namespaces),
             "tasks": len(found.tasks),
             "messages": six(found.counts),
+            "depth": found.depth,
             "lag": {
                 "time": _spread(found.lag_seconds),
                 "offset": _spread(found.lag_offsets),

@@ -14,6 +14,7 @@ from queue_server.http.administration_wire import switch_reader
 from queue_server.http.answers import json_answer, page_of
 from queue_server.http.handlers.resources import (
     find_queue,
+    page_of_queues,
     queue_entry,
     queue_filter,
     six,
@@ -51,7 +52,10 @@ async def status(request: web.Request) -> web.Response:
         snapshot = await state.looks.overview.current()
         queues, age_s, queue_ids = snapshot.value.queues, snapshot.age_s, None
     else:
-        queues, age_s = await statistics.all_queues(state.transactions, filter_), 0.0
+        found = await state.looks.share(
+            ("all queues", filter_), lambda: statistics.all_queues(state.transactions, filter_)
+        )
+        queues, age_s = found.value, found.age_s
         queue_ids = [queue.id for queue in queues]
     leases = await statistics.leases(state.transactions, queue_ids)
     letters = await statistics.dead_letters(state.transactions, queue_ids)
@@ -129,9 +133,7 @@ def _top_errors(rows: Iterable[ErrorRow], names: Collection[str]) -> list[tuple[
 
 async def queues(request: web.Request) -> web.Response:
     limit, offset = page_of(request, 100)
-    found = await statistics.queues(
-        request.app[STATE].transactions, queue_filter(request), limit, offset
-    )
+    found = await page_of_queues(request, limit, offset)
     return json_answer(
         {
             "queues": [queue_entry(queue) for queue in found],

@@ -4,10 +4,11 @@
 -- partition_statistics: what lies in the partitions of some queues.
 --
 -- Parameters: the queues.
--- Returns:    one row a partition. o_passed: messages behind the queue-mode place, or, without one,
---             behind the places of all named groups. o_processing: the live lease of queue mode, or
---             the largest of the named groups. o_depth: what the slowest named group has not
---             committed, or, without one, queue mode; o_slowest its place.
+-- Returns:    one row a partition. o_depth: what its slowest consumer has not committed, of all groups
+--             that have a place there, queue mode among them (all there is while nobody has one), as
+--             unread_count counts it; o_slowest: that consumer's place. The protocol's counters
+--             follow queue mode: o_passed are the messages behind its place, or, without one, behind
+--             the places of all groups; o_processing its live lease, or the largest of the groups'.
 -- Reads:      partitions, allocators, cursors and dead_letters of the queues.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
@@ -33,13 +34,17 @@ AS $$
     SELECT
         p.queue_id, p.id, p.name, p.created_at, a.low_watermark, a.next_offset, a.last_segment_at,
         a.next_offset - a.low_watermark,
-        greatest(coalesce(k.queue_mode, k.named, 0) - a.low_watermark, 0),
-        coalesce(
-            CASE WHEN k.queue_mode IS NOT NULL THEN k.queue_mode_leased ELSE k.named_leased END, 0
+        greatest(coalesce(k.queue_mode, k.slowest, 0) - a.low_watermark, 0),
+        least(
+            coalesce(
+                CASE WHEN k.queue_mode IS NOT NULL THEN k.queue_mode_leased ELSE k.leased END, 0
+            ),
+            -- What retention took away under a lease is not there any more.
+            a.next_offset - greatest(coalesce(k.slowest, 0), a.low_watermark)
         ),
-        a.next_offset - greatest(coalesce(k.named, k.queue_mode, 0), a.low_watermark),
-        greatest(coalesce(k.named, k.queue_mode, 0), a.low_watermark),
-        coalesce(k.queue_mode, k.named, 0),
+        a.next_offset - greatest(coalesce(k.slowest, 0), a.low_watermark),
+        greatest(coalesce(k.slowest, 0), a.low_watermark),
+        coalesce(k.queue_mode, k.slowest, 0),
         k.consumed_at,
         coalesce(d.count, 0)
     FROM queen.partitions p
@@ -47,19 +52,17 @@ AS $$
     LEFT JOIN (
         SELECT
             c.partition_id,
+            min(c.committed_offset) AS slowest,
             max(c.committed_offset) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__')
                 AS queue_mode,
-            min(c.committed_offset) FILTER (WHERE u.consumer_group <> '__QUEUE_MODE__') AS named,
             max(c.lease_end - c.committed_offset) FILTER (
                 WHERE
                     u.consumer_group = '__QUEUE_MODE__'
                     AND c.lease_expires_at > clock_timestamp()
             ) AS queue_mode_leased,
             max(c.lease_end - c.committed_offset) FILTER (
-                WHERE
-                    u.consumer_group <> '__QUEUE_MODE__'
-                    AND c.lease_expires_at > clock_timestamp()
-            ) AS named_leased,
+                WHERE c.lease_expires_at > clock_timestamp()
+            ) AS leased,
             max(c.consumed_at) AS consumed_at
         FROM queen.subscriptions u
         JOIN queen.partitions i ON i.shard = p_shard AND i.queue_id = u.queue_id

@@ -1,63 +1,3 @@
--- name: dashboard_queues
--- Queues with what lies in them, those with the most unread messages first. The time of the oldest
--- unread one is looked up in the ten thousand partitions that hold the most.
-WITH shown AS (
-    SELECT q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size
-    FROM queen.queues q
-    WHERE
-        (
-            %(search)s::text IS NULL
-            OR strpos(
-                lower(concat_ws(chr(10), q.name, q.namespace, q.task)), lower(%(search)s::text)
-            ) > 0
-        )
-        AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
-),
-places AS (
-    SELECT s.*
-    FROM queen.partition_statistics(
-        %(shard)s::smallint, ARRAY(SELECT i.id FROM shown i)
-    ) s
-),
-oldest AS (
-    SELECT d.o_queue_id AS queue_id, min(f.o_at) AS at
-    FROM (
-        SELECT p.o_queue_id, p.o_partition_id, p.o_slowest
-        FROM places p
-        WHERE p.o_depth > 0
-        ORDER BY p.o_depth DESC
-        LIMIT 10000
-    ) d
-    CROSS JOIN LATERAL queen.time_at(%(shard)s::smallint, d.o_partition_id, d.o_slowest) f
-    GROUP BY d.o_queue_id
-),
-sums AS (
-    SELECT
-        p.o_queue_id AS queue_id, count(*) AS partitions, sum(p.o_total)::bigint AS total,
-        sum(p.o_depth)::bigint AS depth, sum(p.o_processing)::bigint AS processing,
-        sum(p.o_dead)::bigint AS dead, sum(p.o_next_offset)::bigint AS pushed,
-        sum(p.o_consumed)::bigint AS consumed, max(p.o_last_segment_at) AS last_push_at,
-        max(p.o_consumed_at) AS consumed_at
-    FROM places p
-    GROUP BY p.o_queue_id
-)
-SELECT
-    q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size,
-    coalesce(s.partitions, 0), coalesce(s.total, 0), coalesce(s.depth, 0),
-    coalesce(s.processing, 0), coalesce(s.dead, 0), coalesce(s.pushed, 0),
-    coalesce(s.consumed, 0), s.last_push_at, s.consumed_at, o.at,
-    (
-        SELECT count(*)
-        FROM queen.subscriptions u
-        WHERE u.queue_id = q.id AND u.consumer_group <> '__QUEUE_MODE__'
-    ),
-    count(*) OVER ()
-FROM shown q
-LEFT JOIN sums s ON s.queue_id = q.id
-LEFT JOIN oldest o ON o.queue_id = q.id
-ORDER BY coalesce(s.depth, 0) DESC, q.name
-LIMIT %(limit)s
-
 -- name: dashboard_partitions
 -- A page of a queue's partitions: by depth, or by name.
 WITH shown AS (
@@ -79,8 +19,7 @@ LEFT JOIN LATERAL queen.time_at(
 ORDER BY CASE WHEN %(by_name)s::boolean THEN 0 ELSE p.o_depth END DESC, p.o_partition
 
 -- name: dashboard_groups
--- How far the groups of a queue are behind; the time in the ten thousand partitions in which they
--- are furthest.
+-- How far the groups of a queue are behind.
 WITH places AS MATERIALIZED (
     SELECT
         u.id, c.partition_id,
@@ -95,26 +34,22 @@ WITH places AS MATERIALIZED (
         ON c.shard = %(shard)s AND c.partition_id = p.id AND c.subscription_id = u.id
     WHERE u.queue_id = %(queue_id)s::uuid
 ),
-oldest AS (
-    SELECT d.id, min(f.o_at) AS at
-    FROM (SELECT * FROM places WHERE lag > 0 ORDER BY lag DESC LIMIT 10000) d
-    CROSS JOIN LATERAL queen.time_at(%(shard)s::smallint, d.partition_id, d.place) f
-    GROUP BY d.id
-),
 sums AS (
     SELECT
         p.id, count(*) AS partitions, count(*) FILTER (WHERE p.lag > 0) AS lagging,
         count(*) FILTER (WHERE p.leased) AS leased, sum(p.lag)::bigint AS lag,
-        max(p.consumed_at) AS consumed_at
+        max(p.consumed_at) AS consumed_at, min(f.o_at) AS oldest_at
     FROM places p
+    LEFT JOIN LATERAL queen.time_at(
+        %(shard)s::smallint, p.partition_id, CASE WHEN p.lag > 0 THEN p.place END
+    ) f ON true
     GROUP BY p.id
 )
 SELECT
     u.consumer_group, u.mode, u.starts_at, u.created_at, u.conflation, coalesce(s.partitions, 0),
-    coalesce(s.lagging, 0), coalesce(s.leased, 0), coalesce(s.lag, 0), s.consumed_at, o.at
+    coalesce(s.lagging, 0), coalesce(s.leased, 0), coalesce(s.lag, 0), s.consumed_at, s.oldest_at
 FROM queen.subscriptions u
 LEFT JOIN sums s ON s.id = u.id
-LEFT JOIN oldest o ON o.id = u.id
 WHERE u.queue_id = %(queue_id)s::uuid
 ORDER BY coalesce(s.lag, 0) DESC, u.consumer_group
 

@@ -1,8 +1,10 @@
 -- name: queue_statistics
--- A page of queues, newest first, with what lies in them.
+-- A page of queues, newest first, with what lies in them; how far their consumers are behind, in
+-- seconds, only if with_ages; in each row too how that is spread over all their partitions. For ages
+-- all partitions are looked at: the message that has waited longest may be alone in its own.
 WITH shown AS (
     SELECT
-        q.id, q.name, q.namespace, q.task, q.priority, q.created_at
+        q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size
     FROM queen.queues q
     WHERE
         (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
@@ -11,17 +13,71 @@ WITH shown AS (
         AND (%(search)s::text IS NULL OR strpos(lower(q.name), lower(%(search)s::text)) > 0)
     ORDER BY q.created_at DESC, q.name
     LIMIT %(limit)s OFFSET %(offset)s
+),
+places AS MATERIALIZED (
+    SELECT
+        s.o_queue_id AS queue_id, s.o_total AS total, s.o_passed AS passed,
+        s.o_processing AS processing, s.o_dead AS dead, s.o_depth AS depth,
+        s.o_next_offset AS pushed, s.o_consumed AS consumed, s.o_last_segment_at AS pushed_at,
+        s.o_consumed_at AS consumed_at, f.o_at AS oldest_at
+    FROM queen.partition_statistics(
+        %(shard)s::smallint, ARRAY(SELECT i.id FROM shown i)
+    ) s
+    LEFT JOIN LATERAL queen.time_at(
+        %(shard)s::smallint, s.o_partition_id,
+        CASE WHEN %(with_ages)s::boolean AND s.o_depth > 0 THEN s.o_slowest END
+    ) f ON true
+),
+sums AS (
+    SELECT
+        p.queue_id, count(*) AS partitions, sum(p.total) AS total, sum(p.passed) AS passed,
+        sum(p.processing) AS processing, sum(p.dead) AS dead, sum(p.depth) AS depth,
+        sum(p.pushed) AS pushed, sum(p.consumed) AS consumed, max(p.pushed_at) AS pushed_at,
+        max(p.consumed_at) AS consumed_at, min(p.oldest_at) AS oldest_at
+    FROM places p
+    GROUP BY p.queue_id
+),
+lags AS (
+    SELECT
+        p.depth,
+        CASE
+            WHEN p.depth > 0 THEN extract(epoch FROM clock_timestamp() - p.oldest_at)
+            ELSE 0
+        END AS seconds
+    FROM places p
+    WHERE %(with_ages)s::boolean
+),
+spread AS (
+    SELECT
+        coalesce(avg(l.seconds), 0)::float8 AS seconds_avg,
+        coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY l.seconds), 0)::float8
+            AS seconds_median,
+        coalesce(min(l.seconds), 0)::float8 AS seconds_min,
+        coalesce(max(l.seconds), 0)::float8 AS seconds_max,
+        coalesce(avg(l.depth), 0)::float8 AS depth_avg,
+        coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY l.depth), 0)::float8
+            AS depth_median,
+        coalesce(min(l.depth), 0)::float8 AS depth_min,
+        coalesce(max(l.depth), 0)::float8 AS depth_max
+    FROM lags l
+),
+named AS (
+    SELECT u.queue_id, count(*) AS count
+    FROM queen.subscriptions u
+    WHERE u.consumer_group <> '__QUEUE_MODE__' AND u.queue_id IN (SELECT i.id FROM shown i)
+    GROUP BY u.queue_id
 )
 SELECT
-    q.id, q.name, q.namespace, q.task, q.priority, q.created_at, count(s.o_partition_id),
-    coalesce(sum(s.o_total), 0)::bigint, coalesce(sum(s.o_passed), 0)::bigint,
-    coalesce(sum(s.o_processing), 0)::bigint, coalesce(sum(s.o_dead), 0)::bigint,
-    coalesce(sum(s.o_consumed), 0)::bigint
+    q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size,
+    coalesce(n.count, 0), coalesce(s.partitions, 0), coalesce(s.total, 0)::bigint,
+    coalesce(s.passed, 0)::bigint, coalesce(s.processing, 0)::bigint,
+    coalesce(s.dead, 0)::bigint, coalesce(s.depth, 0)::bigint, coalesce(s.pushed, 0)::bigint,
+    coalesce(s.consumed, 0)::bigint, s.pushed_at, s.consumed_at, s.oldest_at,
+    coalesce(extract(epoch FROM clock_timestamp() - s.oldest_at), 0)::float8, d.*
 FROM shown q
-LEFT JOIN queen.partition_statistics(
-    %(shard)s::smallint, ARRAY(SELECT i.id FROM shown i)
-) s ON s.o_queue_id = q.id
-GROUP BY q.id, q.name, q.namespace, q.task, q.priority, q.created_at
+LEFT JOIN sums s ON s.queue_id = q.id
+LEFT JOIN named n ON n.queue_id = q.id
+CROSS JOIN spread d
 ORDER BY q.created_at DESC, q.name
 
 -- name: partition_statistics
@@ -54,10 +110,38 @@ FROM queen.queues q
 WHERE q.id = %(queue_id)s::uuid
 
 -- name: queue_depth
--- What the slowest reader of each partition has not committed, by partition name.
-SELECT s.o_partition, s.o_depth, least(s.o_processing, s.o_depth)
-FROM queen.partition_statistics(%(shard)s::smallint, ARRAY[%(queue_id)s::uuid]) s
-ORDER BY s.o_partition
+-- What the slowest named group of each partition has not committed, by partition name; queue mode
+-- where no named group has a place. The protocol has it so for one route; else the slowest consumer
+-- is the slowest of all.
+SELECT p.name, d.depth, least(coalesce(k.leased, 0), d.depth)
+FROM queen.partitions p
+JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
+LEFT JOIN (
+    SELECT
+        n.partition_id, min(n.committed_offset) AS place, max(n.leased) AS leased
+    FROM (
+        SELECT
+            c.partition_id, c.committed_offset,
+            CASE
+                WHEN c.lease_expires_at > clock_timestamp() THEN c.lease_end - c.committed_offset
+            END AS leased,
+            rank() OVER (
+                PARTITION BY c.partition_id ORDER BY u.consumer_group = '__QUEUE_MODE__'
+            ) AS rank
+        FROM queen.subscriptions u
+        JOIN queen.partitions i ON i.shard = %(shard)s AND i.queue_id = u.queue_id
+        JOIN queen.cursors c
+            ON c.shard = %(shard)s AND c.partition_id = i.id AND c.subscription_id = u.id
+        WHERE u.queue_id = %(queue_id)s::uuid AND i.queue_id = %(queue_id)s::uuid
+    ) n
+    WHERE n.rank = 1
+    GROUP BY n.partition_id
+) k ON k.partition_id = p.id
+CROSS JOIN LATERAL (
+    SELECT a.next_offset - greatest(coalesce(k.place, 0), a.low_watermark) AS depth
+) d
+WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
+ORDER BY p.name
 
 -- name: group_depth
 -- What one group has not committed; without a cursor that is all there is.
@@ -78,7 +162,7 @@ WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
 ORDER BY p.name
 
 -- name: deepest_partitions
--- The partitions with the most messages that their slowest reader has not committed.
+-- The partitions with the most messages that their slowest consumer has not committed.
 SELECT
     s.o_partition_id, s.o_partition, q.name, q.namespace, q.task, q.priority, s.o_created_at,
     s.o_total, s.o_depth, s.o_processing, f.o_at
@@ -125,44 +209,6 @@ LEFT JOIN queen.partition_statistics(
 WHERE q.task <> ''
 GROUP BY q.task
 ORDER BY q.task
-
--- name: lag_statistics
--- How far the readers of all partitions are behind, in messages and in seconds. All are looked at:
--- the one that has waited longest may wait for a single message.
-WITH lags AS (
-    SELECT s.o_partition_id, s.o_slowest, s.o_depth
-    FROM queen.partition_statistics(
-        %(shard)s::smallint, ARRAY(SELECT q.id FROM queen.queues q)
-    ) s
-),
-times AS (
-    SELECT
-        CASE
-            WHEN l.o_depth > 0
-                THEN extract(epoch FROM clock_timestamp() - f.o_at)
-            ELSE 0
-        END AS seconds
-    FROM lags l
-    LEFT JOIN LATERAL queen.time_at(
-        %(shard)s::smallint, l.o_partition_id, CASE WHEN l.o_depth > 0 THEN l.o_slowest END
-    ) f ON true
-)
-SELECT
-    t.avg, t.median, t.min, t.max, o.avg, o.median, o.min, o.max
-FROM (
-    SELECT
-        coalesce(avg(seconds), 0)::float8 AS avg,
-        coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), 0)::float8 AS median,
-        coalesce(min(seconds), 0)::float8 AS min, coalesce(max(seconds), 0)::float8 AS max
-    FROM times
-) t
-CROSS JOIN (
-    SELECT
-        coalesce(avg(o_depth), 0)::float8 AS avg,
-        coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY o_depth), 0)::float8 AS median,
-        coalesce(min(o_depth), 0)::float8 AS min, coalesce(max(o_depth), 0)::float8 AS max
-    FROM lags
-) o
 
 -- name: lease_statistics
 -- Leases that are live.
