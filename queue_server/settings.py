@@ -854,7 +854,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             ("METRICS_QUEUES_MAX",),
             "Queues with series of their own in /metrics/prometheus, the oldest first; the others"
-            " are told together.",
+            " are told together. As many pairs of queue and consumer group have theirs, those that"
+            " are furthest behind.",
             "20",
             _integer(0, 10_000),
         ),

@@ -32,6 +32,7 @@ from queue_server.observability.counters import (
 )
 from queue_server.storage.figures import Figures, QueueFigures, QueueMinute
 from queue_server.storage.maintenance import Modes
+from queue_server.storage.statistics import GroupStatistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -121,20 +122,34 @@ _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
     ("queue_messages", "Messages stored, acknowledged ones included.", lambda q: q.message_count),
     (
         "queue_depth_messages",
-        "Messages that the slowest consumer group has not acknowledged.",
+        "Messages that the slowest consumer has not acknowledged, those under a lease included.",
         lambda q: q.depth,
     ),
     (
         "queue_leased_messages",
-        "Messages under a live lease, of the group that holds the most.",
+        "Messages under a live lease of queue mode or, without it, of the group with the most.",
         lambda q: q.leased_count,
     ),
     (
         "queue_oldest_message_age_seconds",
-        "Age of the oldest message that the slowest consumer group has not acknowledged.",
+        "Age of the oldest message that the slowest consumer has not acknowledged.",
         lambda q: q.oldest_age_s,
     ),
     ("queue_dead_letters", "Dead letters.", lambda q: q.dead_letter_count),
+)
+
+_GROUP_GAUGES: Sequence[tuple[str, str, Callable[[GroupStatistics], float]]] = (
+    (
+        "group_lag_messages",
+        "Messages of a queue that a consumer group has not acknowledged; __QUEUE_MODE__ is queue"
+        " mode.",
+        lambda g: g.lag,
+    ),
+    (
+        "group_lag_seconds",
+        "Age of the oldest message of a queue that a consumer group has not acknowledged.",
+        lambda g: g.lag_s_max,
+    ),
 )
 
 
@@ -285,6 +300,11 @@ def _queues(figures: Figures) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(_PREFIX + name, text, labels=("queue",))
         for queue in figures.queues:
             gauge.add_metric((_label(queue),), value_of(queue))
+        yield gauge
+    for name, text, lag_of in _GROUP_GAUGES:
+        gauge = GaugeMetricFamily(_PREFIX + name, text, labels=("queue", "group"))
+        for group in figures.groups:
+            gauge.add_metric((group.queue, group.group), lag_of(group))
         yield gauge
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.client import Client, unique
+from tests.client import Client, eventually, unique
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
@@ -24,14 +24,22 @@ NAME = re.compile(r"\bqueue_server_\w+")
 
 async def told_names(client: Client) -> set[str]:
     """The names of all series of a scrape, and of its families."""
-    # Something of everything: a queue with a message in it.
-    await client.push(unique("monitoring"), [1])
-    answer = await client.get("/metrics/prometheus")
-    assert answer.status == 200
-    families = list(text_string_to_metric_families(answer.raw.decode()))
-    return {sample.name for family in families for sample in family.samples} | {
-        family.name for family in families if family.type == "histogram"
-    }
+    # Something of everything: a queue with a message in it, and a group.
+    queue = unique("monitoring")
+    await client.push(queue, [1])
+    await client.pop(queue, group="readers")
+
+    async def told() -> set[str] | None:
+        answer = await client.get("/metrics/prometheus")
+        assert answer.status == 200
+        families = list(text_string_to_metric_families(answer.raw.decode()))
+        names = {sample.name for family in families for sample in family.samples}
+        # Figures of the database are some seconds old.
+        if "queue_server_group_lag_seconds" not in names:
+            return None
+        return names | {family.name for family in families if family.type == "histogram"}
+
+    return await eventually(told, deadline=30)
 
 
 def expressions(panels: list[dict[str, Any]]) -> Iterator[str]:

@@ -175,6 +175,8 @@ async def test_queues_beyond_the_limit_are_told_together(
             await client.push(name, list(range(10 * size)))
             await client.complete(await client.pop(name, batch=size, partition="Default"))
         bad = await client.pop(names[0], batch=1, partition="Default", leaseSeconds=60)
+        # That a group has read all does not hide who has not.
+        await client.complete(await client.pop(names[0], batch=10, group="g"), group="g")
 
         async def told() -> Scrape | None:
             now = await scrape(client)
@@ -196,6 +198,13 @@ async def test_queues_beyond_the_limit_are_told_together(
     assert now.value("queue_server_queue_partitions", queue="__other__") == 2
     age = now.value("queue_server_queue_oldest_message_age_seconds", queue=names[0])
     assert 0 < age < 60
+    # The three groups that are furthest behind; the fourth is g, the others' are younger.
+    lag = "queue_server_group_lag_messages"
+    assert now.labels(lag, "queue") == set(names[:3])
+    queue_mode = {"group": "__QUEUE_MODE__"}
+    assert [now.value(lag, queue=name, **queue_mode) for name in names[:3]] == [9, 18, 27]
+    lag_seconds = now.value("queue_server_group_lag_seconds", queue=names[0], **queue_mode)
+    assert age <= lag_seconds < age + 60
     assert now.value("queue_server_database_up") == 1
     assert now.value("queue_server_table_size_bytes", table="segments") > 8192
     assert now.value("queue_server_database_size_bytes") > 1_000_000
