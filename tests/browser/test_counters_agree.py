@@ -17,12 +17,22 @@ from tests.cluster_process import ROOT, ClusterProcess
 pytestmark = needs_chromium
 
 QUEUE = "orders"
+GROUP = "ledger"
+# By the consumers without a group. What they have neither acknowledged nor in work is pending.
 STORED, POPPED, COMPLETED, DEAD, IN_WORK = 300, 100, 80, 10, 10
-UNREAD = STORED - COMPLETED - DEAD - IN_WORK
+PENDING = STORED - COMPLETED - DEAD - IN_WORK
+# By the group: all of a and b, one message of c.
+READ_BY_GROUP = 201
+# What the slower of the two has not acknowledged, partition by partition: they in a and b, and the
+# group in c. Neither of them alone is so far behind.
+DEPTH = 60 + 60 + 99
 
 
 async def work(url: str) -> None:
-    """Three partitions; of one a batch is half way through, of another messages were given up."""
+    """Three partitions; of one a batch is half way through, of another messages were given up.
+
+    Consumers without a group read them, and beside them a group.
+    """
     async with Client(url, fresh=True) as client:  # both workers take part
         await client.configure(QUEUE, {"retryLimit": 0, "leaseTime": 300})
         for partition in ("a", "b", "c"):
@@ -38,6 +48,10 @@ async def work(url: str) -> None:
         for _ in range(DEAD):
             (message,) = (await client.pop(QUEUE, partition="c", batch=1)).messages
             assert (await client.ack(message, "failed"))["dlq"]
+        for partition, batch in (("a", 100), ("b", 100), ("c", 1)):
+            popped = await client.pop(QUEUE, partition=partition, batch=batch, group=GROUP)
+            assert len(popped.messages) == batch
+            await client.complete(popped, group=GROUP)
 
 
 def ids_of(partition: str, count: int) -> list[str]:
@@ -52,6 +66,13 @@ async def in_prometheus(client: Client) -> dict[str, float]:
         name: sum(s.value for s in samples if s.name == f"queue_server_messages_{name}_total")
         for name in counters
     }
+    for group in (GROUP, "__QUEUE_MODE__"):
+        found[group] = sum(
+            s.value
+            for s in samples
+            if s.name == "queue_server_group_lag_messages"
+            and s.labels == {"queue": QUEUE, "group": group}
+        )
     for name in ("messages", "depth_messages", "leased_messages"):
         of_queue = f"queue_server_queue_{name}"
         found[name] = sum(
@@ -85,24 +106,26 @@ async def test_all_that_tell_figures_tell_the_same(conninfo: str) -> None:
         url = cluster.wait_ready()
         await work(url)
         # Committed: what is completed or given up at the head of a partition.
-        assert in_the_database(conninfo) == (STORED, DEAD, COMPLETED + DEAD)
+        committed = COMPLETED + DEAD + READ_BY_GROUP
+        assert in_the_database(conninfo) == (STORED, DEAD, committed)
 
         told = await asyncio.to_thread(in_the_command_line, url)
         counters, messages = told["counters"], told["messages"]
         assert counters["messagesPushed"] == STORED
         assert counters["messagesDuplicate"] == 5
-        assert counters["messagesPopped"] == POPPED
-        assert counters["messagesAcked"] == COMPLETED
+        assert counters["messagesPopped"] == POPPED + READ_BY_GROUP
+        assert counters["messagesAcked"] == COMPLETED + READ_BY_GROUP
         assert (messages["stored"], messages["deadLetter"]) == (STORED, DEAD)
         assert (messages["completed"], messages["processing"]) == (COMPLETED, IN_WORK)
-        assert messages["pending"] == UNREAD
+        assert messages["pending"] == PENDING
+        assert messages["depth"] == DEPTH
 
         async with Client(url, fresh=True) as client:
             prometheus = await in_prometheus(client)
             assert prometheus["pushed"] == STORED
             assert prometheus["duplicate"] == 5
-            assert prometheus["popped"] == POPPED
-            assert prometheus["acked"] == COMPLETED
+            assert prometheus["popped"] == POPPED + READ_BY_GROUP
+            assert prometheus["acked"] == COMPLETED + READ_BY_GROUP
             assert prometheus["dead_lettered"] == DEAD
 
             async def figures_are_new() -> bool:
@@ -111,7 +134,21 @@ async def test_all_that_tell_figures_tell_the_same(conninfo: str) -> None:
 
             await eventually(figures_are_new, deadline=30)
             now = await in_prometheus(client)
-            assert (now["messages"], now["depth_messages"]) == (STORED, UNREAD + IN_WORK)
+            assert (now["messages"], now["depth_messages"]) == (STORED, DEPTH)
+            assert (now["__QUEUE_MODE__"], now[GROUP]) == (PENDING + IN_WORK, 99)
+
+            for route in ("resources/overview", "resources/queues"):
+                told = (await client.get(f"/api/v1/{route}")).json
+                (one,) = told["queues"] if route == "resources/queues" else (told,)
+                assert one["depth"] == DEPTH
+                assert one["messages"] == {
+                    "total": STORED, "pending": PENDING, "processing": IN_WORK,
+                    "completed": COMPLETED, "failed": 0, "deadLetter": DEAD,
+                }  # fmt: skip
+            told = (await client.get("/api/v1/resources/partitions")).json["partitions"]
+            assert {one["name"]: one["depth"] for one in told if one["depth"]} == {
+                "a": 60, "b": 60, "c": 99,
+            }  # fmt: skip
 
         async with open_page(url) as (page, _):
             await page.goto(f"/#/queues/{QUEUE}")
@@ -123,5 +160,5 @@ async def test_all_that_tell_figures_tell_the_same(conninfo: str) -> None:
             await expect(figure("In work")).to_have_text(str(IN_WORK))
             await expect(figure("Dead letters")).to_have_text(str(DEAD))
             await expect(stats.filter(has_text=f"{STORED} stored")).to_have_count(1)
-            await expect(figure("Unread")).to_have_text(str(UNREAD + IN_WORK))
+            await expect(figure("Unread")).to_have_text(str(DEPTH))
         assert cluster.stop() == 0

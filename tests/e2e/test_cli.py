@@ -360,8 +360,9 @@ async def test_status_agrees_with_a_known_workload(cli: Cli, queue: str) -> None
     assert (stored["stored"], stored["completed"], stored["deadLetter"]) == (20, 12, 0)
     # Leases of other tests may end meanwhile, and their messages are pending again.
     assert stored["pending"] + stored["processing"] == 8
-    ours = cli("queues", "ls", "--search", queue, "--json").json["queues"][0]["messages"]
-    assert (ours["pending"], ours["processing"]) == (6, 2)
+    (ours,) = cli("queues", "ls", "--search", queue, "--json").json["queues"]
+    assert ours["depth"] == 8
+    assert (ours["messages"]["pending"], ours["messages"]["processing"]) == (6, 2)
     assert after["leases"] >= 1
     assert (after["status"], after["workers"], after["url"]) == ("healthy", 2, cli.url)
     assert after["servers"] == 1
@@ -522,7 +523,7 @@ def test_top_writes_a_line_for_each_look(cli: Cli, queue: str) -> None:
         assert set(look["rates"]) == {"push", "pop", "ack", "failed", "requests"}
     assert set(looks[0]) == set(cli("status", "--json").json) | {"topQueues"}
     ours = [one for one in looks[1]["topQueues"] if one["name"] == queue]
-    assert [(one["pending"], one["stored"]) for one in ours] == [(20_000, 20_000)]
+    assert [(one["depth"], one["stored"]) for one in ours] == [(20_000, 20_000)]
     assert cli("top").code == USAGE, "no terminal"
 
 

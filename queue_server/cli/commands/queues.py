@@ -41,14 +41,15 @@ def list_queues(
 ) -> None:
     """List queues and what lies in them, the newest first.
 
-    With --json: one object, `{"queues": [...]}`, with a queue as the server's
+    The depth is what the slowest consumer has not acknowledged, of all groups and those without
+    one. With --json: one object, `{"queues": [...]}`, with a queue as the server's
     /api/v1/resources/queues tells it.
 
     \b
     Examples:
       queue-server queues ls
       queue-server queues ls --search order --limit 20
-      queue-server queues ls --json | jq -r '.queues[] | select(.messages.pending > 0) | .name'
+      queue-server queues ls --json | jq -r '.queues[] | select(.depth > 0) | .name'
     """
     filter_ = {"search": search or None, "namespace": namespace or None, "task": task or None}
     queues: list[dict[str, Any]] = []
@@ -65,12 +66,12 @@ def list_queues(
         session.out.notice("no queues")
         return
     session.out.table(
-        ["queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters"],
+        ["queue", ">partitions", ">depth", ">processing", ">stored", ">dead letters"],
         [
             [
                 queue["name"],
                 queue["partitions"],
-                queue["messages"]["pending"],
+                queue["depth"],
                 queue["messages"]["processing"],
                 queue["messages"]["total"],
                 queue["messages"].get("deadLetter", 0),

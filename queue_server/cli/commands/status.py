@@ -82,7 +82,7 @@ class Status(msgspec.Struct, rename="camel"):
     connections: int
     queues: int
     partitions: int
-    messages: dict[str, int]  # stored, pending, processing, completed, deadLetter
+    messages: dict[str, int]  # stored, depth, pending, processing, completed, deadLetter
     lag: dict[str, float]  # seconds and messages of the reader that is furthest behind
     leases: int
     counters: dict[str, int]
@@ -105,15 +105,18 @@ def status(session: Session) -> None:
     count since it started; an acknowledgement counts once, however many messages before it it
     covers.
 
-    With --json: one object, with `messages` (stored, pending, processing, completed, deadLetter),
-    `counters`, `lastHour`, `rates` (a second), `lag` (seconds, messages), `uptimeSeconds`,
-    `servers`, `workers`, `leases`, `topErrors` ...
+    The depth is what the slowest consumer has not acknowledged, of all groups and those without
+    one. Pending are the messages that queue mode has neither acknowledged nor leased.
+
+    With --json: one object, with `messages` (stored, depth, pending, processing, completed,
+    deadLetter), `counters`, `lastHour`, `rates` (a second), `lag` (seconds, messages),
+    `uptimeSeconds`, `servers`, `workers`, `leases`, `topErrors` ...
 
     \b
     Examples:
       queue-server status
       queue-server status --url https://queues.example --token-file ~/.queue-token
-      queue-server status --json | jq .messages.pending
+      queue-server status --json | jq .messages.depth
     """
     found = read_status(session.client)
     if session.json:
@@ -127,8 +130,8 @@ def status(session: Session) -> None:
     )
     line()
     session.out.table(
-        ["", ">stored", ">pending", ">processing", ">completed", ">dead letters"],
-        [["messages", *(messages[name] for name in _MESSAGES)]],
+        ["", *_COLUMNS],
+        [["messages", *messages.values()]],
     )
     line()
     line(
@@ -136,7 +139,7 @@ def status(session: Session) -> None:
         f" {some(found.leases, 'live lease')}"
     )
     line(
-        f"the slowest reader is {some(int(found.lag['messages']), 'message')},"
+        f"the slowest consumer is {some(int(found.lag['messages']), 'message')},"
         f" {duration(found.lag['seconds'])} behind"
     )
     line()
@@ -217,7 +220,6 @@ def read_status(client: Client) -> Status:
     overview = client.get("/api/v1/resources/overview")
     details = client.get("/api/v1/status")
     counters: Mapping[str, int] = metrics.get("counters", {})
-    messages = overview["messages"]
     workers = details["workers"]
     points = details["throughput"]
     rates = metrics.get("throughput")
@@ -231,7 +233,7 @@ def read_status(client: Client) -> Status:
         connections=metrics.get("connections", {}).get("open", 0),
         queues=overview["queues"],
         partitions=overview["partitions"],
-        messages={name: messages[wire] for name, wire in _MESSAGES.items()},
+        messages=_messages(overview),
         lag={
             "seconds": overview["lag"]["time"]["max"],
             "messages": overview["lag"]["offset"]["max"],
@@ -254,14 +256,20 @@ def read_status(client: Client) -> Status:
 # In the order of `Rates`.
 _RATES = ("pushed", "popped", "acked", "failed", "requests")
 
-# Under the names that they have here.
-_MESSAGES = {
-    "stored": "total",
-    "pending": "pending",
-    "processing": "processing",
-    "completed": "completed",
-    "deadLetter": "deadLetter",
-}
+_COLUMNS = (">stored", ">depth", ">pending", ">processing", ">completed", ">dead letters")
+
+
+def _messages(told: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of the server or of a queue, under the names that they have here."""
+    counts = told["messages"]
+    return {
+        "stored": counts["total"],
+        "depth": told["depth"],
+        "pending": counts["pending"],
+        "processing": counts["processing"],
+        "completed": counts["completed"],
+        "deadLetter": counts["deadLetter"],
+    }
 
 
 def _looks(
@@ -286,10 +294,9 @@ def _deepest(client: Client) -> list[dict[str, Any]]:
         queues += found
         if len(found) < _PAGE:
             break
-    queues.sort(key=lambda queue: (-queue["messages"]["pending"], queue["name"]))
+    queues.sort(key=lambda queue: (-queue["depth"], queue["name"]))
     return [
-        {"name": queue["name"], "partitions": queue["partitions"]}
-        | {name: queue["messages"].get(wire, 0) for name, wire in _MESSAGES.items()}
+        {"name": queue["name"], "partitions": queue["partitions"]} | _messages(queue)
         for queue in queues[:_TOP_QUEUES]
     ]
 
@@ -313,21 +320,15 @@ def _screen(
         [["messages", *figures]],
     )
     stored = table(
-        ["now", ">stored", ">pending", ">processing", ">completed", ">dead letters", ">lag"],
-        [
-            [
-                "messages",
-                *(found.messages[name] for name in _MESSAGES),
-                duration(found.lag["seconds"]),
-            ]
-        ],
+        ["now", *_COLUMNS, ">lag"],
+        [["messages", *found.messages.values(), duration(found.lag["seconds"])]],
     )
     room = max(1, height - 13)
     rows = [
         [
             queue["name"],
             queue["partitions"],
-            Text(count(queue["pending"]), style="yellow" if queue["pending"] else "dim"),
+            Text(count(queue["depth"]), style="yellow" if queue["depth"] else "dim"),
             queue["processing"],
             queue["stored"],
             Text(count(queue["deadLetter"]), style="red" if queue["deadLetter"] else "dim"),
@@ -335,7 +336,7 @@ def _screen(
         for queue in queues[:room]
     ]
     listed = table(
-        ["…queue", ">partitions", ">pending", ">processing", ">stored", ">dead letters"], rows
+        ["…queue", ">partitions", ">depth", ">processing", ">stored", ">dead letters"], rows
     )
     more = found.queues - len(rows)
     foot = f"every {interval_s:g} s; q leaves" + (
