@@ -1,13 +1,18 @@
 """Shows operators the messages of the log, and takes single ones or all of them out of it.
 
 A listing reads backwards in time, segment by segment, and opens only those whose messages are on
-the page: its cost follows from the page, not from what is stored.
+the page. Its cost follows from where the page ends and, a row or a search for each, from how many
+partitions the filter names; not from what is stored in them. It leaves nothing out: what it may not
+look through is refused (docs/design/log.md, "Listings").
 """
 
 from __future__ import annotations
 
 import datetime
 import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -21,18 +26,25 @@ from queue_server.storage import groups, queues, retention, stored_messages
 from queue_server.storage.messages import read_segments
 from queue_server.storage.retention import Expired, Span
 from queue_server.storage.stored_messages import (
+    Death,
     MessageFilter,
     MessageView,
     PartitionView,
     QueueConfig,
     Range,
     SegmentPlace,
+    TooManyPartitions,
     open_segment,
 )
 from queue_server.storage.transactions import Transactions
 
-# How often a listing looks again, at twice as many segments, because there were holes.
-_LOOKS_MAX = 4
+# How far into a listing a page may begin.
+OFFSET_MAX = 10_000
+# Segments that a listing looks through, as long as messages in them were taken out or are dead
+# letters: some 10 MB, and 0.1 s of a worker.
+_SEGMENTS_MAX = 20_000
+# How much of the log one statement reads, in opened bytes; a page of small messages is one read.
+_READ_BYTES = 4 << 20
 # Segments that one batch of a clear deletes, and how long a call goes on with it. What is left is
 # out of delivery already, and deleted by the clean-up service.
 _CLEAR_SEGMENTS = 1000
@@ -40,6 +52,11 @@ _CLEAR_S = 10.0
 # How long a transaction id alone is looked for, and how many of its places are told.
 _SEARCH_S = 5.0
 _PLACES_MAX = 10
+# How long the partitions are searched in which a window of time or a message id may lie.
+_WINDOW_S = 10.0
+# A message is stored a moment after it got its id, by another clock: how far the two may be apart.
+_ID_TIME = datetime.timedelta(minutes=1)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # How far apart messages are pushed that count as related.
 _RELATED = datetime.timedelta(hours=1)
 # Beyond the end of every log.
@@ -71,11 +88,29 @@ class AmbiguousId(Exception):
         self.places = places
 
 
-class _Slot(msgspec.Struct, frozen=True, gc=False):
-    """A place on a page: a message of a segment."""
+class _Piece(msgspec.Struct, frozen=True):
+    """What a page shows of a segment: these offsets, newest first; one or more."""
 
     segment: SegmentPlace
-    offset: int
+    offsets: Sequence[int]
+
+
+def _covers(segments: Sequence[SegmentPlace]) -> list[Range]:
+    return [Range(s.partition_id, s.base_offset, s.next_offset) for s in segments]
+
+
+def _batches(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    """Runs of *pieces* whose segments are read by one statement."""
+    batch: list[_Piece] = []
+    size_bytes = 0
+    for piece in pieces:
+        size_bytes += piece.segment.raw_bytes
+        if batch and size_bytes > _READ_BYTES:
+            yield batch
+            batch, size_bytes = [], piece.segment.raw_bytes
+        batch.append(piece)
+    if batch:
+        yield batch
 
 
 class StoredMessages:
@@ -88,13 +123,51 @@ class StoredMessages:
     # -- look --
 
     async def page(self, filter_: MessageFilter, limit: int, offset: int) -> list[Listed]:
-        """Messages, newest first."""
+        """Messages, newest first.
+
+        Errors: `BadRequest` when more lies before the page than may be looked through.
+        """
+        if offset > OFFSET_MAX:
+            raise BadRequest(
+                f"offset is {offset}, but {OFFSET_MAX} at most: give from and to, or a partition"
+            )
         if filter_.status is MessageStatus.DEAD_LETTER:
             views = await stored_messages.dead_messages(
                 self._transactions, filter_, limit, offset, self._keyring
             )
         else:
             views = await self._browse(filter_, limit, offset)
+        return await self._listed(views)
+
+    async def find(self, id_: uuid.UUID, queue: QueueName | None) -> Listed | None:
+        """The message with this message id, in the log or among the dead letters; None if neither.
+
+        *queue* None: any. The id, of version 7, says when the message was stored; it is looked for
+        in every partition that was pushed to since.
+        Errors: `BadRequest` when `_WINDOW_S` were too few.
+        """
+        try:
+            minted_at = _EPOCH + datetime.timedelta(milliseconds=id_.int >> 80)
+            start, end = minted_at - _ID_TIME, minted_at + _ID_TIME
+        except OverflowError:
+            return None  # a time that never was
+        deadline = time.monotonic() + _WINDOW_S
+        view = await stored_messages.dead_message(
+            self._transactions, id_, queue, start, end, self._keyring
+        )
+        after: PartitionId | None = PartitionId(0)
+        while view is None and after is not None:
+            if time.monotonic() >= deadline:
+                raise BadRequest(
+                    "there are more partitions than can be searched for a message id in"
+                    f" {_WINDOW_S:g} s: name its queue"
+                )
+            view, after = await stored_messages.search_message(
+                self._transactions, id_, queue, after, start, end, self._keyring
+            )
+        return None if view is None else (await self._listed([view]))[0]
+
+    async def _listed(self, views: Sequence[MessageView]) -> list[Listed]:
         consumptions = await stored_messages.consumptions(
             self._transactions, list({view.partition.id for view in views})
         )
@@ -109,53 +182,86 @@ class StoredMessages:
     async def _browse(self, filter_: MessageFilter, limit: int, offset: int) -> list[MessageView]:
         wanted = offset + limit
         segment_limit = wanted
-        for _ in range(_LOOKS_MAX):
-            partitions, ranges, segments = await stored_messages.browse(
-                self._transactions, filter_, segment_limit
-            )
-            if not segments:
-                return []
-            covers = [Range(s.partition_id, s.base_offset, s.next_offset) for s in segments]
-            holes = await stored_messages.holes(self._transactions, covers)
-            deaths = await stored_messages.deaths(self._transactions, covers)
-            skipped = holes if filter_.status is None else holes | deaths.keys()
-            slots: list[_Slot] = []
+        while True:
+            try:
+                partitions, ranges, segments = await stored_messages.browse(
+                    self._transactions, filter_, segment_limit, _WINDOW_S
+                )
+            except TooManyPartitions:
+                raise BadRequest(
+                    "more partitions were pushed to after `to` than can be searched in"
+                    f" {_WINDOW_S:g} s: name a queue or a partition, or leave `to` out"
+                ) from None
+            skipped = await self._skipped(filter_, segments)
+            pieces: list[_Piece] = []
+            passed = 0
             for segment in segments:
                 own = ranges[segment.partition_id]
                 first = max(segment.base_offset, own.start)
-                slots += [
-                    _Slot(segment, place)
-                    for place in range(min(segment.next_offset, own.end) - 1, first - 1, -1)
-                    if (segment.partition_id, place) not in skipped
-                ]
-                if len(slots) >= wanted:
+                offsets: Sequence[int] = range(min(segment.next_offset, own.end) - 1, first - 1, -1)
+                gone = skipped.get(segment.partition_id)
+                if gone:
+                    offsets = [place for place in offsets if place not in gone]
+                shown = offsets[max(offset - passed, 0) : wanted - passed]
+                if shown:
+                    pieces.append(_Piece(segment, shown))
+                passed += len(offsets)
+                if passed >= wanted:
                     break
-            if len(slots) >= wanted or len(segments) < segment_limit:
-                break
-            segment_limit *= 2
-        views: list[MessageView] = []
-        opened_key: tuple[PartitionId, int] | None = None
-        opened = None
-        is_encrypted = False
-        for slot in slots[offset:wanted]:
-            key = (slot.segment.partition_id, slot.segment.base_offset)
-            if key != opened_key:
-                stored = await read_segments(self._transactions, [key])
-                opened_key = key
-                opened = open_segment(stored[0], self._keyring) if stored else None
-                is_encrypted = bool(stored and stored[0].codec & CODEC_ENCRYPTED)
-            if opened is None:
-                continue  # dropped since
-            views.append(
-                stored_messages.view(
-                    partitions[slot.segment.partition_id],
-                    slot.segment,
-                    slot.offset,
-                    opened.message(slot.offset),
-                    is_encrypted=is_encrypted,
-                    death=deaths.get((slot.segment.partition_id, slot.offset)),
+            if passed >= wanted or len(segments) < segment_limit:
+                return await self._views(filter_, partitions, pieces)
+            if segment_limit >= _SEGMENTS_MAX:
+                raise BadRequest(
+                    "too many messages before this page were taken out of the log or are dead"
+                    " letters: give from and to, or a partition"
                 )
-            )
+            segment_limit = min(segment_limit * 4, _SEGMENTS_MAX)
+
+    async def _skipped(
+        self, filter_: MessageFilter, segments: Sequence[SegmentPlace]
+    ) -> dict[PartitionId, set[int]]:
+        """The offsets that a listing does not show, by partition."""
+        covers = _covers(segments)
+        skipped: dict[PartitionId, set[int]] = defaultdict(set)
+        places = await stored_messages.holes(self._transactions, covers)
+        if filter_.status is not None:
+            places |= (await stored_messages.deaths(self._transactions, covers)).keys()
+        for partition_id, offset in places:
+            skipped[partition_id].add(offset)
+        return skipped
+
+    async def _views(
+        self,
+        filter_: MessageFilter,
+        partitions: dict[PartitionId, PartitionView],
+        pieces: Sequence[_Piece],
+    ) -> list[MessageView]:
+        """The messages of a page, without those that were dropped since."""
+        deaths: dict[tuple[PartitionId, int], Death] = {}
+        if filter_.status is None:
+            covers = _covers([piece.segment for piece in pieces])
+            deaths = await stored_messages.deaths(self._transactions, covers)
+        views: list[MessageView] = []
+        for batch in _batches(pieces):
+            keys = [(piece.segment.partition_id, piece.segment.base_offset) for piece in batch]
+            read = await read_segments(self._transactions, keys)
+            stored = {(segment.partition_id, segment.base_offset): segment for segment in read}
+            for piece, key in zip(batch, keys, strict=True):
+                segment = stored.get(key)
+                if segment is None:
+                    continue
+                opened = open_segment(segment, self._keyring)
+                views += [
+                    stored_messages.view(
+                        partitions[segment.partition_id],
+                        segment,
+                        offset,
+                        opened.message(offset),
+                        is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
+                        death=deaths.get((segment.partition_id, offset)),
+                    )
+                    for offset in piece.offsets
+                ]
         return views
 
     async def get(self, partition_id: PartitionId, transaction_id: str) -> Detail | None:

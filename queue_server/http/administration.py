@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue_server.broker.stored_messages import OFFSET_MAX
 from queue_server.domain.access import Access, Use
 from queue_server.http import administration_wire as wire
 from queue_server.http import answers_wire as answer
@@ -344,8 +345,12 @@ def _group_routes() -> list[Route]:
         Route(
             "GET", "/api/v1/consumer-groups/lagging", resources.lagging,
             access=Access.READ, tag="Consumer groups",
-            summary="The partitions in which a group is far behind",
-            query=(Query("minLagSeconds", "how far", "integer", 0),),
+            summary="The 1,000 places at most in which groups are furthest behind",
+            query=(
+                Query("minLagSeconds", "how far", "integer", 0),
+                Query("consumerGroup", "this one alone"),
+                Query("queue", "on this one alone"),
+            ),
             answers={200: list[answer.LaggingPartition]},
         ),
         Route(
@@ -444,8 +449,10 @@ def _message_routes() -> list[Route]:
                 Query("ns", "another name of namespace"),
                 Query("task", "of the queue"),
                 Query("status", "pending, processing, completed or dead_letter"),
+                Query("id", "of one message (`id`): it alone, on the queue or on any; else a 400"),
                 *_RANGE,
-                *_PAGE,
+                _PAGE[0],
+                Query("offset", "entries to skip; more are a 400", "integer", 0, OFFSET_MAX),
             ),
             answers={200: answer.StoredMessages},
         ),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import heapq
+import itertools
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +14,20 @@ import msgspec
 
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.ids import id_keys, id_ranges
-from queue_server.domain.message import message_id
+from queue_server.domain.message import RUN_LENGTH_MAX, message_id
 from queue_server.domain.names import QUEUE_MODE, PartitionId
 from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, StoredMessage, decrypt
 from queue_server.domain.status import Consumption, GroupPlace, MessageStatus
-from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment_at
+from queue_server.storage.messages import (
+    SHARD,
+    Segment,
+    find_ids,
+    read_segment_at,
+    read_segments,
+)
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
-# Partitions in which a listing looks at most; those that were pushed to last.
-_PARTITIONS_MAX = 1000
 # Partitions that one statement searches for an id.
 _SEARCH_PARTITIONS = 5000
 
@@ -98,6 +105,12 @@ class SegmentPlace(msgspec.Struct, frozen=True):
     next_offset: int
     created_at: datetime.datetime
     first_message_id: uuid.UUID
+    raw_bytes: int
+
+    @property
+    def age(self) -> tuple[datetime.datetime, PartitionId, int]:
+        """By what listings are ordered, the newest first."""
+        return self.created_at, self.partition_id, self.base_offset
 
 
 class Range(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +119,10 @@ class Range(msgspec.Struct, frozen=True, gc=False):
     partition_id: PartitionId
     start: int
     end: int
+
+
+class TooManyPartitions(Exception):
+    """More partitions than could be searched in the time that was given."""
 
 
 class NotPending(Exception):
@@ -119,34 +136,63 @@ def open_segment(segment: Segment, keyring: Keyring) -> OpenSegment:
 
 
 async def browse(
-    transactions: Transactions, filter_: MessageFilter, limit: int
+    transactions: Transactions, filter_: MessageFilter, limit: int, within_s: float
 ) -> tuple[dict[PartitionId, PartitionView], dict[PartitionId, Range], list[SegmentPlace]]:
     """The newest *limit* segments in which messages may lie that the filter lets through.
 
     Shape: the partitions, the offsets in each that have the wanted status (dead letters apart),
-    and the segments, newest first.
+    and the segments, newest first. None is left out, whatever the partitions are in which they lie.
+    Errors: `TooManyPartitions` when *within_s* were too few to search them all.
     """
     rows = await transactions.call(
         STATEMENTS["browse_partitions"],
-        filter_.parameters() | {"limit": min(limit, _PARTITIONS_MAX)},
+        filter_.parameters() | {"limit": limit, "within_s": within_s},
     )
+    if rows and rows[0][7] is None:
+        raise TooManyPartitions
     partitions = {row[0]: PartitionView(*row[:6]) for row in rows}
     ranges = {row[0]: Range(row[0], row[6], row[7]) for row in rows}
-    if not rows:
-        return {}, {}, []
-    segments = await transactions.call(
-        STATEMENTS["browse_segments"],
-        {
-            "shard": SHARD,
-            "partition_ids": list(ranges),
-            "lows": [r.start for r in ranges.values()],
-            "highs": [r.end for r in ranges.values()],
-            "start": filter_.start,
-            "end": filter_.end,
-            "limit": limit,
-        },
-    )
-    return partitions, ranges, [SegmentPlace(*row) for row in segments]
+    segments = await _newest_segments(transactions, list(ranges.values()), filter_.start, limit)
+    return partitions, ranges, segments
+
+
+async def _newest_segments(
+    transactions: Transactions, ranges: list[Range], start: datetime.datetime, limit: int
+) -> list[SegmentPlace]:
+    """The newest *limit* segments of *ranges* since *start*, newest first.
+
+    A look takes a few of each partition. Where all of these are among the newest there may be more
+    of them, so there it is looked again, at twice as many: that cannot be in many partitions. One
+    look is the rule, log2(*limit*) are the most, each at some *limit* rows and a few a partition.
+    """
+    found: list[SegmentPlace] = []
+    share = min(4 * limit // max(len(ranges), 1) + 1, limit)
+    while ranges:
+        rows = await transactions.call(
+            STATEMENTS["browse_segments"],
+            {
+                "shard": SHARD,
+                "partition_ids": [r.partition_id for r in ranges],
+                "lows": [r.start for r in ranges],
+                "highs": [r.end for r in ranges],
+                "start": start,
+                "share": share,
+                "limit": limit,
+            },
+        )
+        looked_at = [SegmentPlace(*row) for row in rows]
+        merged = heapq.merge(found, looked_at, key=lambda s: s.age, reverse=True)
+        found = list(itertools.islice(merged, limit))
+        counts = Counter(segment.partition_id for segment in looked_at)
+        oldest = {segment.partition_id: segment for segment in looked_at}
+        ranges = [
+            Range(r.partition_id, r.start, oldest[r.partition_id].base_offset)
+            for r in ranges
+            if counts[r.partition_id] == share
+            and (len(found) < limit or oldest[r.partition_id].age > found[-1].age)
+        ]
+        share *= 2
+    return found
 
 
 def _ranges(ranges: Sequence[Range]) -> dict[str, Any]:
@@ -229,7 +275,7 @@ def _dead_view(partition: PartitionView, row: Sequence[Any], keyring: Keyring) -
 
 def view(
     partition: PartitionView,
-    place: SegmentPlace | Segment,
+    segment: Segment,
     offset: int,
     message: StoredMessage,
     *,
@@ -239,12 +285,12 @@ def view(
     return MessageView(
         partition=partition,
         offset=offset,
-        id=message_id(place.first_message_id, offset - place.base_offset),
+        id=message_id(segment.first_message_id, offset - segment.base_offset),
         transaction_id=message.transactionId,
         trace_id=message.traceId,
         producer_sub=message.producerSub,
         payload=bytes(message.data),
-        created_at=place.created_at,
+        created_at=segment.created_at,
         is_encrypted=is_encrypted,
         death=death,
     )
@@ -296,6 +342,77 @@ async def search(
         },
     )
     return rows[0][0], rows[0][1]
+
+
+async def search_message(
+    transactions: Transactions,
+    id_: uuid.UUID,
+    queue: str | None,
+    after: PartitionId,
+    start: datetime.datetime,
+    end: datetime.datetime,
+    keyring: Keyring,
+) -> tuple[MessageView | None, PartitionId | None]:
+    """Search the next partitions behind *after*, a bounded number of them, for a message by its id.
+
+    Shape: the message, if the log has it and it was stored in [*start*, *end*); and where to go
+    on, None when all were searched. *queue* None: any.
+    """
+    rows = await transactions.call(
+        STATEMENTS["find_message"],
+        {
+            "shard": SHARD,
+            "queue": queue,
+            "after": after,
+            "limit": _SEARCH_PARTITIONS,
+            "id_min": uuid.UUID(int=max(id_.int - RUN_LENGTH_MAX + 1, 0)),
+            "id": id_,
+            "start": start,
+            "end": end,
+        },
+    )
+    partition_ids, base_offsets, next_ = rows[0]
+    for segment in await read_segments(
+        transactions, list(zip(partition_ids, base_offsets, strict=True))
+    ):
+        offset = segment.base_offset + id_.int - segment.first_message_id.int
+        place = Range(segment.partition_id, offset, offset + 1)
+        partitions = await view_partitions(transactions, [segment.partition_id])
+        if (
+            offset >= segment.next_offset
+            or not partitions  # its queue was deleted since
+            or await holes(transactions, [place])
+        ):
+            continue
+        found = view(
+            partitions[0],
+            segment,
+            offset,
+            open_segment(segment, keyring).message(offset),
+            is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
+            death=(await deaths(transactions, [place])).get((segment.partition_id, offset)),
+        )
+        return found, None
+    return None, next_
+
+
+async def dead_message(
+    transactions: Transactions,
+    id_: uuid.UUID,
+    queue: str | None,
+    start: datetime.datetime,
+    end: datetime.datetime,
+    keyring: Keyring,
+) -> MessageView | None:
+    """A message by its id, as its newest dead letter has it, if it was stored in [*start*, *end*).
+
+    *queue* None: any.
+    """
+    rows = await transactions.call(
+        STATEMENTS["dead_message_by_id"],
+        {"shard": SHARD, "id": id_, "queue": queue, "start": start, "end": end},
+    )
+    return _dead_view(PartitionView(*rows[0][:6]), rows[0][6:], keyring) if rows else None
 
 
 async def dead_letter_partitions(

@@ -174,6 +174,7 @@ async def what_there_is(call: Caller, queue: str, group: str) -> None:
     await call("GET", f"{QUEUE}/depth", queue=queue, query={"group": group})
     await call("GET", "/api/v1/consumer-groups")
     await call("GET", "/api/v1/consumer-groups/lagging", query={"minLagSeconds": 0})
+    await call("GET", "/api/v1/consumer-groups/lagging", query={"consumerGroup": group})
     await call("GET", GROUP, group=group)
     await dashboard(call, queue, group)
     await call("POST", "/api/v1/stats/refresh")
@@ -212,6 +213,8 @@ async def dashboard(call: Caller, queue: str, group: str) -> None:
 async def stored_messages(call: Caller, queue: str, group: str) -> None:
     listed = (await call("GET", "/api/v1/messages", query={"queue": queue})).json["messages"]
     assert len(listed) > 1
+    await call("GET", "/api/v1/messages", query={"id": listed[0]["id"]})
+    await call("GET", "/api/v1/messages", 400, query={"id": "x"})
     address: dict[str, Any] = {"partition_id": "1", "transaction_id": uuid7()}
     for method, path in (
         ("GET", MESSAGE),

@@ -107,6 +107,54 @@ async def test_newest_first_over_all_partitions_in_pages(client: Client, queue: 
     assert await data(client, queue=queue, limit="many", offset=-4) == expected
 
 
+async def test_pages_go_on_however_many_partitions_there_are(client: Client, queue: str) -> None:
+    items = [{"queue": queue, "partition": f"p{n}", "payload": n} for n in range(1200)]
+    await client.push_items(items)
+    pages: list[int] = []
+    while page := await data(client, queue=queue, limit=500, offset=len(pages)):
+        pages += page
+    assert sorted(pages) == list(range(1200))
+
+
+async def test_a_page_that_begins_too_far_in_is_refused(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    for path in ("/api/v1/messages", f"/api/v1/status/queues/{segment(queue)}/messages"):
+        assert (await client.get(f"{path}?offset=10000")).status == 200
+        answer = await client.get(f"{path}?offset=10001")
+        assert answer.status == 400
+        assert "10000 at most" in answer.error
+
+
+async def test_a_message_by_its_message_id(client: Client, queue: str) -> None:
+    other = unique("other")
+    items = [
+        {"queue": queue, "partition": f"p{n}", "payload": n, "transactionId": f"{queue}-{n}"}
+        for n in range(400)
+    ]
+    pushed = await client.push_items(items)
+    await client.push(other, ["newer"])
+    for number in (0, 17, 399):
+        id_ = pushed[number]["message_id"]
+        for filters in ({}, {"queue": queue}):
+            (entry,) = (await listed(client, id=id_, **filters))["messages"]
+            assert (entry["id"], entry["data"]) == (id_, number)
+            (same,) = (await listed(client, queue=queue, partition=f"p{number}"))["messages"]
+            assert entry == same
+        assert await data(client, id=id_, queue=other) == []
+    # A dead letter, a message that was deleted, and one that never was.
+    message = (await listed(client, id=pushed[5]["message_id"]))["messages"][0]
+    assert (await bury(client, message)).status == 200
+    (dead,) = (await listed(client, id=message["id"]))["messages"]
+    assert (dead["status"], dead["data"]) == ("dead_letter", 5)
+    await delete(client, message)
+    assert await data(client, id=message["id"]) == []
+    assert await data(client, id=uuid7()) == []
+    for wrong in ("x", str(uuid.uuid4()), uuid7().upper(), f"{queue}-3"):
+        answer = await client.get(f"/api/v1/messages?{urlencode({'id': wrong})}")
+        assert answer.status == 400
+        assert "id must be a message id" in answer.error
+
+
 async def test_holes_do_not_shorten_pages(client: Client, queue: str) -> None:
     for number in range(20):
         await client.push(queue, [number])

@@ -10,11 +10,9 @@ const LIMIT = 50;
 const STATUSES = [["", "Any status"], ["pending", "Pending"], ["processing", "Processing"], ["completed", "Completed"], ["dead_letter", "Dead letter"]];
 const AGES = [["1", "Last hour"], ["24", "Last day"], ["168", "Last week"], ["", "Any time"]];
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-// A message id holds the time when the message was stored; so many of that time are looked through.
-const LOOKED_THROUGH = 5000;
 
-/** The messages with this transaction id, or the one with this message id. */
-async function findById(id, signal) {
+/** The messages with this transaction id; else the one with this message id, looked for on the queue if one is named. */
+async function findById(id, queue, signal) {
   try {
     return [await get(path`/api/v1/messages/${id}`, {}, signal)];
   } catch (error) {
@@ -25,15 +23,7 @@ async function findById(id, signal) {
     if (error.status !== 404) throw error;
   }
   if (!UUID.test(id)) return [];
-  const at = parseInt(id.replaceAll("-", "").slice(0, 12), 16);
-  const range = { from: new Date(at - 5000).toISOString(), to: new Date(at + 5000).toISOString(), limit: 1000 };
-  for (let offset = 0; offset < LOOKED_THROUGH; offset += 1000) {
-    const { messages } = await get("/api/v1/messages", { ...range, offset }, signal);
-    const found = messages.find((one) => one.id === id);
-    if (found) return [found];
-    if (messages.length < 1000) break;
-  }
-  return [];
+  return (await get("/api/v1/messages", { id, queue }, signal)).messages;
 }
 
 export function Messages({ query }) {
@@ -43,7 +33,7 @@ export function Messages({ query }) {
   const id = value("id");
   const [form, setForm] = useState({ id, queue: value("queue"), partition: value("partition") });
   const source = useData((signal) => {
-    if (id) return findById(id, signal).then((messages) => ({ messages }));
+    if (id) return findById(id, value("queue"), signal).then((messages) => ({ messages }));
     const from = hours ? since(Number(hours)) : "1970-01-01T00:00:00Z";
     return get("/api/v1/messages", {
       queue: value("queue"), partition: value("partition"), status: value("status"), from, limit: LIMIT, offset,
@@ -77,7 +67,7 @@ export function Messages({ query }) {
           ]} />
           ${!id && html`<${Pager} offset=${offset} limit=${LIMIT} total=${offset + messages.length + (messages.length === LIMIT ? 1 : 0)} noun="or more"
             onOffset=${(next) => requery({ offset: next || "" })} />`}`
-          : html`<${Empty} title="No message found">${id ? "No stored message and no dead letter has this id. It may have been deleted by retention." : "None matches. Try a longer time or fewer conditions."}<//>`)}<//>
+          : html`<${Empty} title="No message found">${id ? `No stored message and no dead letter${value("queue") && ` of queue ${value("queue")}`} has this id. It may have been deleted by retention.` : "None matches. Try a longer time or fewer conditions."}<//>`)}<//>
       <//>
     <//>`;
 }

@@ -1,106 +1,215 @@
--- browse_segments: the newest segments of partitions, read backwards.
+-- end_before: where the messages of a partition end that were stored before a time.
 --
--- Parameters: the partitions, with the offsets [low, high) that are of interest in each; the bounds
---             of the time (null = none); how many segments at most.
--- Returns:    at least the p_limit newest segments that meet the bounds, if there are so many; some
---             more of the same time as the last of them. In no order; without bodies.
--- Calls:      offset_at.
--- Reads:      segments: about five times p_limit rows and one for each partition, whatever is stored.
+-- Parameters: the offsets [low, high) of interest; the time; when to give up (null = never).
+-- Returns:    the first of these offsets that was stored at or after the time; high when none was.
+--             Null when it is too late.
+-- Reads:      segments, by binary search (times do not fall within a partition).
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
-CREATE OR REPLACE FUNCTION queen.browse_segments(
+CREATE OR REPLACE FUNCTION queen.end_before(
+    p_shard smallint,
+    p_partition_id bigint,
+    p_low bigint,
+    p_high bigint,
+    p_time timestamptz,
+    p_give_up_at timestamptz
+) RETURNS bigint LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_low bigint := p_low;
+    v_high bigint := p_high;
+    v_middle bigint;
+    v_segment record;
+BEGIN
+    IF clock_timestamp() > p_give_up_at THEN
+        RETURN NULL;
+    END IF;
+    WHILE v_low < v_high LOOP
+        v_middle := (v_low + v_high) / 2;
+        SELECT s.base_offset, s.next_offset, s.created_at INTO v_segment
+        FROM queen.segments s
+        WHERE
+            s.shard = p_shard
+            AND s.partition_id = p_partition_id
+            AND s.base_offset <= v_middle
+        ORDER BY s.base_offset DESC
+        LIMIT 1;
+
+        IF NOT FOUND THEN
+            v_low := v_middle + 1;  -- dropped since
+        ELSIF v_segment.created_at < p_time THEN
+            v_low := v_segment.next_offset;
+        ELSE
+            v_high := v_segment.base_offset;
+        END IF;
+    END LOOP;
+    RETURN least(v_low, p_high);
+END
+$$;
+
+-- newest_segments: a look at the newest segments of some partitions.
+--
+-- Parameters: the partitions, with the offsets [low, high) that are of interest in each; the oldest
+--             time; how many segments of each partition at most, and of all.
+-- Returns:    the newest p_limit of the newest p_share of each partition, newest first; without
+--             bodies.
+-- Reads:      segments: p_share rows and two look-ups for each partition, whatever is stored.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.newest_segments(
     p_shard smallint,
     p_partition_ids bigint[],
     p_lows bigint[],
     p_highs bigint[],
     p_from timestamptz,
-    p_to timestamptz,
+    p_share integer,
     p_limit integer
 ) RETURNS TABLE (
     o_partition_id bigint,
     o_base_offset bigint,
     o_next_offset bigint,
     o_created_at timestamptz,
-    o_first_message_id uuid
+    o_first_message_id uuid,
+    o_raw_bytes integer
 ) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
-DECLARE
-    v_lows bigint[];
-    v_highs bigint[];
-    v_share integer := 4 * p_limit / greatest(cardinality(p_partition_ids), 1) + 1;
-    v_oldest timestamptz;
-    r record;
-    s record;
 BEGIN
-    -- The bounds as bases of segments, so that the index finds both ends.
+    RETURN QUERY
     SELECT
-        array_agg(coalesce(f.base_offset, b.low) ORDER BY b.n), array_agg(b.high ORDER BY b.n)
-    INTO v_lows, v_highs
-    FROM (
-        SELECT
-            u.n, u.partition_id,
-            CASE
-                WHEN p_from IS NULL THEN u.low
-                ELSE greatest(u.low, queen.offset_at(p_shard, u.partition_id, p_from))
-            END AS low,
-            CASE
-                WHEN p_to IS NULL THEN u.high
-                ELSE least(u.high, queen.offset_at(p_shard, u.partition_id, p_to))
-            END AS high
-        FROM unnest(p_partition_ids, p_lows, p_highs)
-            WITH ORDINALITY AS u (partition_id, low, high, n)
-    ) b
+        s.partition_id, s.base_offset, s.next_offset, s.created_at, s.first_message_id, s.raw_bytes
+    FROM unnest(p_partition_ids, p_lows, p_highs) AS u (partition_id, low, high)
+    -- The segment that holds the lowest offset, so that the index finds this end, too.
     LEFT JOIN LATERAL (
         SELECT g.base_offset
         FROM queen.segments g
-        WHERE g.shard = p_shard AND g.partition_id = b.partition_id AND g.base_offset <= b.low
+        WHERE g.shard = p_shard AND g.partition_id = u.partition_id AND g.base_offset <= u.low
         ORDER BY g.base_offset DESC
         LIMIT 1
-    ) f ON true;
-
-    -- A look at a few of each partition tells a time from which on there are enough.
-    SELECT l.created_at INTO v_oldest
-    FROM unnest(p_partition_ids, v_lows, v_highs) AS u (partition_id, low, high)
+    ) f ON true
     CROSS JOIN LATERAL (
-        SELECT g.created_at
+        SELECT
+            g.partition_id, g.base_offset, g.next_offset, g.created_at, g.first_message_id,
+            g.raw_bytes
         FROM queen.segments g
         WHERE
             g.shard = p_shard
             AND g.partition_id = u.partition_id
-            AND g.base_offset >= u.low
+            AND g.base_offset >= coalesce(f.base_offset, u.low)
             AND g.base_offset < u.high
         ORDER BY g.base_offset DESC
-        LIMIT v_share
-    ) l
-    ORDER BY l.created_at DESC
-    OFFSET p_limit - 1
-    LIMIT 1;
+        LIMIT p_share
+    ) s
+    WHERE s.created_at >= p_from
+    ORDER BY s.created_at DESC, s.partition_id DESC, s.base_offset DESC
+    LIMIT p_limit;
+END
+$$;
 
-    FOR r IN
-        SELECT u.* FROM unnest(p_partition_ids, v_lows, v_highs) AS u (partition_id, low, high)
-    LOOP
-        FOR s IN
-            SELECT g.base_offset, g.next_offset, g.created_at, g.first_message_id
-            FROM queen.segments g
-            WHERE
-                g.shard = p_shard
-                AND g.partition_id = r.partition_id
-                AND g.base_offset >= r.low
-                AND g.base_offset < r.high
-            ORDER BY g.base_offset DESC
+-- find_message: the segments that may hold a message id, looked for in a bounded run of partitions.
+--
+-- Parameters: the queue (null = any); the partition behind which the run begins; how many partitions
+--             it has at most; the bounds of the id of the segment's first message; when it was
+--             stored, [from, to).
+-- Returns:    one row: partitions and base offsets of the segments, side by side, in no order; and
+--             where the next run begins, null after the last one.
+-- Calls:      allocator_of, end_before (once for each partition that was made before p_to and pushed to
+--             since p_from).
+-- Reads:      partitions, allocators, segments: those of the time, without their bodies.
+-- Locks:      none.
+-- Plan:       see pop.sql, candidates, on OFFSET 0.
+-- Isolation:  READ COMMITTED. Partitions made since have higher ids, so a later run visits them.
+CREATE OR REPLACE FUNCTION queen.find_message(
+    p_shard smallint,
+    p_queue text,
+    p_after bigint,
+    p_limit integer,
+    p_id_min uuid,
+    p_id_max uuid,
+    p_from timestamptz,
+    p_to timestamptz
+) RETURNS TABLE (o_partition_ids bigint[], o_base_offsets bigint[], o_next bigint)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_ids bigint[];
+BEGIN
+    IF p_queue IS NULL THEN
+        SELECT array_agg(l.id) INTO v_ids
+        FROM (
+            SELECT p.id
+            FROM queen.partitions p
+            WHERE p.shard = p_shard AND p.id > p_after AND p.created_at < p_to
+            ORDER BY p.id
             LIMIT p_limit
-        LOOP
-            EXIT WHEN s.created_at < v_oldest;
-            o_partition_id := r.partition_id;
-            o_base_offset := s.base_offset;
-            o_next_offset := s.next_offset;
-            o_created_at := s.created_at;
-            o_first_message_id := s.first_message_id;
-            RETURN NEXT;
-        END LOOP;
-    END LOOP;
+        ) l;
+    ELSE
+        SELECT array_agg(l.id) INTO v_ids
+        FROM (
+            SELECT p.id
+            FROM queen.partitions p
+            WHERE
+                p.shard = p_shard
+                AND p.queue_id = (SELECT q.id FROM queen.queues q WHERE q.name = p_queue)
+                AND p.id > p_after
+                AND p.created_at < p_to
+            ORDER BY p.id
+            LIMIT p_limit
+        ) l;
+    END IF;
+
+    SELECT
+        coalesce(array_agg(s.partition_id), '{}'), coalesce(array_agg(s.base_offset), '{}')
+    INTO o_partition_ids, o_base_offsets
+    FROM unnest(v_ids) AS u (id)
+    CROSS JOIN LATERAL (
+        SELECT
+            k.partition_id, k.next_offset,
+            queen.end_before(
+                p_shard, k.partition_id, k.low_watermark, k.next_offset, p_from, NULL
+            ) AS low
+        FROM queen.allocator_of(p_shard, u.id) k
+        WHERE k.last_segment_at >= p_from AND k.next_offset > k.low_watermark
+        OFFSET 0
+    ) a
+    -- The first segment of the time. Where the time ends has to be known only if that is before it.
+    CROSS JOIN LATERAL (
+        SELECT g.base_offset, g.created_at
+        FROM queen.segments g
+        WHERE g.shard = p_shard AND g.partition_id = a.partition_id AND g.base_offset <= a.low
+        ORDER BY g.base_offset DESC
+        LIMIT 1
+    ) f
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE
+                WHEN f.created_at >= p_from AND f.created_at < p_to
+                    THEN queen.end_before(
+                        p_shard, a.partition_id, f.base_offset, a.next_offset, p_to, NULL
+                    )
+            END AS high
+        OFFSET 0
+    ) t
+    CROSS JOIN LATERAL (
+        SELECT g.partition_id, g.base_offset
+        FROM queen.segments g
+        WHERE
+            g.shard = p_shard
+            AND g.partition_id = a.partition_id
+            AND g.base_offset >= f.base_offset
+            AND g.base_offset < t.high
+            AND g.first_message_id BETWEEN p_id_min AND p_id_max
+        OFFSET 0
+    ) s;
+
+    IF cardinality(v_ids) = p_limit THEN
+        o_next := v_ids[p_limit];
+    END IF;
+    RETURN NEXT;
 END
 $$;
 

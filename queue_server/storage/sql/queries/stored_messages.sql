@@ -1,7 +1,10 @@
 -- name: browse_partitions
--- The partitions in which a listing looks, those first that were pushed to last; with the offsets in
--- which messages of the wanted status lie. The groups of all partitions are looked at only when a
--- status is wanted.
+-- The partitions with the newest segments that a listing looks for: stored in [start, end), and with
+-- messages of the wanted status. The first n partitions hold the first n segments, as each comes where
+-- its newest of these belongs. That is nearly always its newest of all, whose time the allocator has.
+-- It is looked for, by one binary search, in partitions pushed to after `end`, and by one look-up
+-- where a status ends below the newest messages. Partitions that were not searched within `within_s`
+-- come first, with a null. The groups of all partitions are looked at only when a status is wanted.
 WITH matched AS (
     SELECT
         p.id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
@@ -17,7 +20,9 @@ WITH matched AS (
         AND a.next_offset > a.low_watermark
         AND a.last_segment_at >= %(start)s::timestamptz
     ORDER BY a.last_segment_at DESC, p.id DESC
-    LIMIT CASE WHEN %(status)s::text IS NULL THEN %(limit)s::bigint END
+    LIMIT CASE
+        WHEN %(status)s::text IS NULL AND %(end)s::timestamptz IS NULL THEN %(limit)s::bigint
+    END
 ),
 placed AS (
     SELECT
@@ -26,7 +31,8 @@ placed AS (
             WHEN 'completed' THEN m.low_watermark
             WHEN 'processing' THEN greatest(m.low_watermark, c.queue_mode)
             WHEN 'pending' THEN greatest(
-                m.low_watermark, coalesce(greatest(c.queue_mode, c.leased_to), 0)
+                m.low_watermark, coalesce(greatest(c.queue_mode, c.leased_to), 0),
+                CASE WHEN c.queue_mode IS NULL THEN coalesce(c.named, 0) END
             )
             ELSE m.low_watermark
         END AS low,
@@ -34,8 +40,7 @@ placed AS (
             WHEN 'completed' THEN coalesce(c.queue_mode, c.named, 0)
             WHEN 'processing' THEN coalesce(c.leased_to, 0)
             ELSE m.next_offset
-        END AS high,
-        c.queue_mode IS NULL AS bus, c.named
+        END AS high
     FROM matched m
     LEFT JOIN LATERAL (
         SELECT
@@ -51,31 +56,46 @@ placed AS (
             AND k.shard = %(shard)s
             AND k.partition_id = m.id
     ) c ON true
+),
+-- OFFSET 0: what stands behind a name is worked out once, not wherever the name stands.
+bounded AS (
+    SELECT
+        l.*,
+        CASE
+            WHEN l.last_segment_at < %(end)s::timestamptz OR %(end)s::timestamptz IS NULL THEN l.high
+            ELSE queen.end_before(
+                %(shard)s::smallint, l.id, l.low, l.high, %(end)s::timestamptz,
+                statement_timestamp() + make_interval(secs => %(within_s)s::float8)
+            )
+        END AS past
+    FROM placed l
+    WHERE l.low < l.high
+    OFFSET 0
+),
+timed AS (
+    SELECT
+        b.*,
+        CASE
+            WHEN b.past IS NULL THEN 'infinity'
+            WHEN b.past = b.next_offset THEN b.last_segment_at
+            ELSE (SELECT t.o_at FROM queen.time_at(%(shard)s::smallint, b.id, b.past - 1) t)
+        END AS newest_at
+    FROM bounded b
+    WHERE b.low < b.past OR b.past IS NULL
+    OFFSET 0
 )
-SELECT
-    l.id, l.partition, l.queue, l.namespace, l.task, l.priority,
-    CASE
-        WHEN %(status)s::text = 'pending' AND l.bus THEN greatest(l.low, coalesce(l.named, 0))
-        ELSE l.low
-    END AS low,
-    l.high
-FROM placed l
-WHERE
-    CASE
-        WHEN %(status)s::text = 'pending' AND l.bus THEN greatest(l.low, coalesce(l.named, 0))
-        ELSE l.low
-    END < l.high
-ORDER BY l.last_segment_at DESC, l.id DESC
+SELECT t.id, t.partition, t.queue, t.namespace, t.task, t.priority, t.low, t.past
+FROM timed t
+WHERE t.newest_at >= %(start)s::timestamptz
+ORDER BY t.newest_at DESC, t.id DESC
 LIMIT %(limit)s
 
 -- name: browse_segments
-SELECT s.*
-FROM queen.browse_segments(
+SELECT *
+FROM queen.newest_segments(
     %(shard)s::smallint, %(partition_ids)b::bigint[], %(lows)b::bigint[], %(highs)b::bigint[],
-    %(start)s::timestamptz, %(end)s::timestamptz, %(limit)s::integer
-) s
-ORDER BY s.o_created_at DESC, s.o_partition_id DESC, s.o_base_offset DESC
-LIMIT %(limit)s
+    %(start)s::timestamptz, %(share)s::integer, %(limit)s::integer
+)
 
 -- name: list_holes
 SELECT h.partition_id, h.message_offset
@@ -209,6 +229,30 @@ ORDER BY p.id
 SELECT * FROM queen.find_id(
     %(shard)s::smallint, %(after)s::bigint, %(limit)s::integer, %(id)b::bytea, %(scan_id)b::bytea
 )
+
+-- name: find_message
+SELECT * FROM queen.find_message(
+    %(shard)s::smallint, %(queue)s::text, %(after)s::bigint, %(limit)s::integer,
+    %(id_min)s::uuid, %(id)s::uuid, %(start)s::timestamptz, %(end)s::timestamptz
+)
+
+-- name: dead_message_by_id
+-- By dead_letters_by_message_time; of several entries the newest.
+SELECT
+    d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
+    d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
+    d.created_at, d.error_message, d.retry_count, d.failed_at
+FROM queen.dead_letters d
+JOIN queen.queues q ON q.id = d.queue_id
+JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+WHERE
+    d.shard = %(shard)s
+    AND d.created_at >= %(start)s::timestamptz
+    AND d.created_at < %(end)s::timestamptz
+    AND d.message_id = %(id)s
+    AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
+ORDER BY d.failed_at DESC
+LIMIT 1
 
 -- name: dead_letter_partitions
 -- By dead_letters_by_transaction_id.
