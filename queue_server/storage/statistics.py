@@ -438,11 +438,22 @@ async def group(transactions: Transactions, name: str) -> list[GroupPartition]:
     ]
 
 
-async def lagging(transactions: Transactions, lag_s_min: float) -> list[LaggingGroup]:
-    """Groups whose oldest message not committed is at least so old, worst first."""
+async def lagging(
+    transactions: Transactions, lag_s_min: float, group: str | None, queue: str | None
+) -> list[LaggingGroup]:
+    """Groups whose oldest message not committed is at least so old, the 1000 worst places first.
+
+    *group*, *queue* None: any.
+    """
     rows = await transactions.call(
         STATEMENTS["lagging_groups"],
-        {"shard": SHARD, "lag_s_min": lag_s_min, "limit": _LAGGING_MAX},
+        {
+            "shard": SHARD,
+            "lag_s_min": lag_s_min,
+            "consumer_group": group,
+            "queue": queue,
+            "limit": _LAGGING_MAX,
+        },
     )
     return [LaggingGroup(*row) for row in rows]
 

@@ -558,6 +558,26 @@ def test_groups_are_listed_and_moved(cli: Cli, queue: str) -> None:
     assert (to_time.json["to"], to_time.json["lagAfter"]) == ("2020-02-03T09:00:00.000000Z", 6)
 
 
+def test_lag_of_a_group_is_told_however_many_places_are_worse(cli: Cli, queue: str) -> None:
+    crowd, late = f"{queue}-crowd", f"{queue}-late"
+    lines = "".join(f'{{"partition":"p{n}","payload":{n}}}\n' for n in range(1100))
+    assert cli("push", crowd, "--items", stdin=lines).code == OK
+    cli("pop", crowd, "--group", f"{queue}-slow", "--batch", "1", "--ack")
+    cli("push", queue, "1", "2")
+    cli("pop", queue, "--group", late, "--batch", "1", "--ack")
+    everybody = cli("groups", "lag", "--json")
+    assert len(everybody.json["lagging"]) == 1000
+    assert "only the worst 1,000 places are shown" in everybody.err
+    for args in ([late], ["--queue", queue], [late, "--queue", queue]):
+        found = cli("groups", "lag", *args, "--json")
+        assert [(one["consumer_group"], one["offset_lag"]) for one in found.json["lagging"]] == [
+            (late, 1)
+        ]
+        assert found.err == ""
+    # Others look at the worst places of this server, too.
+    assert cli("queues", "delete", crowd, "--yes").code == OK
+
+
 def test_a_seek_that_makes_no_sense_is_refused(cli: Cli, queue: str) -> None:
     cli("push", queue, "1")
     for args, code in (

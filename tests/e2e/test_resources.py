@@ -374,6 +374,14 @@ async def test_groups_and_their_lag(client: Client, queue: str) -> None:
     assert [one["time_lag_seconds"] for one in behind] == sorted(
         (one["time_lag_seconds"] for one in behind), reverse=True
     )
+    for named in (
+        {"consumerGroup": group}, {"queue": queue}, {"consumerGroup": group, "queue": queue},
+    ):  # fmt: skip
+        query = urlencode({"minLagSeconds": 1} | named)
+        told = await get(client, f"/api/v1/consumer-groups/lagging?{query}")
+        assert [one["partition_id"] for one in told] == [one["partition_id"] for one in own]
+    query = urlencode({"minLagSeconds": 0, "consumerGroup": group, "queue": unique("none")})
+    assert await get(client, f"/api/v1/consumer-groups/lagging?{query}") == []
     behind = await get(client, "/api/v1/consumer-groups/lagging")
     assert [one for one in behind if one["consumer_group"] == group] == []
 

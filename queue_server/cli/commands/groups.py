@@ -13,6 +13,8 @@ from queue_server.cli.output import count, duration, some
 from queue_server.cli.session import Queue, Session, Yes, server_command
 
 _GROUPS = "/api/v1/consumer-groups"
+# So many places the server tells at most.
+_LAGGING_MAX = 1000
 _BEGINNING = "1970-01-01T00:00:00Z"
 
 Group = Annotated[str, typer.Argument(metavar="GROUP", help="Its name; __QUEUE_MODE__: no group.")]
@@ -95,11 +97,12 @@ def lag(
       queue-server groups lag
       queue-server groups lag billing --queue orders --min-seconds 300
     """
-    found = [
-        one
-        for one in session.client.get(f"{_GROUPS}/lagging", {"minLagSeconds": min_seconds})
-        if group in ("", one["consumer_group"]) and queue in ("", one["queue_name"])
-    ]
+    found = session.client.get(
+        f"{_GROUPS}/lagging",
+        {"minLagSeconds": min_seconds, "consumerGroup": group or None, "queue": queue or None},
+    )
+    if len(found) == _LAGGING_MAX:
+        session.out.notice(f"only the worst {count(_LAGGING_MAX)} places are shown")
     if session.json:
         session.out.value({"lagging": found})
         return

@@ -312,7 +312,15 @@ async def group(request: web.Request) -> web.Response:
 
 async def lagging(request: web.Request) -> web.Response:
     lag_s_min = query_int(request, "minLagSeconds", _LAG_S_MIN, 0, 10**9)
-    found = await statistics.lagging(request.app[STATE].transactions, lag_s_min)
+    query = request.query
+    for name in ("consumerGroup", "queue"):
+        check_text(query.get(name, ""), name)
+    found = await statistics.lagging(
+        request.app[STATE].transactions,
+        lag_s_min,
+        query.get("consumerGroup") or None,
+        query.get("queue") or None,
+    )
     return json_answer(
         [
             {

@@ -267,7 +267,7 @@ SELECT
     u.consumer_group, q.name, g.o_partition, g.o_partition_id, g.o_lag,
     extract(epoch FROM clock_timestamp() - g.o_oldest_at)::float8 AS lag_seconds, g.o_oldest_at,
     g.o_consumed_at
-FROM queen.group_places(%(shard)s::smallint, NULL, NULL) g
+FROM queen.group_places(%(shard)s::smallint, %(consumer_group)s::text, %(queue)s::text) g
 JOIN queen.subscriptions u ON u.id = g.o_subscription_id
 JOIN queen.queues q ON q.id = u.queue_id
 WHERE g.o_oldest_at <= clock_timestamp() - make_interval(secs => %(lag_s_min)s)
