@@ -87,7 +87,7 @@ class _Request(msgspec.Struct):
     producer_subs: Sequence[str | None]  # who produced each item, as its credential says
     size_bytes: int
     results: list[PushResult | None]
-    traceparent: str | None = None  # of the push's span, where there is one
+    traceparent: str | None = None  # of the push's span, or of its producer's
     text: bytes | None = None  # all results as JSON, where they could be written at once
 
 

@@ -174,7 +174,7 @@ class PoppedMessage(TypedDict):
     deliveryAttempt: int
     retryCount: int
     priority: int
-    traceparent: NotRequired[str]  # of its push, where the server makes spans
+    traceparent: NotRequired[str]  # of its push, or of its producer
 
 
 class Autopilot(TypedDict):

@@ -1,7 +1,12 @@
-"""A span for each request that moves messages, where TRACING asks for them."""
+"""A span for each request that moves messages, where TRACING asks for them.
+
+Without spans of ours a push is known by the `traceparent` that its producer sent, so that producers
+and consumers who trace themselves find each other also then.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -9,6 +14,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from queue_server.observability.counters import RouteGroup
 from queue_server.observability.tracing import RequestSpan, Tracing
+
+# W3C Trace Context, version 00: ids of zeros alone are none. What is taken goes into messages as it
+# came, so nothing else may pass.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 SPAN: web.RequestKey[RequestSpan] = web.RequestKey("span", RequestSpan)
 
@@ -21,9 +30,15 @@ _NAMES = {
 
 
 def traceparent_of(request: web.Request) -> str | None:
-    """What the request's messages are to say of its span; None without one."""
-    span = request.get(SPAN)
-    return None if span is None else span.traceparent
+    """What the request's messages are to say of where they came from; None = nothing.
+
+    That is the request's span, or, where no spans are made, its producer's.
+    """
+    span: RequestSpan | None = request.get(SPAN)
+    if span is not None:
+        return span.traceparent
+    given = request.headers.get("traceparent")
+    return given if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
 def describe(

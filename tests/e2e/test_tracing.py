@@ -94,11 +94,17 @@ def parent(number: int) -> tuple[str, str, str]:
     return trace_id, span_id, f"00-{trace_id}-{span_id}-01"
 
 
-async def push_traced(client: Client, queue: str, number: int, payloads: list[Any]) -> None:
+async def push_traced(
+    client: Client,
+    queue: str,
+    number: int,
+    payloads: list[Any],
+    *,
+    traceparent: str | None = None,
+) -> None:
     body = json.dumps({"items": [{"queue": queue, "payload": p} for p in payloads]}).encode()
-    answer = await client.send(
-        "POST", "/api/v1/push", body=body, headers={"traceparent": parent(number)[2]}
-    )
+    header = parent(number)[2] if traceparent is None else traceparent
+    answer = await client.send("POST", "/api/v1/push", body=body, headers={"traceparent": header})
     assert answer.status == 201, answer
 
 
@@ -233,7 +239,39 @@ async def test_what_was_traced_is_handed_on_without_tracing(
     (span,) = collector.spans
     start = f"00-{span.trace_id.hex()}-{span.span_id.hex()}-0"
     assert messages[0]["traceparent"].startswith(start)
-    assert "traceparent" not in messages[1]
+    assert messages[1]["traceparent"] == parent(5)[2]
+
+
+async def test_without_tracing_messages_keep_what_their_producers_sent(
+    client: Client, queue: str
+) -> None:
+    """So that producers and consumers that trace themselves can link."""
+    # Together, so that requests with and without share segments.
+    await asyncio.gather(
+        *(push_traced(client, queue, n, [n, n]) for n in range(10)),
+        *(client.push(queue, [-1]) for _ in range(10)),
+    )
+    operations = [{"type": "push", "items": [{"queue": queue, "payload": 10}]}]
+    answer = await client.send(
+        "POST",
+        "/api/v1/transaction",
+        body=json.dumps({"operations": operations}).encode(),
+        headers={"traceparent": parent(10)[2]},
+    )
+    assert answer.json["success"], answer
+    for wrong in (
+        "", "00", "x" * 55, parent(11)[2].upper(), parent(11)[2] + "-00", "01" + parent(11)[2][2:],
+        f"00-{0:032x}-{1:016x}-01", f"00-{1:032x}-{0:016x}-01", parent(11)[2][:-1] + '"',
+    ):  # fmt: skip
+        await push_traced(client, queue, 11, [-1], traceparent=wrong)
+    messages = (await client.pop(queue)).messages
+    assert len(messages) == 40
+    for message in messages:
+        number = message["data"]
+        if number < 0:
+            assert "traceparent" not in message
+        else:
+            assert message["traceparent"] == parent(number)[2]
 
 
 def test_without_the_setting_nothing_of_opentelemetry_is_loaded() -> None:
