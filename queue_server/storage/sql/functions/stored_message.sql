@@ -1,9 +1,12 @@
 -- end_before: where the messages of a partition end that were stored before a time.
 --
--- Parameters: the offsets [low, high) of interest; the time; when to give up (null = never).
+-- Parameters: the offsets [low, high) of interest; the time; about when the first and the last of them
+--             were stored; when to give up (null = never).
 -- Returns:    the first of these offsets that was stored at or after the time; high when none was.
 --             Null when it is too late.
--- Reads:      segments, by binary search (times do not fall within a partition).
+-- Reads:      segments (times do not fall within a partition): a search that expects pushes to be
+--             regular, and is done in two or three steps where they are; every other step halves
+--             what is left, so at most twice as many as a binary search needs.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.end_before(
@@ -12,6 +15,8 @@ CREATE OR REPLACE FUNCTION queen.end_before(
     p_low bigint,
     p_high bigint,
     p_time timestamptz,
+    p_low_at timestamptz,
+    p_high_at timestamptz,
     p_give_up_at timestamptz
 ) RETURNS bigint LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
@@ -19,6 +24,9 @@ AS $$
 DECLARE
     v_low bigint := p_low;
     v_high bigint := p_high;
+    v_low_at timestamptz := p_low_at;
+    v_high_at timestamptz := p_high_at;
+    v_halves boolean := false;
     v_middle bigint;
     v_segment record;
 BEGIN
@@ -26,7 +34,16 @@ BEGIN
         RETURN NULL;
     END IF;
     WHILE v_low < v_high LOOP
-        v_middle := (v_low + v_high) / 2;
+        IF v_halves OR p_time <= v_low_at OR p_time >= v_high_at THEN
+            v_middle := (v_low + v_high) / 2;
+        ELSE
+            v_middle := v_low + floor(
+                (v_high - v_low) * date_part('epoch', p_time - v_low_at)
+                / date_part('epoch', v_high_at - v_low_at)
+            )::bigint;
+            v_middle := least(v_middle, v_high - 1);
+        END IF;
+        v_halves := NOT v_halves;
         SELECT s.base_offset, s.next_offset, s.created_at INTO v_segment
         FROM queen.segments s
         WHERE
@@ -40,8 +57,10 @@ BEGIN
             v_low := v_middle + 1;  -- dropped since
         ELSIF v_segment.created_at < p_time THEN
             v_low := v_segment.next_offset;
+            v_low_at := v_segment.created_at;
         ELSE
             v_high := v_segment.base_offset;
+            v_high_at := v_segment.created_at;
         END IF;
     END LOOP;
     RETURN least(v_low, p_high);
@@ -137,20 +156,21 @@ SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_ids bigint[];
+    v_times timestamptz[];
 BEGIN
     IF p_queue IS NULL THEN
-        SELECT array_agg(l.id) INTO v_ids
+        SELECT array_agg(l.id), array_agg(l.created_at) INTO v_ids, v_times
         FROM (
-            SELECT p.id
+            SELECT p.id, p.created_at
             FROM queen.partitions p
             WHERE p.shard = p_shard AND p.id > p_after AND p.created_at < p_to
             ORDER BY p.id
             LIMIT p_limit
         ) l;
     ELSE
-        SELECT array_agg(l.id) INTO v_ids
+        SELECT array_agg(l.id), array_agg(l.created_at) INTO v_ids, v_times
         FROM (
-            SELECT p.id
+            SELECT p.id, p.created_at
             FROM queen.partitions p
             WHERE
                 p.shard = p_shard
@@ -165,12 +185,13 @@ BEGIN
     SELECT
         coalesce(array_agg(s.partition_id), '{}'), coalesce(array_agg(s.base_offset), '{}')
     INTO o_partition_ids, o_base_offsets
-    FROM unnest(v_ids) AS u (id)
+    FROM unnest(v_ids, v_times) AS u (id, created_at)
     CROSS JOIN LATERAL (
         SELECT
-            k.partition_id, k.next_offset,
+            k.partition_id, k.next_offset, k.last_segment_at,
             queen.end_before(
-                p_shard, k.partition_id, k.low_watermark, k.next_offset, p_from, NULL
+                p_shard, k.partition_id, k.low_watermark, k.next_offset, p_from, u.created_at,
+                k.last_segment_at, NULL
             ) AS low
         FROM queen.allocator_of(p_shard, u.id) k
         WHERE k.last_segment_at >= p_from AND k.next_offset > k.low_watermark
@@ -189,7 +210,8 @@ BEGIN
             CASE
                 WHEN f.created_at >= p_from AND f.created_at < p_to
                     THEN queen.end_before(
-                        p_shard, a.partition_id, f.base_offset, a.next_offset, p_to, NULL
+                        p_shard, a.partition_id, f.base_offset, a.next_offset, p_to, f.created_at,
+                        a.last_segment_at, NULL
                     )
             END AS high
         OFFSET 0

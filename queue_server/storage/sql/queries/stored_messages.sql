@@ -2,12 +2,12 @@
 -- The partitions with the newest segments that a listing looks for: stored in [start, end), and with
 -- messages of the wanted status. The first n partitions hold the first n segments, as each comes where
 -- its newest of these belongs. That is nearly always its newest of all, whose time the allocator has.
--- It is looked for, by one binary search, in partitions pushed to after `end`, and by one look-up
+-- It is looked for, by a search of its segments, in partitions pushed to after `end`, and by one look-up
 -- where a status ends below the newest messages. Partitions that were not searched within `within_s`
 -- come first, with a null. The groups of all partitions are looked at only when a status is wanted.
 WITH matched AS (
     SELECT
-        p.id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
+        p.id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority, p.created_at,
         a.low_watermark, a.next_offset, a.last_segment_at
     FROM queen.queues q
     JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = q.id
@@ -64,7 +64,8 @@ bounded AS (
         CASE
             WHEN l.last_segment_at < %(end)s::timestamptz OR %(end)s::timestamptz IS NULL THEN l.high
             ELSE queen.end_before(
-                %(shard)s::smallint, l.id, l.low, l.high, %(end)s::timestamptz,
+                %(shard)s::smallint, l.id, l.low, l.high, %(end)s::timestamptz, l.created_at,
+                l.last_segment_at,
                 statement_timestamp() + make_interval(secs => %(within_s)s::float8)
             )
         END AS past
