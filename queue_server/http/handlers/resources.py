@@ -311,15 +311,14 @@ async def group(request: web.Request) -> web.Response:
 
 
 async def lagging(request: web.Request) -> web.Response:
+    state, query = request.app[STATE], request.query
     lag_s_min = query_int(request, "minLagSeconds", _LAG_S_MIN, 0, 10**9)
-    query = request.query
     for name in ("consumerGroup", "queue"):
         check_text(query.get(name, ""), name)
-    found = await statistics.lagging(
-        request.app[STATE].transactions,
-        lag_s_min,
-        query.get("consumerGroup") or None,
-        query.get("queue") or None,
+    group_name, queue_name = query.get("consumerGroup") or None, query.get("queue") or None
+    found = await state.looks.share(
+        ("lagging", lag_s_min, group_name, queue_name),
+        lambda: statistics.lagging(state.transactions, lag_s_min, group_name, queue_name),
     )
     return json_answer(
         [
@@ -335,7 +334,7 @@ async def lagging(request: web.Request) -> web.Response:
                 "oldest_unconsumed_at": wire_time(one.oldest_at),
                 "last_consumed_at": time_or_null(one.consumed_at),
             }
-            for one in found
+            for one in found.value
         ]
     )
 
