@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from queue_server.domain.names import PartitionId
+from queue_server.domain.names import PartitionId, QueueName
+from queue_server.storage import groups
 from queue_server.storage.messages import SHARD
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
@@ -32,8 +33,12 @@ class DeadLetterFilter(msgspec.Struct, frozen=True):
     error: str | None = None  # the error text, of which the first 500 characters count
     error_contains: str | None = None
 
-    def parameters(self) -> dict[str, Any]:
-        return {"shard": SHARD} | msgspec.structs.asdict(self)
+    async def parameters(self, transactions: Transactions) -> dict[str, Any]:
+        """What the statements take, planned for these values: see `find_dead_letters_v2`."""
+        return {
+            "shard": SHARD,
+            "queue_id": await queue_id(transactions, self.queue),
+        } | msgspec.structs.asdict(self)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -54,13 +59,20 @@ class DeadLetter(msgspec.Struct, frozen=True):
     failed_at: datetime.datetime
 
 
+async def queue_id(transactions: Transactions, name: str | None) -> str | None:
+    """The id of the queue of a filter; one that no queue has, when there is none of this name."""
+    if name is None:
+        return None
+    return await groups.find_queue(transactions, QueueName(name)) or str(uuid.UUID(int=0))
+
+
 async def page(
     transactions: Transactions, filter_: DeadLetterFilter, limit: int, offset: int
 ) -> list[DeadLetter]:
     """Dead letters, newest failure first."""
     rows = await transactions.call(
         STATEMENTS["list_dead_letters"],
-        filter_.parameters() | {"limit": limit, "offset": offset},
+        await filter_.parameters(transactions) | {"limit": limit, "offset": offset},
         prepare=False,
     )
     return [DeadLetter(*row) for row in rows]
@@ -72,7 +84,7 @@ async def next_run(
     """The dead letters that follow *after*, at most *limit*, oldest failure first."""
     rows = await transactions.call(
         STATEMENTS["next_dead_letters"],
-        filter_.parameters()
+        await filter_.parameters(transactions)
         | {
             "after_failed_at": None if after is None else after.failed_at,
             "after_id": None if after is None else after.id,
@@ -86,7 +98,7 @@ async def next_run(
 
 async def count(transactions: Transactions, filter_: DeadLetterFilter) -> int:
     rows = await transactions.call(
-        STATEMENTS["count_dead_letters"], filter_.parameters(), prepare=False
+        STATEMENTS["count_dead_letters"], await filter_.parameters(transactions), prepare=False
     )
     number: int = rows[0][0]
     return number
@@ -120,13 +132,12 @@ async def purge(transactions: Transactions, filter_: DeadLetterFilter, limit: in
 
     A bounded number goes in one transaction.
     """
+    parameters = await filter_.parameters(transactions)
     total = 0
     while True:
         rows_max = _PURGE_ROWS if limit is None else min(_PURGE_ROWS, limit - total)
         rows = await transactions.call(
-            STATEMENTS["purge_dead_letters"],
-            filter_.parameters() | {"limit": rows_max},
-            prepare=False,
+            STATEMENTS["purge_dead_letters"], parameters | {"limit": rows_max}, prepare=False
         )
         deleted: int = rows[0][0]
         total += deleted

@@ -18,6 +18,7 @@ from queue_server.domain.message import RUN_LENGTH_MAX, message_id
 from queue_server.domain.names import QUEUE_MODE, PartitionId
 from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, StoredMessage, decrypt
 from queue_server.domain.status import Consumption, GroupPlace, MessageStatus
+from queue_server.storage.dead_letters import queue_id
 from queue_server.storage.messages import (
     SHARD,
     Segment,
@@ -249,7 +250,12 @@ async def dead_messages(
     """Messages that are dead letters, newest first."""
     rows = await transactions.call(
         STATEMENTS["list_dead_messages"],
-        filter_.parameters() | {"limit": limit, "offset": offset},
+        filter_.parameters()
+        | {
+            "queue_id": await queue_id(transactions, filter_.queue),
+            "limit": limit,
+            "offset": offset,
+        },
         prepare=False,
     )
     return [_dead_view(PartitionView(*row[:6]), row[6:], keyring) for row in rows]

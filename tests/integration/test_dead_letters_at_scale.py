@@ -36,6 +36,8 @@ Look = Callable[Concatenate[Transactions, P], Awaitable[T]]
 
 LETTERS = 300_000
 PARTITIONS = 100
+# Of another queue, that had them before.
+OTHERS = 20
 # So many times in a row: after five PostgreSQL may think of another plan.
 TIMES = 7
 # Rows that a look may read: those it shows, and some of the newest that vacuum has not seen.
@@ -45,7 +47,7 @@ PAGE = 50
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 
-async def fill(conninfo: str, queue_id: str) -> None:
+async def fill(conninfo: str, queue_id: str, other_id: str) -> None:
     """A dead letter each millisecond, of ten reasons, the first of which the others contain."""
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         await connection.execute(
@@ -68,6 +70,16 @@ async def fill(conninfo: str, queue_id: str) -> None:
             "  ON p.number = n %% %(count)s + 1"
             " ORDER BY n",
             {"queue_id": queue_id, "count": PARTITIONS, "letters": LETTERS},
+        )
+        await connection.execute(
+            "WITH made AS (SELECT e.o_id FROM queen.ensure_partitions(1::smallint,"
+            "  %(queue_id)s::uuid, ARRAY['p1']) e (o_name, o_id))"
+            " INSERT INTO queen.dead_letters SELECT d.shard, gen_random_uuid(), m.o_id,"
+            "  %(queue_id)s::uuid, d.consumer_group, d.message_offset, d.message_id,"
+            "  'other-' || d.message_offset, d.trace_id, d.producer_sub, d.payload, 'void',"
+            "  d.retry_count, d.created_at - interval '1 day', d.failed_at - interval '1 day'"
+            " FROM queen.dead_letters d, made m WHERE d.message_offset <= %(count)s",
+            {"queue_id": other_id, "count": OTHERS},
         )
         # As autovacuum does while they come.
         await connection.execute("VACUUM (ANALYZE) queen.dead_letters")
@@ -137,8 +149,8 @@ async def test_looks_read_few_of_many_dead_letters(
     conninfo: str, transactions: Transactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue_id = await ensure_queue(transactions, QueueName("q"))
-    await ensure_queue(transactions, QueueName("other"))
-    await fill(conninfo, queue_id)
+    other_id = await ensure_queue(transactions, QueueName("other"))
+    await fill(conninfo, queue_id, other_id)
     reader = Reader(conninfo)
     own = DeadLetterFilter(queue="q")
 
@@ -147,19 +159,23 @@ async def test_looks_read_few_of_many_dead_letters(
     places = await reader.few(statistics.partitions, queue_id)
     assert {place.counts.dead for place in places} == {LETTERS // PARTITIONS}
     queues = (await reader.few(statistics.overview)).queues
-    assert {queue.name: queue.counts.dead for queue in queues} == {"q": LETTERS, "other": 0}
+    assert {queue.name: queue.counts.dead for queue in queues} == {"q": LETTERS, "other": OTHERS}
     figures = await reader.few(look_at_figures)
     assert figures is not None
     assert {one.name: one.dead_letter_count for one in figures.queues} == {
-        "q": LETTERS, "other": 0,
+        "q": LETTERS, "other": OTHERS,
     }  # fmt: skip
-    for queue_ids in (None, [queue_id]):
+    for queue_ids, total, partition_count in (
+        (None, LETTERS + OTHERS, PARTITIONS + 1),
+        ([queue_id], LETTERS, PARTITIONS),
+        ([other_id], OTHERS, 1),
+    ):
         sums = await reader.few(statistics.dead_letters, queue_ids)
-        assert (sums.total, sums.partition_count) == (LETTERS, PARTITIONS)
+        assert (sums.total, sums.partition_count) == (total, partition_count)
 
     # The pages of dead letters, and of messages that are.
-    for filter_ in (DeadLetterFilter(), own):
-        assert await reader.few(dead_letters.count, filter_) == LETTERS
+    for filter_, total in ((DeadLetterFilter(), LETTERS + OTHERS), (own, LETTERS)):
+        assert await reader.few(dead_letters.count, filter_) == total
         for offset in (0, 3 * PAGE):
             page = await reader.few(dead_letters.page, filter_, PAGE, offset)
             assert [letter.transaction_id for letter in page] == [
@@ -171,6 +187,19 @@ async def test_looks_read_few_of_many_dead_letters(
         assert [one.transaction_id for one in messages] == [
             f"id-{LETTERS - PAGE - n}" for n in range(PAGE)
         ]
+
+    # Those of a queue that has few are not looked for among the others.
+    few = DeadLetterFilter(queue="other")
+    newest = MessageFilter(LONG_AGO, queue="other")
+    ids = [f"other-{OTHERS - n}" for n in range(OTHERS)]
+    for filter_ in (few, DeadLetterFilter(queue="other", partition="p1", error="void")):
+        assert await reader.few(dead_letters.count, filter_) == OTHERS
+        page = await reader.few(dead_letters.page, filter_, PAGE, 0)
+        assert [letter.transaction_id for letter in page] == ids
+        run = await reader.few(dead_letters.next_run, filter_, None, PAGE)
+        assert [letter.transaction_id for letter in run] == ids[::-1]
+    messages = await reader.few(stored_messages.dead_messages, newest, PAGE, 0, Keyring())
+    assert [one.transaction_id for one in messages] == ids
 
     # A run of a redrive, from the start and behind another, reads what it moves.
     first = await reader.few(dead_letters.next_run, own, None, PAGE)
@@ -185,10 +214,12 @@ async def test_looks_read_few_of_many_dead_letters(
     monkeypatch.setattr(snapshot, "_SHARE", 1e-6)
     read, errors = await reader.rows(look_at_errors)
     assert LETTERS <= read < 1.1 * LETTERS, read
-    assert len(errors) == 10
-    assert {row.count for row in errors} == {LETTERS // 10}
-    assert {row.groups for row in errors} == {1}  # even ones are of one group, odd ones of another
-    assert (errors[0].queue, errors[0].error) == ("q", "timeout")
+    *most, last = errors
+    assert len(most) == 10
+    assert {row.count for row in most} == {LETTERS // 10}
+    assert {row.groups for row in most} == {1}  # even ones are of one group, odd ones of another
+    assert (most[0].queue, most[0].error) == ("q", "timeout")
+    assert (last.queue, last.error, last.count, last.groups) == ("other", "void", OTHERS, 2)
 
     # A purge reads the rows that it deletes: to choose them, and to delete them.
     count = 10 * FEW

@@ -1,16 +1,18 @@
 -- find_dead_letters_v2: the dead letters that a filter lets through.
 --
--- Parameters: queue, group and partition by name, bounds of the time of the failure [from, to), the
---             error text, of which the first 500 characters count, and a part of it; each null = any.
+-- Parameters: queue, group, partition by name, bounds of the time of the failure [from, to), the error
+--             text, of which the first 500 characters count, and a part of it; each null = any.
 -- Returns:    rows of dead_letters, in no order.
--- Reads:      dead_letters, by queue when one is named, else all; partitions when one is named.
+-- Reads:      dead_letters, by queue when one is given, else all; partitions when one is named.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 -- Plans:      it becomes a part of the statement that calls it, which has to be planned for its own
---             parameters (not prepared): else every filter is planned for as if it were given.
+--             parameters (not prepared): else every filter is planned for as if it were given. The
+--             queue is given by its id, because its share of all dead letters decides by which index
+--             they are found.
 CREATE OR REPLACE FUNCTION queen.find_dead_letters_v2(
     p_shard smallint,
-    p_queue text,
+    p_queue_id uuid,
     p_consumer_group text,
     p_partition text,
     p_from timestamptz,
@@ -23,10 +25,7 @@ AS $$
     FROM queen.dead_letters d
     WHERE
         d.shard = p_shard
-        AND (
-            p_queue IS NULL
-            OR d.queue_id = (SELECT q.id FROM queen.queues q WHERE q.name = p_queue)
-        )
+        AND (p_queue_id IS NULL OR d.queue_id = p_queue_id)
         AND (p_consumer_group IS NULL OR d.consumer_group = p_consumer_group)
         AND (
             p_partition IS NULL
@@ -36,10 +35,7 @@ AS $$
                 WHERE
                     p.shard = p_shard
                     AND p.name = p_partition
-                    AND (
-                        p_queue IS NULL
-                        OR p.queue_id = (SELECT q.id FROM queen.queues q WHERE q.name = p_queue)
-                    )
+                    AND (p_queue_id IS NULL OR p.queue_id = p_queue_id)
             ))
         )
         AND (p_from IS NULL OR d.failed_at >= p_from)

@@ -6,7 +6,7 @@ SELECT
 FROM (
     SELECT f.*
     FROM queen.find_dead_letters_v2(
-        %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+        %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
         %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
         %(error_contains)s::text
     ) f
@@ -34,7 +34,7 @@ FROM (
         FROM (
             SELECT f.*
             FROM queen.find_dead_letters_v2(
-                %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+                %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
                 %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
                 %(error_contains)s::text
             ) f
@@ -54,7 +54,7 @@ ORDER BY n.failed_at, n.id
 -- name: count_dead_letters
 SELECT count(*)
 FROM queen.find_dead_letters_v2(
-    %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+    %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
     %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
     %(error_contains)s::text
 ) d
@@ -96,7 +96,7 @@ WITH gone AS (
         AND d.id = ANY (ARRAY(
             SELECT f.id
             FROM queen.find_dead_letters_v2(
-                %(shard)s::smallint, %(queue)s::text, %(consumer_group)s::text, %(partition)s::text,
+                %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
                 %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
                 %(error_contains)s::text
             ) f

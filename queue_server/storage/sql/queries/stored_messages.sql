@@ -144,15 +144,15 @@ FROM (
     FROM queen.dead_letters e
     WHERE
         e.shard = %(shard)s
-        AND (
-            %(queue)s::text IS NULL
-            OR e.queue_id = (SELECT n.id FROM queen.queues n WHERE n.name = %(queue)s::text)
-        )
+        AND (%(queue_id)s::uuid IS NULL OR e.queue_id = %(queue_id)s::uuid)
         AND (
             %(partition)s::text IS NULL
             OR e.partition_id = ANY (ARRAY(
                 SELECT n.id FROM queen.partitions n
-                WHERE n.shard = %(shard)s AND n.name = %(partition)s::text
+                WHERE
+                    n.shard = %(shard)s
+                    AND n.name = %(partition)s::text
+                    AND (%(queue_id)s::uuid IS NULL OR n.queue_id = %(queue_id)s::uuid)
             ))
         )
         AND (
