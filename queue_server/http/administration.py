@@ -569,7 +569,7 @@ def _dashboard_routes() -> list[Route]:
         Route(
             "GET", f"{_DASHBOARD}/queues", dashboard.queues,
             access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dashboard",
-            summary="The 2,000 queues with the most unread messages",
+            summary="Queues; of many those with the most or oldest unread messages",
             query=(
                 Query("queue", "the name of the queue"),
                 Query("search", "a part of its name, namespace or task"),

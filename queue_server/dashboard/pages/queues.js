@@ -70,7 +70,7 @@ export function Queues({ query }) {
             return (x < y ? -1 : x > y ? 1 : 0) * (sort.down ? -1 : 1) || (a.name < b.name ? -1 : 1);
           });
           return html`
-            ${total > queues.length && html`<p class="notice warn">The ${count(queues.length)} queues with the most unread messages of ${count(total)} are shown.</p>`}
+            ${total > queues.length && html`<p class="notice warn">${count(queues.length)} of ${count(total)} queues are shown: those with the most unread messages, the oldest ones, or nearly full.</p>`}
             <${Table} caption="Queues" columns=${columns} rows=${sorted.slice(offset, offset + LIMIT)} id=${(row) => row.name}
               sort=${sort} onSort=${({ key, down }) => requery({ sort: key, order: down ? "down" : "up", offset: "" })} />
             <${Pager} offset=${offset} limit=${LIMIT} total=${sorted.length} noun=${sorted.length === 1 ? "queue" : "queues"} onOffset=${(next) => requery({ offset: next || "" })} />`;

@@ -8,6 +8,8 @@ dashboard waits the longer between two requests the longer one took.
 from __future__ import annotations
 
 import datetime
+import heapq
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -39,7 +41,11 @@ from queue_server.storage.series import Address, LastBooking
 from queue_server.storage.statistics import QueueFilter, QueueStatistics
 
 _PAGE = 50
-_QUEUES_MAX = 2000
+# Of many queues those with the most unread messages are listed, and besides those that may not be
+# well with few of them: the oldest has waited long, or the queue is nearly full.
+_DEEPEST_MAX = 1000
+_OLDEST_MAX = 500
+_FULLEST_MAX = 500
 
 
 async def identity(request: web.Request) -> web.Response:
@@ -171,10 +177,25 @@ async def queues(request: web.Request) -> web.Response:
         if (search is None or _matches(one, search.lower()))
         and (grants is None or grants.allow(Use.LOOK, one.name))
     ]
-    shown.sort(key=lambda one: (-one.depth, one.name))
     return json_answer(
-        {"queues": [QueueRow.of(one) for one in shown[:_QUEUES_MAX]], "total": len(shown)}
+        {"queues": [QueueRow.of(one) for one in most_telling(shown)], "total": len(shown)}
     )
+
+
+def most_telling(queues: Sequence[QueueStatistics]) -> list[QueueStatistics]:
+    """All of them, or, of more than 2,000, those that there is most to say of; by depth."""
+    if len(queues) > _DEEPEST_MAX + _OLDEST_MAX + _FULLEST_MAX:
+        chosen = {
+            one.id: one
+            for count, rank in (
+                (_DEEPEST_MAX, lambda one: one.depth),
+                (_OLDEST_MAX, lambda one: one.oldest_s),
+                (_FULLEST_MAX, lambda one: one.depth / one.max_size if one.max_size else 0),
+            )
+            for one in heapq.nlargest(count, queues, rank)
+        }
+        queues = list(chosen.values())
+    return sorted(queues, key=lambda one: (-one.depth, one.name))
 
 
 def _matches(queue: QueueStatistics, search: str) -> bool:
