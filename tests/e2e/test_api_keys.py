@@ -288,6 +288,20 @@ async def test_a_credential_is_for_the_queues_that_match_its_patterns(
         assert answer.status not in (401, 403), answer
 
 
+async def test_a_dead_letter_is_shown_to_who_may_look_into_its_queue(
+    guarded: ClusterProcess, client_of: Callable[[str], Client], queue: str
+) -> None:
+    admin = client_of(token(None))
+    await admin.push(queue, [{"secret": 1}])
+    popped = await admin.pop(queue)
+    await admin.ack(popped.messages[0], "dlq")
+    (letter,) = (await admin.get(f"/api/v1/dlq?queue={segment(queue)}")).json["messages"]
+    path = f"/api/v1/dlq/{letter['id']}"
+    assert (await client_of(token([queue])).get(path)).json == letter
+    forbidden(await client_of(token([f"{queue}-other"])).get(path))
+    forbidden(await client_of(token([queue])).send("POST", f"{path}/replay"))
+
+
 async def test_a_limited_credential_sees_nothing_of_all_queues(
     guarded: ClusterProcess, client_of: Callable[[str], Client], queue: str
 ) -> None:
