@@ -139,14 +139,12 @@ class _Lane:
         """Find ids that occur more than once in this flush: the first in request order wins."""
         distinct = set(self._given)
         self._all_named = None not in distinct and "" not in distinct
-        if self._all_named:
-            if len(distinct) == len(self._given):
-                return
-        else:
+        unnamed = 0
+        if not self._all_named:
             distinct -= {None, ""}
             unnamed = self._given.count(None) + self._given.count("")
-            if len(distinct) + unnamed == len(self._given):
-                return
+        if len(distinct) + unnamed == len(self._given):
+            return
         first: dict[str, int] = {}
         for position, transaction_id in enumerate(self._given):
             if transaction_id:

@@ -67,10 +67,16 @@ class Output:
             self.notice(("  fix: ", "bold"), exc.fix)
 
     @contextlib.contextmanager
-    def progress(self, doing: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show on a terminal how much of *total* is done; yields what is told of how many more."""
-        if not self.stderr.is_terminal:
-            yield lambda _more: None
+    def progress(
+        self, doing: str, total: int | None, unit: str = ""
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Show on a terminal how much of *total* is done; None: nobody knows how much it is.
+
+        Yields what is told of how many more. Where *total* is not what people count, as with the
+        bytes of a file, it is told as well how many more of *unit* that was.
+        """
+        if total is None or not self.stderr.is_terminal:
+            yield lambda _more, _units: None
             return
         from rich.progress import (
             BarColumn,
@@ -80,16 +86,26 @@ class Output:
             TimeRemainingColumn,
         )
 
+        told = "{task.completed:,} of {task.total:,}"
+        if unit:
+            told = f"{{task.fields[units]:,}} {unit}"
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.completed:,} of {task.total:,}"),
+            TextColumn(told),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.stderr, transient=True) as shown:
-            task = shown.add_task(doing, total=total)
-            yield lambda more: shown.update(task, advance=more)
+            task = shown.add_task(doing, total=total, units=0)
+            units = 0
+
+            def advance(more: int, more_units: int) -> None:
+                nonlocal units
+                units += more_units
+                shown.update(task, advance=more, units=units)
+
+            yield advance
 
     def confirm(self, action: str, *, yes: bool) -> None:
         """Go on only when *action* is wanted.

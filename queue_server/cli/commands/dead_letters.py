@@ -287,7 +287,7 @@ def _in_steps(
                 answer = step(min(at_once, wanted - done))
                 took_s = time.monotonic() - begin
                 done += answer[did]
-                advance(answer[did])
+                advance(answer[did], answer[did])
                 if not answer[did] or not answer["remaining"] or done >= wanted:
                     return done, answer
                 if took_s < _QUICK_S:

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -17,7 +17,7 @@ import typer
 
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import Output, count
+from queue_server.cli.output import count
 from queue_server.cli.session import Queue, Session, server_command
 
 _STATUSES = ("completed", "failed", "retry", "dlq")
@@ -159,7 +159,7 @@ def push(
             (number, size, _item(line, number, name, text=text, items=items))
             for number, size, line in numbered
         )
-        with _progress(session.out, size_bytes, name) as advance:
+        with session.out.progress("pushing", size_bytes, "messages") as advance:
             _push_all(session, parsed, pushed, partition, batch, name, advance)
     if session.json:
         session.out.value(pushed)
@@ -175,7 +175,7 @@ def _push_all(
     partition: str,
     batch: int,
     name: str,
-    advance: Any,
+    advance: Callable[[int, int], None],
 ) -> None:
     first, last = 0, 0  # lines of the batch
     done = 0  # the last line that is stored
@@ -201,7 +201,7 @@ def _push_all(
         if refused:
             text = str(refused[0].get("error", refused[0]["status"]))
             raise _broken_off(CliError(text), pushed, name, done, first, last)
-        advance(len(items), size_bytes)
+        advance(size_bytes, len(items))
         done, items, size_bytes = last, [], 0
 
     try:
@@ -305,39 +305,6 @@ def _item(line: bytes, number: int, name: str, *, text: bool, items: bool) -> _I
         raise usage_error(f"{where}: has neither `payload` nor `data`")
     item.trace_id = item.trace_id or None
     return item
-
-
-@contextlib.contextmanager
-def _progress(out: Output, size_bytes: int | None, name: str) -> Iterator[Any]:
-    """Show how far a file is, on a terminal; yields what is told of messages and bytes."""
-    if size_bytes is None or not out.stderr.is_terminal:
-        yield lambda messages, bytes_: None
-        return
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[messages]:,} messages"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=out.stderr, transient=True) as progress:
-        task = progress.add_task("pushing", total=size_bytes, messages=0)
-        sent = 0
-
-        def advance(messages: int, bytes_: int) -> None:
-            nonlocal sent
-            sent += messages
-            progress.update(task, advance=bytes_, messages=sent)
-
-        yield advance
 
 
 # -- pop and ack --
