@@ -44,9 +44,9 @@ async def test_every_page_completes_with_many_queues_and_partitions(data_dir: Pa
                 # Another query, so that all of it is loaded anew.
                 await page.goto(f"/?{number}{address}")
                 await expect(page.get_by_role("heading", level=1)).to_be_visible()
-                await page.wait_for_function(
-                    "() => !document.querySelector('.skeleton, .verdict.wait')",
-                    timeout=COMPLETE_MAX_S * 1000,
+                # What is still to come, where the page is told when it fails.
+                await expect(page.locator(".skeleton, .verdict.wait"), name).to_have_count(
+                    0, timeout=COMPLETE_MAX_S * 1000
                 )
                 await expect(page.locator(".notice.bad")).to_have_count(0)
                 rows = await page.locator("tbody tr").count()

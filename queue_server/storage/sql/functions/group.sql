@@ -172,17 +172,9 @@ BEGIN
             ELSE queen.offset_at(p_shard, a.partition_id, v_subscription.starts_at)
         END
     FROM queen.allocators a
+    LEFT JOIN LATERAL queen.cursor_of(p_shard, a.partition_id, p_subscription_id) c ON true
     WHERE
-        a.shard = p_shard
-        AND a.partition_id = ANY (p_partition_ids)
-        AND NOT EXISTS (
-            SELECT 1
-            FROM queen.cursors c
-            WHERE
-                c.shard = p_shard
-                AND c.partition_id = a.partition_id
-                AND c.subscription_id = p_subscription_id
-        )
+        a.shard = p_shard AND a.partition_id = ANY (p_partition_ids) AND c.partition_id IS NULL
     ORDER BY a.partition_id
     ON CONFLICT DO NOTHING;
     RETURN true;

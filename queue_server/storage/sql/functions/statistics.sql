@@ -46,44 +46,43 @@ AS $$
         greatest(coalesce(k.slowest, 0), a.low_watermark),
         coalesce(k.queue_mode, k.slowest, 0),
         k.consumed_at,
-        coalesce(d.count, 0)
-    FROM queen.partitions p
-    JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
-    LEFT JOIN (
+        d.count
+    FROM (
         SELECT
-            c.partition_id,
+            i.id, array_agg(u.id) AS subscription_ids,
+            max(u.id) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__') AS queue_mode_id
+        FROM unnest(p_queue_ids) i (id)
+        LEFT JOIN queen.subscriptions u ON u.queue_id = i.id
+        GROUP BY i.id
+    ) q
+    JOIN queen.partitions p ON p.shard = p_shard AND p.queue_id = q.id
+    JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = p.id
+    CROSS JOIN LATERAL (
+        SELECT
             min(c.committed_offset) AS slowest,
-            max(c.committed_offset) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__')
+            max(c.committed_offset) FILTER (WHERE c.subscription_id = q.queue_mode_id)
                 AS queue_mode,
             max(c.lease_end - c.committed_offset) FILTER (
                 WHERE
-                    u.consumer_group = '__QUEUE_MODE__'
+                    c.subscription_id = q.queue_mode_id
                     AND c.lease_expires_at > clock_timestamp()
             ) AS queue_mode_leased,
             max(c.lease_end - c.committed_offset) FILTER (
                 WHERE c.lease_expires_at > clock_timestamp()
             ) AS leased,
             max(c.consumed_at) AS consumed_at
-        FROM queen.subscriptions u
-        JOIN queen.partitions i ON i.shard = p_shard AND i.queue_id = u.queue_id
-        JOIN queen.cursors c
-            ON c.shard = p_shard
-            AND c.partition_id = i.id
-            AND c.subscription_id = u.id
+        FROM queen.cursors c
         WHERE
-            u.queue_id = ANY (p_queue_ids)
-            -- Said twice, so that the planner sees how many partitions it is about.
-            AND i.queue_id = ANY (p_queue_ids)
-        GROUP BY c.partition_id
-    ) k ON k.partition_id = p.id
-    LEFT JOIN (
+            c.shard = p_shard
+            AND c.partition_id = p.id
+            AND c.subscription_id = ANY (q.subscription_ids)
+    ) k
+    CROSS JOIN LATERAL (
         -- By dead_letters_by_partition alone, however many there are.
-        SELECT e.partition_id, count(*) AS count
+        SELECT count(*) AS count
         FROM queen.dead_letters e
-        WHERE e.shard = p_shard AND e.queue_id = ANY (p_queue_ids)
-        GROUP BY e.partition_id
-    ) d ON d.partition_id = p.id
-    WHERE p.shard = p_shard AND p.queue_id = ANY (p_queue_ids)
+        WHERE e.shard = p_shard AND e.queue_id = q.id AND e.partition_id = p.id
+    ) d
 $$;
 
 -- group_places: where groups stand in partitions, and how far they are behind.

@@ -116,27 +116,19 @@ WHERE q.id = %(queue_id)s::uuid
 SELECT p.name, d.depth, least(coalesce(k.leased, 0), d.depth)
 FROM queen.partitions p
 JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
-LEFT JOIN (
+LEFT JOIN LATERAL (
     SELECT
-        n.partition_id, min(n.committed_offset) AS place, max(n.leased) AS leased
-    FROM (
-        SELECT
-            c.partition_id, c.committed_offset,
-            CASE
-                WHEN c.lease_expires_at > clock_timestamp() THEN c.lease_end - c.committed_offset
-            END AS leased,
-            rank() OVER (
-                PARTITION BY c.partition_id ORDER BY u.consumer_group = '__QUEUE_MODE__'
-            ) AS rank
-        FROM queen.subscriptions u
-        JOIN queen.partitions i ON i.shard = %(shard)s AND i.queue_id = u.queue_id
-        JOIN queen.cursors c
-            ON c.shard = %(shard)s AND c.partition_id = i.id AND c.subscription_id = u.id
-        WHERE u.queue_id = %(queue_id)s::uuid AND i.queue_id = %(queue_id)s::uuid
-    ) n
-    WHERE n.rank = 1
-    GROUP BY n.partition_id
-) k ON k.partition_id = p.id
+        min(c.committed_offset) AS place,
+        max(c.lease_end - c.committed_offset) FILTER (
+            WHERE c.lease_expires_at > clock_timestamp()
+        ) AS leased
+    FROM queen.cursors c
+    JOIN queen.subscriptions u ON u.id = c.subscription_id
+    WHERE c.shard = p.shard AND c.partition_id = p.id
+    GROUP BY u.consumer_group = '__QUEUE_MODE__'
+    ORDER BY u.consumer_group = '__QUEUE_MODE__'
+    LIMIT 1
+) k ON true
 CROSS JOIN LATERAL (
     SELECT a.next_offset - greatest(coalesce(k.place, 0), a.low_watermark) AS depth
 ) d

@@ -1,0 +1,177 @@
+"""What PostgreSQL does before it knows how much is in the tables.
+
+A new table has no statistics until autovacuum comes by, a restored or upgraded database none until
+somebody says ANALYZE. The planner then takes a subquery for a single row, and would compute it anew
+for each partition: figures over 5,000 partitions took ten seconds. So the rows read are counted.
+"""
+
+import datetime
+from collections.abc import Awaitable, Callable
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from queue_server.domain.names import QUEUE_MODE, ConsumerGroup, PartitionId, QueueName
+from queue_server.domain.retention import RetentionType, Rule
+from queue_server.domain.status import MessageStatus
+from queue_server.storage import dashboard, dead_letters, groups, retention, statistics
+from queue_server.storage.dead_letters import DeadLetterFilter
+from queue_server.storage.pool import open_pool
+from queue_server.storage.queues import delete_queue, ensure_queue, find_subscription
+from queue_server.storage.retention import QueueRule
+from queue_server.storage.stored_messages import MessageFilter, browse
+from queue_server.storage.transactions import Transactions
+
+# It counts what backends have done, which they tell when they end.
+pytestmark = pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends")
+
+PARTITIONS = 5_000
+SMALL_QUEUES = 50
+QUEUES = ("wide", "idle", *(f"small-{number}" for number in range(SMALL_QUEUES)))
+GROUPS = (QUEUE_MODE, "ledger", "audit")
+# The most that anything does is to visit the place of each of the three groups in each partition
+# with its partition, its allocator, its dead letter and a segment.
+ROWS_MAX = 2 * PARTITIONS * len(GROUPS) * 4
+
+TABLES = ("partitions", "allocators", "segments", "cursors", "subscriptions", "dead_letters")
+LEDGER = ConsumerGroup("ledger")
+HOUR = datetime.timedelta(hours=1)
+
+
+async def fill(conninfo: str, queue_ids: list[str]) -> None:
+    """The first two queues are wide; there is nothing in the second."""
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        for table in TABLES:
+            await connection.execute(
+                sql.SQL("ALTER TABLE queen.{} SET (autovacuum_enabled = off)").format(
+                    sql.Identifier(table)
+                )
+            )
+        for number, queue_id in enumerate(queue_ids):
+            await connection.execute(
+                "SELECT count(*) FROM queen.ensure_partitions(1::smallint, %s::uuid,"
+                " (SELECT array_agg('p' || n) FROM generate_series(1, %s) n))",
+                (queue_id, PARTITIONS if number < 2 else 1),
+            )
+        idle_id = queue_ids[1]
+        await connection.execute(
+            "INSERT INTO queen.segments (shard, partition_id, base_offset, next_offset, created_at,"
+            "  first_message_id, raw_bytes, codec, ids, body)"
+            " SELECT 1, a.partition_id, 0, 10, clock_timestamp(), gen_random_uuid(), 10, 0, '', ''"
+            " FROM queen.allocators a WHERE a.queue_id <> %s::uuid",
+            (idle_id,),
+        )
+        await connection.execute(
+            "UPDATE queen.allocators SET next_offset = 10, last_segment_at = clock_timestamp()"
+            " WHERE queue_id <> %s::uuid",
+            (idle_id,),
+        )
+        await connection.execute(
+            "INSERT INTO queen.subscriptions"
+            " (queue_id, consumer_group, queue_wide, mode, starts_at)"
+            " SELECT q.id, g, true, 'all', now() FROM queen.queues q, unnest(%s::text[]) g",
+            (list(GROUPS),),
+        )
+        await connection.execute(
+            "INSERT INTO queen.cursors (shard, partition_id, subscription_id, committed_offset)"
+            " SELECT 1, a.partition_id, u.id, least(a.next_offset, 5) FROM queen.allocators a"
+            " JOIN queen.subscriptions u ON u.queue_id = a.queue_id"
+        )
+        await connection.execute(
+            "INSERT INTO queen.dead_letters (shard, id, partition_id, queue_id, consumer_group,"
+            "  message_offset, message_id, transaction_id, payload, error_message, retry_count,"
+            "  created_at)"
+            " SELECT 1, gen_random_uuid(), a.partition_id, a.queue_id, 'ledger', 4,"
+            "  gen_random_uuid(), 't', '1', 'declined ' || a.partition_id %% 7, 3,"
+            "  clock_timestamp()"
+            " FROM queen.allocators a WHERE a.queue_id <> %s::uuid",
+            (idle_id,),
+        )
+
+
+async def rows_read(conninfo: str) -> int:
+    """Of all tables, since the database was made, by backends that have ended."""
+    async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+        cursor = await connection.execute(
+            "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint"
+            " FROM pg_stat_user_tables WHERE schemaname = 'queen'"
+        )
+        (count,) = await cursor.fetchone() or (0,)
+    return int(count)
+
+
+async def test_nothing_looks_at_a_row_for_every_other_row(
+    conninfo: str, transactions: Transactions
+) -> None:
+    queue_ids = [await ensure_queue(transactions, QueueName(name)) for name in QUEUES]
+    await fill(conninfo, queue_ids)
+    wide_id = queue_ids[0]
+    subscription = await find_subscription(transactions, wide_id, LEDGER)
+    assert subscription is not None
+    partition_ids = [id_ async for chunk in groups.chunks(transactions, wide_id) for id_ in chunk]
+    assert len(partition_ids) == PARTITIONS
+    now = datetime.datetime.now(datetime.UTC)
+    rules = [QueueRule(wide_id, Rule(RetentionType.RETENTION, 1800))]
+
+    async def forget_group(transactions: Transactions) -> None:
+        deleted = await groups.delete(transactions, wide_id, LEDGER, delete_metadata=True)
+        assert deleted == subscription.id
+        async for _ in groups.clear(transactions, deleted):
+            pass
+
+    looks: dict[str, Callable[[Transactions], Awaitable[object]]] = {
+        "overview": statistics.overview,
+        "partitions": lambda t: statistics.partitions(t, wide_id),
+        "depth": lambda t: statistics.queue_depth(t, wide_id),
+        "deepest partitions": lambda t: statistics.deepest_partitions(t, None, 0, 100),
+        "namespaces": statistics.namespaces,
+        "tasks": statistics.tasks,
+        "leases": statistics.leases,
+        "dead letters, counted": statistics.dead_letters,
+        "groups": statistics.groups,
+        "a group": lambda t: statistics.group(t, "ledger"),
+        "lagging groups": lambda t: statistics.lagging(t, 0, None, None),
+        "a page of partitions": lambda t: dashboard.partitions(
+            t, wide_id, None, by_name=False, limit=50, offset=0
+        ),
+        "groups of a queue": lambda t: dashboard.groups(t, wide_id),
+        "a page of a group's places": lambda t: dashboard.group_partitions(
+            t, wide_id, LEDGER, None, limit=50, offset=0
+        ),
+        "errors of dead letters": dashboard.dead_letter_errors,
+        "a page of dead letters": lambda t: dead_letters.page(t, DeadLetterFilter(), 50, 0),
+        "a page of messages": lambda t: browse(t, MessageFilter(now - HOUR), 50, 5),
+        "a page of unread messages": lambda t: browse(
+            t, MessageFilter(now - HOUR, status=MessageStatus.PENDING), 50, 5
+        ),
+        "preview of a seek": lambda t: dashboard.preview_seek(
+            t, wide_id, LEDGER, partition_ids, now - HOUR
+        ),
+        "seek": lambda t: groups.seek(t, subscription.id, partition_ids, now - HOUR),
+        "what has expired": lambda t: retention.find_expired(
+            t, rules, PartitionId(0), PARTITIONS, now=now + HOUR
+        ),
+        "leftovers": lambda t: retention.find_leftovers(t, PartitionId(0), 3 * PARTITIONS),
+        "idle partitions": lambda t: retention.remove_idle_partitions(
+            t, PartitionId(0), 3 * PARTITIONS, 60, now=now + HOUR
+        ),
+        "purge": lambda t: dead_letters.purge(t, DeadLetterFilter(queue="wide"), None),
+        "forget a group": forget_group,
+        "delete": lambda t: delete_queue(t, QueueName("wide")),
+    }
+    read: dict[str, int] = {}
+    for name, look in looks.items():
+        async with open_pool(
+            conninfo,
+            size=1,
+            connection_timeout_ms=5000,
+            statement_timeout_ms=30_000,
+            lock_timeout_ms=5000,
+        ) as pool:
+            before = await rows_read(conninfo)
+            await look(Transactions(pool))
+        read[name] = await rows_read(conninfo) - before
+    too_much = {name: count for name, count in read.items() if count > ROWS_MAX}
+    print(read)  #
+    assert not too_much
