@@ -1,34 +1,23 @@
 """Opens the connections of one worker.
 
-A network can lose a connection without a word: a cable, a firewall that forgets, a pooler that
-hangs. Nothing would ever come back, and a flush that waits for it holds up all that come after. So
-a connection is given up when the database says nothing for longer than a statement may run.
-
 When no connection is left and none can be made, nobody waits for one (storage/circuit.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import os
-import socket
 import weakref
 from collections import deque
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import psycopg
 import psycopg_pool
-from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import TupleRow
 
 from queue_server.storage.circuit import Circuit
-from queue_server.storage.failures import Silence
+from queue_server.storage.patience import PatientConnection
 from queue_server.storage.transactions import Connection
-
-T = TypeVar("T")
 
 # On top of what PostgreSQL itself allows a statement: for the way, and a machine that is busy.
 SILENCE_MARGIN_S = 2.0
@@ -43,33 +32,6 @@ _KEEPALIVES = {
 
 # psycopg_pool reports each failed attempt to connect; once for an outage says enough.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-
-
-class PatientConnection(psycopg.AsyncConnection[TupleRow]):
-    """A connection that waits *patience_s* for an answer and no longer."""
-
-    patience_s = 60.0
-
-    async def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
-        """Errors: `Silence` when nothing came; the connection is then closed."""
-        hung_up = False
-
-        def hang_up() -> None:
-            # libpq is to find the connection closed, as if the other side had done it.
-            nonlocal hung_up
-            hung_up = True
-            with socket.socket(fileno=os.dup(self.pgconn.socket)) as own:
-                own.shutdown(socket.SHUT_RDWR)
-
-        timer = asyncio.get_running_loop().call_later(self.patience_s, hang_up)
-        try:
-            return await super().wait(gen, *args, **kwargs)
-        except psycopg.OperationalError as exc:
-            if hung_up:
-                raise Silence(f"no answer within {self.patience_s} s") from exc
-            raise
-        finally:
-            timer.cancel()
 
 
 class _LastUsedFirst(deque[Connection]):
@@ -128,6 +90,9 @@ class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
 
     async def getconn(self, timeout: float | None = None) -> Connection:
         """Errors: as the pool's, and `StorageUnavailable` at once when there is no database."""
+        if self._pool and not self._lock.locked():
+            # There is one, and nobody takes it away meanwhile: no wait to be ended.
+            return await super().getconn(timeout)
         async with self._circuit.wait_for_connection():
             return await super().getconn(timeout)
 

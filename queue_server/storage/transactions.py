@@ -143,8 +143,12 @@ class Transactions:
         number = 0
         while True:
             try:
-                async with self._pool.connection() as connection:
+                # Not `connection()`, which would commit what commits itself.
+                connection = await self._pool.getconn()
+                try:
                     return await attempt(connection)
+                finally:
+                    await self._pool.putconn(connection)
             except StorageUnavailable:
                 # There is no database, which is told at once.
                 if ended is None:
