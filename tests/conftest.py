@@ -3,11 +3,14 @@
 Every `fix_*.py` module beside this file is a pytest plugin.
 """
 
+import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+import uvloop
 
 from tests.databases import KINDS, unavailable
 
@@ -36,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="what the servers under test keep their data in (default: %(default)s)",
     )
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop of the workers: it treats lost connections in ways of its own."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_configure(config: pytest.Config) -> None:

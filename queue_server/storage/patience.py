@@ -15,7 +15,9 @@ that it is. The duplicate is closed by nobody else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import socket
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -24,7 +26,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg.waiting import READY_R, WAIT_W, Ready, Wait
+from psycopg.waiting import READY_R, WAIT_W, Ready, Wait, wait_async
 
 from queue_server.storage.failures import Silence
 
@@ -39,14 +41,20 @@ class _Ear:
 
     def __init__(self, descriptor: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._descriptor = os.dup(descriptor)
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._listens = False
         self._waiter: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
-        """Until there is something, or the other side has hung up."""
+        """Until there is something, or the other side has hung up, or `wake`."""
+        if self._listens and self._poll.poll(0):
+            # uvloop tells of a socket with an error once and listens no more; such a socket is
+            # ready for ever.
+            self._stop()
         if not self._listens:
-            self._loop.add_reader(self._descriptor, self._hear)
+            self._loop.add_reader(self._socket, self._hear)
             self._listens = True
         self._waiter = self._loop.create_future()
         try:
@@ -54,22 +62,37 @@ class _Ear:
         finally:
             self._waiter = None
 
+    def wake(self) -> None:
+        """Tell who waits to look for himself."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def hang_up(self) -> None:
+        """As if the other side had done it."""
+        # It may have done so.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.wake()
+
+    def close(self) -> None:
+        self._stop()
+        self._socket.close()
+        self.wake()
+
+    # For a connection that nobody closes: its end is heard, and then nothing holds this any more.
+    def __del__(self) -> None:
+        self._socket.close()
+
     def _hear(self) -> None:
         if self._waiter is None:
             # Nobody reads it: a notice, or the end. The loop would tell it again and again.
             self._stop()
-        elif not self._waiter.done():
-            self._waiter.set_result(None)
+        self.wake()
 
     def _stop(self) -> None:
         if self._listens:
             self._listens = False
-            self._loop.remove_reader(self._descriptor)
-
-    def close(self) -> None:
-        """To be called once."""
-        self._stop()
-        os.close(self._descriptor)
+            self._loop.remove_reader(self._socket)
 
 
 class PatientConnection(psycopg.AsyncConnection[TupleRow]):
@@ -84,17 +107,20 @@ class PatientConnection(psycopg.AsyncConnection[TupleRow]):
 
         Errors: `Silence` when nothing came; the connection is then closed.
         """
+        if args or kwargs:
+            # Who brings a limit of his own is not known here.
+            return await super().wait(gen, *args, **kwargs)
         timer = None
+        self._hung_up = False
         try:
             wanted = next(gen)
+            ear = self._ear = self._ear or _Ear(self.pgconn.socket)
             timer = asyncio.get_running_loop().call_later(self.patience_s, self._hang_up)
-            if self._ear is None:
-                self._ear = _Ear(self.pgconn.socket)
             while not wanted & WAIT_W:
-                await self._ear.wait()
+                await ear.wait()
                 wanted = gen.send(READY_R)
             # More than the system takes at once, which is rare: psycopg waits for both directions.
-            return await super().wait(_resumed(gen, wanted), *args, **kwargs)
+            return await super().wait(_resumed(gen, wanted))
         except StopIteration as end:
             result: T = end.value
             return result
@@ -102,6 +128,8 @@ class PatientConnection(psycopg.AsyncConnection[TupleRow]):
             if self._hung_up:
                 raise Silence(f"no answer within {self.patience_s} s") from exc
             raise
+        except OSError as exc:
+            raise psycopg.OperationalError(f"cannot wait for an answer: {exc}") from exc
         except asyncio.CancelledError:
             await self._stop(gen)
             raise
@@ -122,10 +150,10 @@ class PatientConnection(psycopg.AsyncConnection[TupleRow]):
             self._ear = None
 
     def _hang_up(self) -> None:
-        # libpq is to find the connection closed, as if the other side had done it.
+        # libpq finds the connection closed.
         self._hung_up = True
-        with socket.socket(fileno=os.dup(self.pgconn.socket)) as own:
-            own.shutdown(socket.SHUT_RDWR)
+        if self._ear is not None:
+            self._ear.hang_up()
 
     async def _stop(self, gen: PQGen[Any]) -> None:
         """Have the server end what it does for *gen*, whose caller has gone, or hang up."""
@@ -134,7 +162,7 @@ class PatientConnection(psycopg.AsyncConnection[TupleRow]):
         try:
             async with asyncio.timeout(_STOP_S):
                 await self.cancel_safe(timeout=_STOP_S)
-                await super().wait(gen)
+                await wait_async(gen, self.pgconn.socket, interval=_STOP_S)
         except psycopg.errors.QueryCanceled:
             pass
         except BaseException as exc:

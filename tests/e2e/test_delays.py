@@ -46,13 +46,14 @@ async def stay_empty(client: Client, queue: str, until: float, **parameters: Any
 
 
 async def test_a_delayed_message_comes_when_it_is_old_enough(client: Client, queue: str) -> None:
-    await client.configure(queue, {"delayedProcessing": 1})
+    await client.configure(queue, {"delayedProcessing": 3})
     before = time.monotonic()
     await client.push(queue, [1])
+    stored = time.monotonic()
     await stay_empty(client, queue, before + 0.8)
     assert (await client.pop(queue, partition="Default")).status == 204
     assert (await client.pop(queue, group="g")).status == 204
-    await asyncio.sleep(before + 1.3 - time.monotonic())
+    await asyncio.sleep(stored + 3.1 - time.monotonic())
     assert (await client.pop(queue)).data == [1]
     assert (await client.pop(queue, group="g")).data == [1]
 

@@ -9,7 +9,7 @@
 --             unread_count counts it; o_slowest: that consumer's place. The protocol's counters
 --             follow queue mode: o_passed are the messages behind its place, or, without one, behind
 --             the places of all groups; o_processing its live lease, or the largest of the groups'.
--- Reads:      partitions, allocators, cursors and dead_letters of the queues.
+-- Reads:      subscriptions, partitions, allocators, cursors and dead_letters of the queues.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.partition_statistics(p_shard smallint, p_queue_ids uuid[])
