@@ -457,10 +457,12 @@ def test_colours_are_for_terminals_that_want_them(cli: Cli) -> None:
     assert "\x1b[3" not in on_terminal("status", url=cli.url, env={"NO_COLOR": "1"})[1]
 
 
-def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
+async def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
     # More queues than it has lines for, with names that are longer than a line.
-    for number in range(40):
-        cli("push", f"{queue}-{number}-{'long' * 30}", "1")
+    async with Client(cli.url) as client:
+        await client.push_items(
+            [{"queue": f"{queue}-{number}-{'long' * 30}", "payload": 1} for number in range(40)]
+        )
     code, seen = on_terminal("top", "-i", "0.5", url=cli.url, keys=b"q", after=b"q leaves")
     assert code == OK
     assert "a second" in seen
