@@ -352,8 +352,8 @@ def _machine(settings: Settings) -> Iterator[Check]:
     else:
         yield Check("disk", "ok", "that of the database is on its own machine: watch it there")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # A worker's connections, its pool, listeners, pipes, logs.
-    needed = settings.max_connections + settings.connections_per_worker + 100
+    # A worker's connections, its pool's (of two descriptors each), listeners, pipes, logs.
+    needed = settings.max_connections + 2 * settings.connections_per_worker + 100
     if hard != resource.RLIM_INFINITY and hard < needed:
         yield Check(
             "open files",
