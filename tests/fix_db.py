@@ -5,12 +5,14 @@ It is the embedded one unless `--database` says otherwise (see tests/databases.p
 
 from collections.abc import AsyncIterator, Iterator
 
+import psycopg
 import pytest
 
 from queue_server.cluster.database import EmbeddedPostgres
 from queue_server.storage.migrate import migrate
-from queue_server.storage.pool import open_pool
+from queue_server.storage.pool import Pool, open_pool
 from queue_server.storage.transactions import Transactions
+from tests.client import eventually
 from tests.cluster_process import ClusterProcess
 from tests.databases import DatabaseKind, SharedPostgres, given_database
 from tests.server_directory import server_directory
@@ -81,11 +83,28 @@ def direct_conninfo(postgres: SharedPostgres, own_database: str) -> str:
 @pytest.fixture
 async def transactions(conninfo: str) -> AsyncIterator[Transactions]:
     """Transactions on a pool of five connections to the test's database."""
-    async with open_pool(
-        conninfo,
-        size=5,
-        connection_timeout_ms=5000,
-        statement_timeout_ms=10_000,
-        lock_timeout_ms=5000,
-    ) as pool:
+    async with pool_of(conninfo, size=5) as pool:
         yield Transactions(pool)
+
+
+def pool_of(conninfo: str, *, size: int = 1, statement_timeout_ms: int = 10_000) -> Pool:
+    """A pool that is not open yet, with the timeouts of tests."""
+    return open_pool(
+        conninfo,
+        size=size,
+        connection_timeout_ms=5000,
+        statement_timeout_ms=statement_timeout_ms,
+        lock_timeout_ms=5000,
+    )
+
+
+async def until_ended(connection: psycopg.AsyncConnection, pid: int) -> None:
+    """Wait until a backend is gone, and has told what it has done."""
+
+    async def has_ended() -> bool:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (pid,)
+        )
+        return await cursor.fetchone() == (0,)
+
+    await eventually(has_ended)

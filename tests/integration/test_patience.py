@@ -17,8 +17,9 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from queue_server.storage.patience import PatientConnection
-from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions
+from tests.client import eventually
+from tests.fix_db import pool_of, until_ended
 
 # Of another session: `pg_stat_activity` of a pooler's backends says nothing about ours.
 pytestmark = pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends")
@@ -33,36 +34,22 @@ def open_sockets() -> int:
     return count
 
 
-async def until_gone(connection: psycopg.AsyncConnection, pid: int) -> None:
-    while True:
-        cursor = await connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (pid,)
-        )
-        if await cursor.fetchone() == (0,):
-            return
-        await asyncio.sleep(0.01)
-
-
 async def test_who_gives_up_leaves_a_connection_that_can_be_used(direct_conninfo: str) -> None:
     async with (
-        open_pool(
-            direct_conninfo,
-            size=1,
-            connection_timeout_ms=5000,
-            statement_timeout_ms=60_000,
-            lock_timeout_ms=5000,
-        ) as pool,
+        pool_of(direct_conninfo, statement_timeout_ms=60_000) as pool,
         await psycopg.AsyncConnection.connect(direct_conninfo, autocommit=True) as other,
     ):
         async with pool.connection() as connection:
             pid = connection.info.backend_pid
             sleeps = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
-            while True:
+
+            async def has_begun() -> bool:
                 cursor = await other.execute(
                     "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (pid,)
                 )
-                if await cursor.fetchone() == ("PgSleep",):
-                    break
+                return await cursor.fetchone() == ("PgSleep",)
+
+            await eventually(has_begun)
             sleeps.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sleeps
@@ -87,13 +74,7 @@ async def test_connections_that_are_lost_while_idle_leave_no_descriptor(
 ) -> None:
     """The server ends them; the loop hears of it when nobody waits."""
     async with (
-        open_pool(
-            direct_conninfo,
-            size=1,
-            connection_timeout_ms=5000,
-            statement_timeout_ms=5000,
-            lock_timeout_ms=5000,
-        ) as pool,
+        pool_of(direct_conninfo) as pool,
         await psycopg.AsyncConnection.connect(direct_conninfo, autocommit=True) as other,
     ):
         transactions = Transactions(pool)
@@ -102,20 +83,14 @@ async def test_connections_that_are_lost_while_idle_leave_no_descriptor(
             ((pid,),) = await transactions.call("SELECT pg_backend_pid()", {})
             counts.append(open_sockets())
             await other.execute("SELECT pg_terminate_backend(%s)", (pid,))
-            await until_gone(other, pid)
+            await until_ended(other, pid)
         assert len(set(counts)) == 1, counts
 
 
 async def test_what_comes_unasked_is_not_told_for_ever(direct_conninfo: str) -> None:
     """A notice for a connection on which nobody waits; after it, it is used as before."""
     async with (
-        open_pool(
-            direct_conninfo,
-            size=1,
-            connection_timeout_ms=5000,
-            statement_timeout_ms=5000,
-            lock_timeout_ms=5000,
-        ) as pool,
+        pool_of(direct_conninfo) as pool,
         pool.connection() as connection,
         await psycopg.AsyncConnection.connect(direct_conninfo, autocommit=True) as other,
     ):

@@ -1,16 +1,10 @@
 """Which connection a pool hands out."""
 
-from queue_server.storage.pool import open_pool
+from tests.fix_db import pool_of
 
 
 async def test_the_connection_used_last_comes_first(direct_conninfo: str) -> None:
-    async with open_pool(
-        direct_conninfo,
-        size=4,
-        connection_timeout_ms=5000,
-        statement_timeout_ms=5000,
-        lock_timeout_ms=5000,
-    ) as pool:
+    async with pool_of(direct_conninfo, size=4) as pool:
         async with pool.connection() as one, pool.connection() as two, pool.connection() as three:
             pids = [connection.info.backend_pid for connection in (one, two, three)]
         assert len(set(pids)) == 3

@@ -17,11 +17,11 @@ from queue_server.domain.retention import RetentionType, Rule
 from queue_server.domain.status import MessageStatus
 from queue_server.storage import dashboard, dead_letters, groups, retention, statistics
 from queue_server.storage.dead_letters import DeadLetterFilter
-from queue_server.storage.pool import open_pool
 from queue_server.storage.queues import delete_queue, ensure_queue, find_subscription
 from queue_server.storage.retention import QueueRule
 from queue_server.storage.stored_messages import MessageFilter, browse
 from queue_server.storage.transactions import Transactions
+from tests.fix_db import pool_of, until_ended
 
 # It counts what backends have done, which they tell when they end.
 pytestmark = pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends")
@@ -90,23 +90,15 @@ async def fill(conninfo: str, queue_ids: list[str]) -> None:
         )
 
 
-async def rows_read(conninfo: str, ended: int | None = None) -> int:
-    """Of all tables, since the database was made, by backends that have ended, *ended* included."""
-    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-        while True:
-            cursor = await connection.execute(
-                "SELECT"
-                " (SELECT sum(t.seq_tup_read + coalesce(t.idx_tup_fetch, 0))::bigint"
-                "  FROM pg_stat_user_tables t WHERE t.schemaname = 'queen'),"
-                " EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = %s)",
-                (ended,),
-            )
-            row = await cursor.fetchone()
-            assert row is not None
-            count, lives = row
-            if not lives:
-                break
-    return int(count)
+async def rows_read(connection: psycopg.AsyncConnection) -> int:
+    """Of all tables, since the database was made, by backends that have ended."""
+    cursor = await connection.execute(
+        "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint"
+        " FROM pg_stat_user_tables WHERE schemaname = 'queen'"
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def test_nothing_looks_at_a_row_for_every_other_row(
@@ -169,18 +161,14 @@ async def test_nothing_looks_at_a_row_for_every_other_row(
         "delete": lambda t: delete_queue(t, QueueName("wide")),
     }
     read: dict[str, int] = {}
-    for name, look in looks.items():
-        async with open_pool(
-            conninfo,
-            size=1,
-            connection_timeout_ms=5000,
-            statement_timeout_ms=30_000,
-            lock_timeout_ms=5000,
-        ) as pool:
-            before = await rows_read(conninfo)
-            own = Transactions(pool)
-            ((pid,),) = await own.call("SELECT pg_backend_pid()", {})
-            await look(own)
-        read[name] = await rows_read(conninfo, ended=pid) - before
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        for name, look in looks.items():
+            before = await rows_read(connection)
+            async with pool_of(conninfo, statement_timeout_ms=30_000) as pool:
+                own = Transactions(pool)
+                ((pid,),) = await own.call("SELECT pg_backend_pid()", {})
+                await look(own)
+            await until_ended(connection, pid)
+            read[name] = await rows_read(connection) - before
     too_much = {name: count for name, count in read.items() if count > ROWS_MAX}
     assert not too_much

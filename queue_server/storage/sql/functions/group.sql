@@ -172,6 +172,7 @@ BEGIN
             ELSE queen.offset_at(p_shard, a.partition_id, v_subscription.starts_at)
         END
     FROM queen.allocators a
+    -- Looked up for each: without statistics a NOT EXISTS compares all with all.
     LEFT JOIN LATERAL queen.cursor_of(p_shard, a.partition_id, p_subscription_id) c ON true
     WHERE
         a.shard = p_shard AND a.partition_id = ANY (p_partition_ids) AND c.partition_id IS NULL

@@ -48,6 +48,7 @@ AS $$
         k.consumed_at,
         d.count
     FROM (
+        -- A deleted group's cursors stay for a while, so those of the registered ones are named.
         SELECT
             i.id, array_agg(u.id) AS subscription_ids,
             max(u.id) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__') AS queue_mode_id
@@ -57,6 +58,8 @@ AS $$
     ) q
     JOIN queen.partitions p ON p.shard = p_shard AND p.queue_id = q.id
     JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = p.id
+    -- LATERAL: one that was grouped by partition and joined would be computed anew for each of them
+    -- as long as the planner, without statistics, takes it for a single row.
     CROSS JOIN LATERAL (
         SELECT
             min(c.committed_offset) AS slowest,

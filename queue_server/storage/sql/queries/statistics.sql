@@ -112,7 +112,7 @@ WHERE q.id = %(queue_id)s::uuid
 -- name: queue_depth
 -- What the slowest named group of each partition has not committed, by partition name; queue mode
 -- where no named group has a place. The protocol has it so for one route; else the slowest consumer
--- is the slowest of all.
+-- is the slowest of all. LATERAL as in queen.partition_statistics.
 SELECT p.name, d.depth, least(coalesce(k.leased, 0), d.depth)
 FROM queen.partitions p
 JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
