@@ -25,6 +25,7 @@ from bench.producer import positive
 from bench.scenarios import SIZES, Context, Run, Scenario
 from bench.scenarios.table import SCENARIOS
 from bench.server import Server
+from queue_server.storage.connections import discard_libpq_variables
 
 _PLAIN_COLUMNS = 160
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -61,6 +62,8 @@ class _Servers:
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parse(arguments)
+    # Its own connections to the databases it starts depend on none of them.
+    discard_libpq_variables()
     # The tables are wide; what is no terminal has no width of its own.
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_COLUMNS)
     # Parked consumers are connections, and so many may be more than a shell allows.

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 import uvloop
 
+from queue_server.storage.connections import discard_libpq_variables
 from tests.databases import KINDS, unavailable
 
 pytest_plugins = [f"tests.{path.stem}" for path in sorted(Path(__file__).parent.glob("fix_*.py"))]
@@ -47,6 +48,8 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Connections of the tests themselves depend on nothing in the developer's shell.
+    discard_libpq_variables()
     if reason := unavailable(config.option.database):
         raise pytest.UsageError(f"--database {config.option.database}: {reason}")
     # As Ctrl-C: fixtures end what they have started when a time limit ends the run.

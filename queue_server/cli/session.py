@@ -197,12 +197,11 @@ class Session:
         import psycopg
 
         from queue_server.cluster.database import DatabaseError
+        from queue_server.storage.connections import connect
 
         fix = "start the server, or name its database: --data-dir, --database-url"
         try:
-            with psycopg.connect(
-                self.conninfo, autocommit=True, prepare_threshold=None
-            ) as connection:
+            with connect(self.conninfo) as connection:
                 if not read_only:
                     yield connection
                     return

@@ -52,8 +52,11 @@ STABLE_AFTER = 60.0  # seconds of life after which a death counts as the first a
 KILL_PATIENCE_AT_STOP = 0.4  # seconds
 LOG_BYTES_MAX = 16 * 1024 * 1024  # the log is set aside at a start when it is longer
 
+# The socket's file is named after it; no TCP port is opened.
+_PORT = 5432
+
 # The kernel's limit for a socket's path is 108 bytes, with PostgreSQL's file name in it.
-_SOCKET_FOLDER_BYTES_MAX = 108 - len("/.s.PGSQL.5432.lock") - 1
+_SOCKET_FOLDER_BYTES_MAX = 108 - len(f"/.s.PGSQL.{_PORT}.lock") - 1
 
 _PR_SET_PDEATHSIG = 1
 # Loaded here: between fork and exec nothing should be imported.
@@ -423,7 +426,7 @@ class EmbeddedPostgres:
         """Settings for a queue: much is written once, read once soon after, and dropped."""
         return {
             "listen_addresses": "",
-            "port": "5432",  # names the socket's file
+            "port": str(_PORT),  # names the socket's file
             "unix_socket_permissions": "0700",
             "max_connections": str(self.max_connections),
             "shared_buffers": f"{shared_buffers_mb(_memory_bytes())}MB",
@@ -534,7 +537,7 @@ def _memory_bytes() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """What PostgreSQL needs to know; PG* variables of the operator are not meant for it."""
+    """Return what PostgreSQL's programs need, without any PG* variable of the operator."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": os.environ.get("TZ", "UTC")}
 
 
@@ -595,6 +598,7 @@ def _conninfo(socket_folder: str) -> str:
     return make_conninfo(
         "",
         host=socket_folder,
+        port=_PORT,
         user="postgres",
         dbname="postgres",
         application_name="queue-server",

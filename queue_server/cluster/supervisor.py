@@ -59,7 +59,8 @@ from queue_server.cluster.worker import (
 )
 from queue_server.observability.counters import Counter, Counters
 from queue_server.observability.logging import set_worker
-from queue_server.settings import Settings
+from queue_server.settings import Settings, options
+from queue_server.storage.connections import discard_libpq_variables
 from queue_server.storage.migrate import SchemaError, migrate
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,14 @@ class Supervisor:
         logger.info("queue-server %s starts with pid %d", __version__, os.getpid())
         for text in self.settings.warnings:
             logger.warning(text)
+        settings_names = {name for option in options().values() for name in option.env}
+        ignored = [name for name in discard_libpq_variables() if name not in settings_names]
+        if ignored and self.database is None:
+            logger.warning(
+                "ignored in the environment: %s; DATABASE_URL, or PG_HOST and the like, say how to"
+                " reach the database",
+                ", ".join(ignored),
+            )
         try:
             self._prepare()
             while not self.should_exit:

@@ -19,6 +19,8 @@ from importlib import resources
 import msgspec
 import psycopg
 
+from queue_server.storage.connections import connect
+
 logger = logging.getLogger(__name__)
 
 # Any number will do as long as nobody else locks it: "queue" in ASCII.
@@ -40,8 +42,7 @@ def migrate(conninfo: str) -> int:
     Errors: `SchemaError` when an applied migration differs from the file of this version, the
     database is newer than this version, or the server is too old; psycopg's errors otherwise.
     """
-    # Nothing is prepared: behind a pooler somebody else may already have, in the same backend.
-    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
+    with connect(conninfo) as connection:
         _check_server(connection)
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))

@@ -13,9 +13,10 @@ from typing import Any, Self
 
 import psycopg
 import psycopg_pool
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from queue_server.storage.circuit import Circuit
+from queue_server.storage.connections import own_conninfo
 from queue_server.storage.patience import PatientConnection
 from queue_server.storage.transactions import Connection
 
@@ -126,7 +127,7 @@ def open_pool(
     if given.get("options"):
         options = f"{given['options']} {options}"
     return Pool(
-        make_conninfo(
+        own_conninfo(
             conninfo,
             options=options,
             application_name="queue-server",

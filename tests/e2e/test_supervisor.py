@@ -14,9 +14,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.pq import Conninfo
 
+from queue_server.cluster.database import find_binaries
 from tests.cluster_process import ROOT, ClusterProcess
+from tests.databases import Postgres
+from tests.server_directory import server_directory
 
 EXIT_LIMIT = 10.0  # seconds; promised whatever clients do
 
@@ -343,3 +348,62 @@ def test_a_given_database_is_used_instead_of_an_own_one(
         assert health(second.url) == "healthy"
         assert second.stop() == 0
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
+def test_variables_of_libpq_lead_nowhere(tmp_path: Path) -> None:
+    # Those of an operator whose tools use another PostgreSQL, and all the others with them.
+    hostile = {one.envvar.decode(): "hostile" for one in Conninfo.get_defaults() if one.envvar}
+    with server_directory() as folder, other_postgres(folder) as other:
+        hostile |= {
+            "PGHOSTADDR": "127.0.0.1",
+            "PGPORT": str(other.port),
+            "PGCLIENTENCODING": "LATIN1",
+            "PGOPTIONS": "-c default_transaction_read_only=on",
+            "PGTZ": "hostile",
+            "PGSERVICEFILE": "/nowhere",
+        }
+        with ClusterProcess(data_dir=tmp_path / "data", env=hostile) as cluster:
+            url = cluster.wait_ready()
+            body = {"items": [{"queue": "中文", "payload": "😀"}]}
+            with urllib.request.urlopen(request(f"{url}/api/v1/push", body)) as answer:
+                assert answer.status == 201
+            with urllib.request.urlopen(f"{url}/api/v1/pop/queue/%E4%B8%AD%E6%96%87") as answer:
+                assert json.load(answer)["messages"][0]["data"] == "😀"
+            for command in (["keys", "list"], ["migrate", "--check"], ["doctor", "--url", url]):
+                done = subprocess.run(
+                    [*cluster.command, *command, *cluster.data_args],
+                    env=cluster.env, capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stdout + done.stderr
+            assert "ignored in the environment" not in cluster.output
+            assert cluster.stop() == 0
+        with psycopg.connect(other.conninfo) as connection:
+            found = connection.execute("SELECT to_regnamespace('queen')").fetchone()
+            assert found == (None,)
+
+        # With a given database they count as little, but an operator may have relied on them.
+        env = {"DATABASE_URL": other.conninfo, "PGSSLMODE": "verify-full", "PGPORT": "1"}
+        with ClusterProcess(env=env) as cluster:
+            cluster.wait_ready()
+            assert cluster.wait_for_line("ignored in the environment: PGPORT, PGSSLMODE;")
+
+
+@contextlib.contextmanager
+def other_postgres(folder: Path) -> Iterator[Postgres]:
+    """Another PostgreSQL of the machine, on a TCP port."""
+    folder.parent.chmod(0o755)
+    other = Postgres(find_binaries(), folder, {})
+    other.initialise()
+    other.start()
+    try:
+        other.wait_ready()
+        yield other
+    finally:
+        other.end(signal.SIGINT)
+
+
+def request(url: str, body: object) -> urllib.request.Request:
+    return urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
