@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
+from collections.abc import Callable, Sequence
 
+import msgspec
 from aiohttp import web
 
 from queue_server.domain.access import Grants, Principal
 from queue_server.domain.errors import BadRequest, BodyTimeout, BodyTooLarge, TooManyItems
+from queue_server.domain.nesting import NESTING_MAX, depths, may_exceed
 from queue_server.domain.subscription import parse_time
 from queue_server.http.connection import Connection
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
+# Slices of a payload that are measured before others get the worker: 2 ms at most.
+_SLICES_IN_A_ROW = 16
 
 
 def producer_sub(request: web.Request) -> str | None:
@@ -75,6 +80,26 @@ def check_count(count: int, limit: int, what: str) -> None:
     """Errors: `TooManyItems`."""
     if count > limit:
         raise TooManyItems(f"{count} {what} in one request, {limit} at most: send several")
+
+
+async def check_nesting(payloads: Sequence[msgspec.Raw], place: Callable[[int], str]) -> None:
+    """Refuse payloads nested deeper than `NESTING_MAX`; *place* names the one at an index.
+
+    Errors: `BadRequest`.
+    """
+    if max(map(len, payloads), default=0) <= 2 * NESTING_MAX:
+        return  # most payloads are too small for it
+    for index, payload in enumerate(payloads):
+        if not may_exceed(payload):
+            continue
+        for number, depth in enumerate(depths(bytes(payload)), 1):
+            if depth > NESTING_MAX:
+                raise BadRequest(
+                    f"{place(index)} is nested too deeply: {NESTING_MAX} levels of arrays and"
+                    " objects at most"
+                )
+            if number % _SLICES_IN_A_ROW == 0:
+                await asyncio.sleep(0)
 
 
 def query_int(request: web.Request, name: str, default: int, low: int, high: int) -> int:

@@ -24,6 +24,7 @@ from queue_server.http import wire
 from queue_server.http.access import require_partitions
 from queue_server.http.request import (
     check_count,
+    check_nesting,
     grants_of,
     producer_sub,
     query_bool,
@@ -52,6 +53,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     state.row.add(Counter.BYTES_RECEIVED, len(body))
     items = wire.push_reader.read(body).items
     check_count(len(items), state.settings.max_batch_items, "items")
+    await check_nesting([item.payload for item in items], "items[{}].payload".format)
     grants = grants_of(request)
     if grants is not None:
         for queue in {item.queue for item in items}:

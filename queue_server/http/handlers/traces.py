@@ -14,7 +14,7 @@ from queue_server.domain.segment import wire_time
 from queue_server.http import administration_wire as wire
 from queue_server.http.access import require_partitions
 from queue_server.http.answers import json_answer, message_address, page_of
-from queue_server.http.request import grants_of, query_time, read_body
+from queue_server.http.request import check_nesting, grants_of, query_time, read_body
 from queue_server.http.state import STATE
 from queue_server.storage.traces import NewTrace, Trace
 
@@ -26,6 +26,7 @@ async def add(request: web.Request) -> web.Response:
     body = wire.trace_reader.read(await read_body(request))
     if body.data is msgspec.UNSET:
         raise BadRequest("data is required")
+    await check_nesting([body.data], lambda _: "data")
     names = body.trace_names or []
     if isinstance(names, str):
         names = [names]

@@ -13,7 +13,7 @@ from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
 from queue_server.http.access import require_partitions
-from queue_server.http.request import check_count, grants_of, producer_sub, read_body
+from queue_server.http.request import check_count, check_nesting, grants_of, producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.http.tracing import traceparent_of
 from queue_server.observability.counters import Counter
@@ -38,14 +38,16 @@ async def _execute(request: web.Request) -> web.Response:
     if body.kv or body.timers or body.positions:
         raise wire.BadTransaction("kv, timers and positions are not supported by this server")
     items: list[NewMessage] = []
+    places: list[int] = []  # of the operations that the items belong to
     acks: list[Ack] = []
     order: list[tuple[bool, int]] = []  # pushed?, and its index there
-    for operation in body.operations:
+    for place, operation in enumerate(body.operations):
         match operation.type:
             case "push":
                 for item in operation.messages():
                     order.append((True, len(items)))
                     items.append(item)
+                    places.append(place)
             case "ack":
                 order.append((False, len(acks)))
                 acks.append(operation.ack())
@@ -54,6 +56,10 @@ async def _execute(request: web.Request) -> web.Response:
                     f'type must be "push" or "ack", not {operation.type[:100]!r}'
                 )
     check_count(len(order), state.settings.max_transaction_operations, "pushes and acks")
+    await check_nesting(
+        [item.payload for item in items],
+        lambda index: f"operations[{places[index]}]: a payload",
+    )
     grants = grants_of(request)
     if grants is not None:
         for queue in {item.queue for item in items}:
