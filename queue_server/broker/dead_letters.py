@@ -18,6 +18,7 @@ from queue_server.broker.push import (
     Pusher,
     PushResult,
 )
+from queue_server.domain.access import Grants
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import QueueFull, Unavailable
 from queue_server.domain.ids import id_keys
@@ -116,15 +117,23 @@ class DeadLetters:
         letter = await dead_letters.get(self._transactions, id_)
         return None if letter is None else await self._replay(letter, destination)
 
-    async def retry(self, partition_id: PartitionId, transaction_id: str) -> Replay | None:
-        """Move the newest dead letter of a message back. Shape, Errors: as `replay`."""
-        letters = await dead_letters.of_message(self._transactions, partition_id, transaction_id)
-        return await self._replay(letters[0], Destination()) if letters else None
+    async def retry(
+        self, partition_id: PartitionId, transaction_id: str, creator: Grants | None = None
+    ) -> Replay | None:
+        """Move the newest dead letter of a message back. Shape, Errors: as `replay`.
 
-    async def redrive(self, filter_: DeadLetterFilter, limit: int) -> Redriven:
+        *creator*: as of `redrive`.
+        """
+        letters = await dead_letters.of_message(self._transactions, partition_id, transaction_id)
+        return await self._replay(letters[0], Destination(), creator) if letters else None
+
+    async def redrive(
+        self, filter_: DeadLetterFilter, limit: int, creator: Grants | None = None
+    ) -> Redriven:
         """Move up to *limit* dead letters back, oldest failure first, in bounded batches.
 
         Duplicates on the way do not count: many of them must not keep the others from being moved.
+        *creator*: what bounds the labels of a queue that was deleted meanwhile and is made anew.
 
         Errors: `QueueFull` when nothing could be moved.
         """
@@ -136,7 +145,7 @@ class DeadLetters:
                 break
             after = run[-1]
             try:
-                moved, duplicates = await self._move_run(run)
+                moved, duplicates = await self._move_run(run, creator)
             except QueueFull:
                 if moved_count == 0:
                     raise
@@ -147,19 +156,21 @@ class DeadLetters:
             moved_count, duplicate_count, await dead_letters.count(self._transactions, filter_)
         )
 
-    async def _move_run(self, run: Sequence[DeadLetter]) -> tuple[int, int]:
+    async def _move_run(self, run: Sequence[DeadLetter], creator: Grants | None) -> tuple[int, int]:
         """Move a run together; one by one when some of its copies are stored already."""
         left = {letter.id: letter for letter in run}
         while left:
             letters = list(left.values())
             try:
                 await self._move(
-                    letters, [_copy(letter, Destination(), self._keyring) for letter in letters]
+                    letters,
+                    [_copy(letter, Destination(), self._keyring) for letter in letters],
+                    creator,
                 )
             except _Taken as taken:
                 left = {id_: letter for id_, letter in left.items() if id_ not in taken.ids}
             except DuplicatePush:
-                replays = [await self._replay(letter, Destination()) for letter in letters]
+                replays = [await self._replay(letter, Destination(), creator) for letter in letters]
                 done = [replay for replay in replays if replay is not None]
                 moved = sum(replay.moved for replay in done)
                 return moved, len(done) - moved
@@ -167,21 +178,26 @@ class DeadLetters:
                 return len(letters), 0
         return 0, 0
 
-    async def _replay(self, letter: DeadLetter, destination: Destination) -> Replay | None:
+    async def _replay(
+        self, letter: DeadLetter, destination: Destination, creator: Grants | None = None
+    ) -> Replay | None:
         message = _copy(letter, destination, self._keyring)
         try:
-            results = await self._move([letter], [message])
+            results = await self._move([letter], [message], creator)
         except _Taken:
             return None
         except DuplicatePush:
-            stored = await self._find(message)
+            stored = await self._find(message, creator)
             if stored is None or await dead_letters.get(self._transactions, letter.id) is None:
                 return None
             return Replay(letter, message, stored, moved=False)
         return Replay(letter, message, results[0], moved=True)
 
     async def _move(
-        self, letters: Sequence[DeadLetter], messages: Sequence[NewMessage]
+        self,
+        letters: Sequence[DeadLetter],
+        messages: Sequence[NewMessage],
+        creator: Grants | None,
     ) -> list[PushResult]:
         """Push *messages* and remove *letters* in one transaction. They keep their producers.
 
@@ -190,7 +206,7 @@ class DeadLetters:
         ids = [letter.id for letter in letters]
         producer_subs = [letter.producer_sub for letter in letters]
         for _ in range(_ATTEMPTS_MAX):
-            partitions = await self._pusher.resolve(messages)
+            partitions = await self._pusher.resolve(messages, creator)
             queue_ids = sorted({ref.queue_id for ref, _ in partitions})
             runs = 0
 
@@ -212,7 +228,7 @@ class DeadLetters:
                 continue
             except (_Taken, DuplicatePush):
                 # An earlier run of this transaction may have committed, and its answer been lost.
-                own = await self._own(messages, ids) if runs > 1 else None
+                own = await self._own(messages, ids, creator) if runs > 1 else None
                 if own is None:
                     raise
                 return own
@@ -221,10 +237,10 @@ class DeadLetters:
         raise Unavailable("the queue is being deleted again and again; try later")
 
     async def _own(
-        self, messages: Sequence[NewMessage], ids: Sequence[uuid.UUID]
+        self, messages: Sequence[NewMessage], ids: Sequence[uuid.UUID], creator: Grants | None
     ) -> list[PushResult] | None:
         """The results of a move that was done, if it was."""
-        results = [await self._find(message) for message in messages]
+        results = [await self._find(message, creator) for message in messages]
         for id_ in ids:
             if await dead_letters.get(self._transactions, id_) is not None:
                 return None
@@ -235,9 +251,9 @@ class DeadLetters:
         ]
         return found if len(found) == len(messages) else None
 
-    async def _find(self, message: NewMessage) -> PushResult | None:
+    async def _find(self, message: NewMessage, creator: Grants | None) -> PushResult | None:
         """The stored message with this one's transaction id, as a push answers it."""
-        partition, _ = (await self._pusher.resolve([message]))[0]
+        partition, _ = (await self._pusher.resolve([message], creator))[0]
         assert message.transaction_id is not None
         keys = id_keys([message.transaction_id])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from queue_server.domain.access import Grants
 from queue_server.domain.names import (
     ConsumerGroup,
     PartitionId,
@@ -55,9 +56,12 @@ class Directory:
         """A partition that was resolved before."""
         return self._by_name.get((queue, partition))
 
-    async def create_partitions(self, keys: Iterable[PartitionKey]) -> None:
+    async def create_partitions(
+        self, keys: Iterable[PartitionKey], creator: Grants | None = None
+    ) -> None:
         """Resolve partitions for a push: queues and partitions that are missing are created.
 
+        *creator*: whose credential bounds the labels of a new queue; None: for all queues.
         Errors: `BadRequest`, `NameTooLong`; nothing is created then.
         """
         missing: dict[QueueName, list[PartitionName]] = {}
@@ -65,7 +69,9 @@ class Directory:
             check_names(key.queue, key.partition, "partition")
             missing.setdefault(key.queue, []).append(key.partition)
         for queue, names in missing.items():
-            self._remember(await queues.ensure_partitions(self._transactions, queue, names))
+            self._remember(
+                await queues.ensure_partitions(self._transactions, queue, names, creator)
+            )
 
     async def find_partition(self, key: PartitionKey) -> PartitionRef | None:
         """A partition by name; None when it does not exist."""
@@ -87,13 +93,22 @@ class Directory:
         return refs
 
     async def subscribe(
-        self, queue: QueueName, group: ConsumerGroup, start: Start, *, conflation: bool = False
+        self,
+        queue: QueueName,
+        group: ConsumerGroup,
+        start: Start,
+        *,
+        conflation: bool = False,
+        creator: Grants | None = None,
     ) -> Subscription:
-        """The registration of a group on a queue; queue and registration are made when missing."""
+        """The registration of a group on a queue; queue and registration are made when missing.
+
+        *creator*: as of `create_partitions`.
+        """
         key = (queue, group, True)
         known = self._subscriptions.get(key)
         while known is None:
-            queue_id = await queues.ensure_queue(self._transactions, queue)
+            queue_id = await queues.ensure_queue(self._transactions, queue, creator)
             # None when it was deleted between the two calls: it is created anew.
             known = await queues.subscribe(
                 self._transactions,

@@ -19,6 +19,7 @@ import msgspec
 
 from queue_server.broker.activity import Activity
 from queue_server.broker.push import PartitionsChanged, Pusher, check_ids
+from queue_server.domain.access import Grants
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import QueueServerError, Unavailable
 from queue_server.domain.message import MessageIdRun, NewMessage
@@ -118,11 +119,16 @@ class Maintenance:
     # -- pushes --
 
     async def hold(
-        self, items: Sequence[NewMessage], producer_sub: str | None, traceparent: str | None
+        self,
+        items: Sequence[NewMessage],
+        producer_sub: str | None,
+        traceparent: str | None,
+        creator: Grants | None = None,
     ) -> bytes:
         """Accept a push for later, whole.
 
-        Shape: JSON text, a `HeldResult` for each item in request order.
+        Shape: JSON text, a `HeldResult` for each item in request order. *producer_sub*,
+        *traceparent* and *creator* as of `Pusher.push`; they are kept with it.
         Errors: as `Pusher.push`, but that a queue is full is not known yet.
         """
         if not items:
@@ -144,6 +150,7 @@ class Maintenance:
             len(items),
             producer_sub,
             traceparent,
+            None if creator is None else creator.push,
         )
         return self._encoder.encode(
             [
@@ -247,7 +254,10 @@ class Maintenance:
         ids = [one.push.id for one in pushes]
         items = [item for one in pushes for item in one.items]
         producer_subs = [one.push.producer_sub for one in pushes for _ in one.items]
-        partitions = await self._pusher.resolve(items)
+        # They are made together, so it is the same for all.
+        patterns = pushes[0].push.push_patterns
+        creator = None if patterns is None else Grants(tuple(patterns), (), ())
+        partitions = await self._pusher.resolve(items, creator)
         queue_ids = sorted({ref.queue_id for ref, _ in partitions})
 
         async def work(connection: Connection) -> Callable[[], None]:
@@ -268,13 +278,14 @@ class Maintenance:
 
 
 def _together(pushes: Sequence[_Readable]) -> list[list[_Readable]]:
-    """Pushes in a row that may be made as one: they have the same span, or none."""
+    """Pushes in a row that may be made as one: they have the same span and the same patterns."""
     groups: list[list[_Readable]] = []
     size = 0
     for one in pushes:
         if (
             not groups
             or groups[-1][0].push.traceparent != one.push.traceparent
+            or groups[-1][0].push.push_patterns != one.push.push_patterns
             or size + len(one.items) > _TOGETHER_MESSAGES_MAX
         ):
             groups.append([])

@@ -96,6 +96,7 @@ class PopRequest(msgspec.Struct, frozen=True):
     namespace: str | None = None
     task: str | None = None
     grants: Grants | None = None  # of a pop by labels: only these queues
+    creator: Grants | None = None  # what bounds the labels of a queue that is new
     message_limit: int | None = 1
     partition_limit: int | None = 1
     lease_seconds: int = 0
@@ -264,7 +265,11 @@ class Popper:
             targets = await self._in_order(targets, ranks)
         elif request.partition is None:
             subscription = await directory.subscribe(
-                request.queue, request.group, request.start, conflation=request.conflation
+                request.queue,
+                request.group,
+                request.start,
+                conflation=request.conflation,
+                creator=request.creator,
             )
             targets.append(_Target(request.queue, subscription))
         else:
@@ -272,7 +277,11 @@ class Popper:
             if request.conflation:
                 # The policy belongs to the queue, so here the group does register on it.
                 policy = await directory.subscribe(
-                    request.queue, request.group, request.start, conflation=True
+                    request.queue,
+                    request.group,
+                    request.start,
+                    conflation=True,
+                    creator=request.creator,
                 )
             # Again when what was remembered turns out to be gone: it may have been made anew.
             for _ in range(2):

@@ -20,6 +20,7 @@ from queue_server.broker.activity import Activity
 from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
+from queue_server.domain.access import Grants
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest, QueueFull, Unavailable
 from queue_server.domain.ids import id_keys, uuid_keys
@@ -343,12 +344,13 @@ class Pusher:
         size_bytes: int,
         producer_sub: str | None = None,
         traceparent: str | None = None,
+        creator: Grants | None = None,
     ) -> bytes:
         """Store *items*, all or none.
 
         Shape: JSON text, a `PushResult` for each in request order. *size_bytes* is the size of the
         request as received, *producer_sub* who sent it, *traceparent* what consumers are told of
-        its span.
+        its span, *creator* what bounds the labels of a queue that is new.
         Errors: `BadRequest`, `NameTooLong`: nothing was stored. `Unavailable`: the outcome is
         unknown, the same items may be pushed again.
         """
@@ -356,7 +358,7 @@ class Pusher:
             return b"[]"
         check_ids(items)
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
-            lanes = await self.resolve(items)
+            lanes = await self.resolve(items, creator)
             answer = await self._coalescer.submit(
                 _Request(
                     lanes,
@@ -372,9 +374,12 @@ class Pusher:
         raise Unavailable("the queue is being deleted again and again; try later")
 
     async def resolve(
-        self, items: Sequence[NewMessage]
+        self, items: Sequence[NewMessage], creator: Grants | None = None
     ) -> list[tuple[PartitionRef, Sequence[int]]]:
-        """Items by partition, as indexes; queues and partitions that are missing are created."""
+        """Items by partition, as indexes; queues and partitions that are missing are created.
+
+        *creator*: as of `Directory.create_partitions`.
+        """
         groups = _by_partition(items)
         known = self._directory.known_partition
         while True:
@@ -389,7 +394,7 @@ class Pusher:
                     lanes.append((ref, indexes))
             if not missing:
                 return lanes
-            await self._directory.create_partitions(missing)
+            await self._directory.create_partitions(missing, creator)
 
     async def _flush(self, requests: Sequence[_Request]) -> list[bytes | None]:
         ordered = self._fill_lanes(requests)

@@ -16,6 +16,7 @@ import msgspec
 from queue_server.broker.ack import Ack, Acker, AckOutcome
 from queue_server.broker.activity import Activity
 from queue_server.broker.push import DuplicatePush, PartitionsChanged, Pusher, PushResult, check_ids
+from queue_server.domain.access import Grants
 from queue_server.domain.errors import QueueFull, QueueServerError, Unavailable
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import QUEUE_MODE
@@ -63,11 +64,13 @@ class Transactor:
         required_leases: Sequence[str],
         producer_sub: str | None = None,
         traceparent: str | None = None,
+        creator: Grants | None = None,
     ) -> TransactionResult:
         """Carry out all of it in one transaction.
 
         Shape: *required_leases* lends its id to the acks without one when it is a single one;
-        *producer_sub* is who pushes, *traceparent* what consumers are told of its span.
+        *producer_sub* is who pushes, *traceparent* what consumers are told of its span, *creator*
+        what bounds the labels of a queue that is new.
         Errors: `TransactionRefused`, `BadRequest`: nothing was done. `Unavailable`: the outcome is
         unknown.
         """
@@ -80,7 +83,9 @@ class Transactor:
             ]
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return await self._attempt(items, acks, [producer_sub] * len(items), traceparent)
+                return await self._attempt(
+                    items, acks, [producer_sub] * len(items), traceparent, creator
+                )
             except PartitionsChanged:
                 continue
             except GroupGone as gone:
@@ -93,11 +98,12 @@ class Transactor:
         acks: Sequence[Ack],
         producer_subs: Sequence[str | None],
         traceparent: str | None,
+        creator: Grants | None,
     ) -> TransactionResult:
         outcomes: list[AckOutcome | None] = [None] * len(acks)
         elements = await self._acker.resolve(acks, QUEUE_MODE, outcomes)
         _refuse_failed(outcomes)
-        partitions = await self._pusher.resolve(items)
+        partitions = await self._pusher.resolve(items, creator)
         queue_ids = sorted({ref.queue_id for ref, _ in partitions})
 
         async def work(

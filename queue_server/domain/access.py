@@ -14,6 +14,11 @@ import re
 import msgspec
 
 from queue_server.domain.errors import Forbidden
+from queue_server.domain.names import implicit_labels
+
+# The highest priority that a credential for some queues may give one of them. Priorities order the
+# queues of a label, which need not all be the credential's; the ones above are the operator's.
+LIMITED_PRIORITY_MAX = 100
 
 
 class Access(enum.Enum):
@@ -55,21 +60,86 @@ class Grants(msgspec.Struct, frozen=True):
     administer: tuple[str, ...]
 
     def allow(self, use: Use, queue: str) -> bool:
-        match use:
-            case Use.PUSH:
-                patterns = self.push
-            case Use.POP:
-                patterns = self.pop
-            case Use.ADMINISTER:
-                patterns = self.administer
-            case Use.LOOK:
-                patterns = self.pop + self.administer
-        return any(_compiled(pattern).match(queue) for pattern in patterns)
+        return any(_compiled(pattern).match(queue) for pattern in self._patterns(use))
 
     def require(self, use: Use, queue: str) -> None:
-        """Errors: `Forbidden`."""
+        """Errors: `Forbidden`. It names the queue, so only for one that the request named."""
         if not self.allow(use, queue):
             raise Forbidden(f"This credential may not {use.value} queue {queue!r}")
+
+    # -- labels: consumers pop by them, whatever queues have them --
+
+    def labels_of_new(self, queue: str) -> tuple[str, str]:
+        """Namespace and task of a queue that comes into being because this credential uses it.
+
+        Shape: those that the name implies; a label that the credential's patterns do not name is
+        left empty, if the credential can push to the queue.
+        """
+        namespace, task = implicit_labels(queue)
+        if not self.allow(Use.PUSH, queue):
+            return namespace, task
+        return (
+            namespace if self._names_namespace(Use.PUSH, namespace) else "",
+            task if self._names_task(Use.PUSH, task) else "",
+        )
+
+    def require_labels(self, namespace: str, task: str) -> None:
+        """Check labels that the credential gives to a queue it administers; empty ones are none.
+
+        Errors: `Forbidden`.
+        """
+        for what, label, is_named in (
+            ("namespace", namespace, self._names_namespace(Use.ADMINISTER, namespace)),
+            ("task", task, self._names_task(Use.ADMINISTER, task)),
+        ):
+            if label and not is_named:
+                raise Forbidden(
+                    f"This credential may not put a queue into {what} {label[:100]!r}: none of its"
+                    f" patterns names this {what}"
+                )
+
+    def require_priority(self, priority: int) -> None:
+        """Errors: `Forbidden`."""
+        if priority > LIMITED_PRIORITY_MAX:
+            raise Forbidden(
+                f"This credential may not give a queue a priority above {LIMITED_PRIORITY_MAX}"
+            )
+
+    def _names_namespace(self, use: Use, namespace: str) -> bool:
+        """Whether a pattern spells a namespace out, or holds for every name in it."""
+        start = f"{namespace}."
+        return any(
+            _literal_start(pattern).startswith(start)
+            or (_literal_start(pattern) == pattern == namespace)
+            or (pattern.endswith("*") and _compiled(pattern).match(start))
+            for pattern in self._patterns(use)
+        )
+
+    def _names_task(self, use: Use, task: str) -> bool:
+        """Whether a pattern spells a task out, or holds for every name."""
+        for pattern in self._patterns(use):
+            literal = _literal_start(pattern)
+            # What stands behind the last dot goes on in the names, unless the pattern is the name.
+            parts = literal.split(".") if literal == pattern else literal.split(".")[:-1]
+            if parts[1:2] == [task] or set(pattern) == {"*"}:
+                return True
+        return False
+
+    def _patterns(self, use: Use) -> tuple[str, ...]:
+        match use:
+            case Use.PUSH:
+                return self.push
+            case Use.POP:
+                return self.pop
+            case Use.ADMINISTER:
+                return self.administer
+            case Use.LOOK:
+                return self.pop + self.administer
+
+
+def _literal_start(pattern: str) -> str:
+    """What all names begin with that match the pattern."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -26,6 +26,8 @@ class HeldPush(msgspec.Struct, frozen=True):
     id: int
     producer_sub: str | None
     traceparent: str | None
+    # Of a credential for some queues; None: it was for all.
+    push_patterns: list[str] | None
     items: bytes
 
 
@@ -59,6 +61,7 @@ async def hold(
     message_count: int,
     producer_sub: str | None,
     traceparent: str | None,
+    push_patterns: Sequence[str] | None,
 ) -> None:
     """Keep a push for later. Errors: `Unavailable`.
 
@@ -72,6 +75,7 @@ async def hold(
             "message_count": message_count,
             "producer_sub": producer_sub,
             "traceparent": traceparent,
+            "push_patterns": None if push_patterns is None else list(push_patterns),
         },
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import psycopg
 
+from queue_server.domain.access import Grants
 from queue_server.domain.names import (
     ConsumerGroup,
     PartitionId,
@@ -57,9 +58,17 @@ class Configured(msgspec.Struct, frozen=True):
     options: QueueOptions
 
 
-async def ensure_queue(transactions: Transactions, queue: QueueName) -> str:
-    """The id of a queue, created with default options when it does not exist."""
-    namespace, task = implicit_labels(queue)
+async def ensure_queue(
+    transactions: Transactions, queue: QueueName, creator: Grants | None = None
+) -> str:
+    """The id of a queue, created with default options when it does not exist.
+
+    A *creator* that is for some queues only labels it no further than its patterns allow.
+    """
+    if creator is None:
+        namespace, task = implicit_labels(queue)
+    else:
+        namespace, task = creator.labels_of_new(queue)
     rows = await transactions.call(
         STATEMENTS["ensure_queue"],
         {
@@ -74,15 +83,21 @@ async def ensure_queue(transactions: Transactions, queue: QueueName) -> str:
 
 
 async def ensure_partitions(
-    transactions: Transactions, queue: QueueName, names: Sequence[PartitionName]
+    transactions: Transactions,
+    queue: QueueName,
+    names: Sequence[PartitionName],
+    creator: Grants | None = None,
 ) -> list[PartitionRef]:
-    """Partitions of a queue by name; queue and partitions are created when they do not exist."""
+    """Partitions of a queue by name; queue and partitions are created when they do not exist.
+
+    *creator*: as of `ensure_queue`.
+    """
     # Nearly always they do, and then nothing is locked, nor written, nor waits for a disk.
     found = await find_partitions(transactions, queue, names)
     if len(found) == len(set(names)):
         return found
     while True:
-        queue_id = await ensure_queue(transactions, queue)
+        queue_id = await ensure_queue(transactions, queue, creator)
         rows = await transactions.call(
             STATEMENTS["ensure_partitions"],
             {"shard": SHARD, "queue_id": queue_id, "names": list(names)},
@@ -203,10 +218,12 @@ async def configure(
     changes: OptionChanges,
     *,
     replace: bool,
+    grants: Grants | None = None,
 ) -> Configured:
     """Create a queue or change its options; labels that are None stay.
 
-    Errors: `BadRequest` for an option that is out of bounds; nothing changes then.
+    *grants* of a credential for some queues bound the labels and the priority that are new.
+    Errors: `BadRequest` for an option that is out of bounds, `Forbidden`; nothing changes then.
     """
     changes.check()
 
@@ -236,6 +253,14 @@ async def configure(
             "namespace": row[1] if namespace is None else namespace,
             "task": row[2] if task is None else task,
         }
+        if grants is not None:
+            # What the queue was given by another credential stays.
+            grants.require_labels(
+                "" if labels["namespace"] == row[1] else labels["namespace"],
+                "" if labels["task"] == row[2] else labels["task"],
+            )
+            if options.priority != stored.priority:
+                grants.require_priority(options.priority)
         await cursor.execute(
             STATEMENTS["update_queue"], msgspec.structs.asdict(options) | labels | {"id": queue_id}
         )

@@ -113,6 +113,37 @@ def test_a_role_opens_its_levels_and_no_other() -> None:
     assert [both.may(level) for level in levels] == [True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "queue", "labels"),
+    [
+        ("mine.*", "mine.new", ("mine", "")),
+        ("mine*", "mine-evil.new", ("mine-evil", "")),
+        ("mine*", "mine", ("mine", "")),
+        ("billing.x*", "billing.x1", ("billing", "")),
+        ("orders.new", "orders.new", ("orders", "new")),
+        ("orders.new.*", "orders.new.1", ("orders", "new")),
+        ("orders.n*", "orders.new.1", ("orders", "")),
+        ("orders", "orders", ("orders", "")),
+        ("*", "orders.new", ("orders", "new")),
+        ("*.mine", "orders.mine", ("", "")),
+        ("*mine", "mine", ("", "")),
+        ("?illing.x", "billing.x", ("", "")),
+        ("[ab]*", "a.b", ("a", "")),
+        ("a[*", "a[b.c", ("a[b", "")),
+        ("other", "orders.new", ("orders", "new")),  # it cannot push there
+    ],
+)  # fmt: skip
+def test_labels_of_a_new_queue_are_those_that_a_pattern_names(
+    pattern: str, queue: str, labels: tuple[str, str]
+) -> None:
+    assert Grants((pattern,), (), ()).labels_of_new(queue) == labels
+
+
+def test_a_namespace_that_holds_a_wildcard_is_no_pattern() -> None:
+    with pytest.raises(Forbidden):
+        Grants((), (), ("b*.x",)).require_labels("b*", "")
+
+
 class AdminsAlone:
     async def principal_of(self, authorization: str) -> Principal:
         return Principal("root", frozenset({Role.ADMIN}), None)

@@ -101,6 +101,7 @@ async def redrive(request: web.Request) -> web.Response:
             error_contains=body.error_contains,
         ),
         limit,
+        grants,
     )
     return json_answer(
         {
@@ -139,7 +140,9 @@ async def retry_message(
 ) -> web.Response:
     """Move the newest dead letter of a message back to the end of its partition."""
     return _replayed(
-        await request.app[STATE].administration.dead_letters.retry(partition_id, transaction_id)
+        await request.app[STATE].administration.dead_letters.retry(
+            partition_id, transaction_id, grants_of(request)
+        )
     )
 
 

@@ -62,10 +62,12 @@ async def push(request: web.Request) -> web.StreamResponse:
         queues = {item.queue for item in items}
         describe(request, len(items), queue=queues.pop() if len(queues) == 1 else None)
     if state.maintenance.modes.push:
-        answer = await state.maintenance.hold(items, producer_sub(request), traceparent_of(request))
+        answer = await state.maintenance.hold(
+            items, producer_sub(request), traceparent_of(request), grants
+        )
         return _json(state, answer, status=201)
     answer = await state.pusher.push(
-        items, len(body), producer_sub(request), traceparent_of(request)
+        items, len(body), producer_sub(request), traceparent_of(request), grants
     )
     if state.live.is_listened_to:
         state.live.pushed(items, answer)
@@ -164,6 +166,7 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
         namespace=namespace,
         task=task,
         grants=grants_of(request) if queue is None else None,
+        creator=grants_of(request),
         start=start_of(
             group,
             query.get("subscriptionMode"),

@@ -44,6 +44,7 @@ async def configure(request: web.Request) -> web.Response:
         body.task,
         changes,
         replace=body.mode == "replace",
+        grants=grants,
     )
     state.live.tell("queue.created", {"queue": body.queue, "partition": DEFAULT_PARTITION})
     answer: dict[str, object] = {

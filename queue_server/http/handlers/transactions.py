@@ -72,7 +72,12 @@ async def _execute(request: web.Request) -> web.Response:
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(
-            items, acks, body.required_leases or (), producer_sub(request), traceparent_of(request)
+            items,
+            acks,
+            body.required_leases or (),
+            producer_sub(request),
+            traceparent_of(request),
+            grants,
         )
     except TransactionRefused as exc:
         answer: dict[str, object] = {

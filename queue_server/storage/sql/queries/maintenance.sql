@@ -11,8 +11,10 @@ SET
 RETURNING m.push, m.pop
 
 -- name: hold_push
-INSERT INTO queen.held_pushes (message_count, producer_sub, traceparent, items)
-VALUES (%(message_count)s, %(producer_sub)s, %(traceparent)s, %(items)b)
+INSERT INTO queen.held_pushes (message_count, producer_sub, traceparent, push_patterns, items)
+VALUES (
+    %(message_count)s, %(producer_sub)s, %(traceparent)s, %(push_patterns)s::text[], %(items)b
+)
 RETURNING id
 
 -- name: count_held
@@ -24,7 +26,7 @@ FROM queen.held_pushes h
 
 -- name: read_held
 -- The oldest pushes, up to a size, but at least one.
-SELECT s.id, s.producer_sub, s.traceparent, s.items
+SELECT s.id, s.producer_sub, s.traceparent, s.push_patterns, s.items
 FROM (
     SELECT
         h.*,
