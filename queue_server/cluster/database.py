@@ -233,11 +233,30 @@ class EmbeddedPostgres:
             if give_up():
                 return
             time.sleep(0.05)
-        # Nobody works on the data. A pid file left by a crash may name a pid that by now belongs
-        # to another process of ours, and PostgreSQL would then refuse to start.
-        stale = self._pid_file_lines()
-        if stale and stale[0].strip().isdecimal() and Path("/proc", stale[0].strip()).exists():
-            (self.data / "postmaster.pid").unlink()
+        self._remove_stale_lock_files()
+
+    def _remove_stale_lock_files(self) -> None:
+        """Remove lock files that PostgreSQL would refuse to start over.
+
+        PostgreSQL takes over a lock file whose process is gone. It refuses one that a crash left
+        empty or torn, and one whose pid belongs by now to another process of the same user, as
+        after the restart of a container.
+
+        This is safe. Only the holder of `supervisor.lock` starts PostgreSQL on this data, this
+        process holds it, and no process of an earlier one works on the data any more. What could
+        not be seen of it still holds the shared memory block, whose key is the data directory's
+        inode: PostgreSQL finds it without the file, and refuses.
+        """
+        pid_file = self.data / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError):
+            pid = _first_line(pid_file.read_bytes())
+            if not pid.isdecimal() or int(pid) == 0 or Path("/proc", pid).exists():
+                logger.warning("removing %s of a PostgreSQL that is gone", pid_file)
+                pid_file.unlink()
+        assert self._socket_folder is not None
+        # No process of PostgreSQL lives that could listen there.
+        for leftover in self._socket_folder.glob(f".s.PGSQL.{_PORT}*"):
+            leftover.unlink()
 
     def _processes_on_data(self) -> list[int]:
         """Every process of a PostgreSQL on our data; each has the data as its working directory.
@@ -258,7 +277,7 @@ class EmbeddedPostgres:
 
     def _pid_file_lines(self) -> list[str]:
         try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
+            return (self.data / "postmaster.pid").read_text(errors="replace").splitlines()
         except OSError:
             return []
 
@@ -561,6 +580,10 @@ def _signal_all(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def _first_line(content: bytes) -> str:
+    return content.partition(b"\n")[0].decode(errors="replace").strip()
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -587,7 +610,8 @@ def conninfo_of_running(data_dir: Path) -> str:
     """
     try:
         # Source: PostgreSQL's miscadmin.h, LOCK_FILE_LINE_SOCKET_DIR.
-        folder = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        text = (data_dir / "postgres" / "postmaster.pid").read_text(errors="replace")
+        folder = text.splitlines()[4]
     except (OSError, IndexError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is just starting"
         raise DatabaseError(f"no server of yours runs in DATA_DIR {data_dir}: {reason}") from exc

@@ -162,6 +162,35 @@ def test_a_pid_file_that_names_a_process_of_ours_is_no_obstacle(tmp_path: Path) 
                 other.kill()
 
 
+def test_torn_lock_files_are_no_obstacle(tmp_path: Path) -> None:
+    # As a crash of the machine may leave them: made, and not yet or only in part on the disk.
+    with started(tmp_path) as database:
+        with psycopg.connect(database.conninfo) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        data_lock = database.data / "postmaster.pid"
+        socket_lock = tmp_path / "run" / ".s.PGSQL.5432.lock"
+        whole = data_lock.read_bytes()
+        for content in (b"", b"garbage\n", b"\xff\x00\xff", b"-1\n", whole[:3]):
+            database.kill()
+            data_lock.write_bytes(content)
+            socket_lock.write_bytes(content)
+            database.start()
+            assert ask(database, "SELECT answer FROM kept") == "42", content
+
+
+def test_a_lock_file_of_a_postgresql_that_lives_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A container's root may not see whose working directory the data is.
+    with started(tmp_path) as database:
+        second = EmbeddedPostgres(tmp_path, pool_size=4)
+        monkeypatch.setattr(second, "_processes_on_data", list)
+        monkeypatch.setattr("queue_server.cluster.database.START_TIMEOUT", 1.0)
+        (database.data / "postmaster.pid").write_bytes(b"")
+        with pytest.raises(DatabaseError, match="pre-existing shared memory block"):
+            second.start()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 def test_root_may_install_it_for_itself_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
