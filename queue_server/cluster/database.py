@@ -63,7 +63,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # What a start may fail with while a killed predecessor's last processes end.
-_TRANSIENT = re.compile(r"pre-existing shared memory block|lock file .* already exists")
+_TRANSIENT = re.compile(r"pre-existing shared memory block|lock file \"[^\"]*\" already exists")
 
 
 class DatabaseError(Exception):

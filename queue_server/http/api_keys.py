@@ -77,6 +77,10 @@ class Credentials:
 
     async def principal_of(self, authorization: str) -> Principal:
         """Errors: `Unauthenticated`, `Unavailable`."""
+        if not authorization.isascii():
+            # Neither kind has such characters. A byte that is no UTF-8 comes as half a surrogate
+            # pair, which can be neither encoded nor, with luck, written to a log.
+            raise Unauthenticated("Invalid API key" if self._tokens is None else "Bad token header")
         if self._keys is not None:
             scheme, _, rest = authorization.strip().partition(" ")
             credential = rest.strip() if scheme.lower() == "bearer" else authorization.strip()

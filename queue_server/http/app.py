@@ -14,7 +14,7 @@ from queue_server.domain.access import Access
 from queue_server.http import middleware, openapi
 from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
-from queue_server.http.connection import Connection
+from queue_server.http.connection import Connection, keep_expectation
 from queue_server.http.dashboard import OPEN_PATHS, Dashboard
 from queue_server.http.handlers.document import DOCUMENT, Document
 from queue_server.http.handlers.health import VERSION
@@ -105,6 +105,9 @@ class HttpServer:
 
     async def start(self) -> None:
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        server.request_factory = keep_expectation(server.request_factory)
 
     async def serve(self, connection: socket.socket) -> None:
         """Begin to serve a connection that was accepted; it ends by itself."""

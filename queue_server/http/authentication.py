@@ -241,7 +241,7 @@ class TokenVerifier:
     async def _verify(self, token: str) -> _Known:
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError, RecursionError):
             raise Unauthenticated("Bad token header") from None
         algorithm = header.get("alg")
         if algorithm not in self._algorithms:

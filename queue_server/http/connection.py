@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from queue_server.http import wire
 
 logger = logging.getLogger(__name__)
 
+# What a request expects that is still to be answered.
+EXPECTATION: web.RequestKey[str] = web.RequestKey("expectation", str)
+
 _TOO_MANY_HEADERS = "Too many headers received"
+
+
+RequestFactory = Callable[..., web.BaseRequest]
+
+
+def keep_expectation(make_request: RequestFactory) -> RequestFactory:
+    """Make requests whose `Expect` is not for aiohttp to answer.
+
+    It would say "100 Continue" before anything of ours has seen the request, and so ask for a body
+    that is refused then. Here it becomes the request's `EXPECTATION`: http/middleware.py judges it,
+    and who reads the body answers it (http/request.py).
+    """
+
+    def make(message: RawRequestMessage, *args: Any) -> web.BaseRequest:
+        expectation = message.headers.get(hdrs.EXPECT)
+        if expectation is None:
+            return make_request(message, *args)
+        headers = CIMultiDict(message.headers)
+        del headers[hdrs.EXPECT]
+        request = make_request(message._replace(headers=CIMultiDictProxy(headers)), *args)
+        request[EXPECTATION] = expectation
+        return request
+
+    return make
 
 
 class Connection(web.RequestHandler):

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler, Middleware
 
 from queue_server.domain.access import Access
@@ -17,12 +17,13 @@ from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
 from queue_server.http.authentication import websocket_credential
+from queue_server.http.connection import EXPECTATION, Connection
 from queue_server.http.pages import PageCheck
 from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, query_bool
 from queue_server.http.route import Route
 from queue_server.http.state import State
 from queue_server.observability.counters import Counter, RouteGroup, Row
-from queue_server.observability.logging import request_id
+from queue_server.observability.logging import client_text, request_id
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("queue_server.access")
@@ -44,7 +45,9 @@ def serve(
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         # An id that a proxy gave is kept when it looks like one.
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        id_ = given if given.isalnum() and len(given) <= 64 else f"{random.getrandbits(64):016x}"
+        if not (given.isascii() and given.isalnum() and len(given) <= 64):
+            given = f"{random.getrandbits(64):016x}"
+        id_ = given
         request[REQUEST_ID] = id_
         token = request_id.set(id_)
         begin = time.perf_counter()
@@ -55,11 +58,18 @@ def serve(
                 response: web.StreamResponse = web.Response(status=204)
             else:
                 try:
+                    if EXPECTATION in request:
+                        _check_expectation(request)
                     if check_page is not None:
                         check_page(request)
                     response = await handler(request)
                 except Exception as exc:
                     response = _answer_error(request, exc)
+            if EXPECTATION in request and not request.content.is_eof():
+                # The body may come all the same, or not: where it would end is not known.
+                response.force_close()
+                if isinstance(request.protocol, Connection):
+                    request.protocol.expect_no_body()
             status = response.status
             return response
         finally:
@@ -77,7 +87,7 @@ def serve(
                 access_logger.debug(
                     "%s %s",
                     request.method,
-                    request.path,
+                    client_text(request.path),
                     extra={
                         "status": status,
                         "duration_ms": round(duration_us / 1000, 2),
@@ -86,6 +96,13 @@ def serve(
             request_id.reset(token)
 
     return middleware
+
+
+def _check_expectation(request: web.Request) -> None:
+    """Errors: `web.HTTPExpectationFailed`."""
+    # It is to be ignored in HTTP/1.0 (source: RFC 9110, 10.1.1).
+    if request.version >= HttpVersion11 and request[EXPECTATION].lower() != "100-continue":
+        raise web.HTTPExpectationFailed(reason="Expect can only be 100-continue")
 
 
 def _answer_error(request: web.Request, exc: Exception) -> web.Response:
@@ -98,7 +115,8 @@ def _answer_error(request: web.Request, exc: Exception) -> web.Response:
             response = failures.answer(exc)
             if response.status >= 500:
                 logger.warning(
-                    "%s %s answers %d", request.method, request.path, response.status,
+                    "%s %s answers %d",
+                    request.method, client_text(request.path), response.status,
                     extra={"error": exc.message},
                 )  # fmt: skip
             return response
@@ -107,7 +125,7 @@ def _answer_error(request: web.Request, exc: Exception) -> web.Response:
         case ConnectionError():
             raise exc
         case _:
-            logger.error("%s %s failed", request.method, request.path, exc_info=exc)
+            logger.error("%s %s failed", request.method, client_text(request.path), exc_info=exc)
             return _json(
                 500, "internal error, see the server's log for this request id", "internal"
             )

@@ -14,7 +14,7 @@ from queue_server.domain.access import Grants, Principal
 from queue_server.domain.errors import BadRequest, BodyTimeout, BodyTooLarge, TooManyItems
 from queue_server.domain.nesting import NESTING_MAX, depths, may_exceed
 from queue_server.domain.subscription import parse_time
-from queue_server.http.connection import Connection
+from queue_server.http.connection import EXPECTATION, Connection
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}")
 # Slices of a payload that are measured before others get the worker: 2 ms at most.
@@ -47,6 +47,8 @@ async def read_body(request: web.Request) -> bytes:
     if not request.can_read_body:
         return b""
     content = request.content
+    if EXPECTATION in request and not content.is_eof():
+        await _ask_for_body(request)
     if content.is_eof():
         # All of it came with the headers, as with most requests.
         body = content.read_nowait()
@@ -54,6 +56,13 @@ async def read_body(request: web.Request) -> bytes:
             raise BodyTooLarge(f"the request body is larger than {limit} bytes")
         return body
     return await _read_pieces(request, limit)
+
+
+async def _ask_for_body(request: web.Request) -> None:
+    """Answer `Expect: 100-continue`: the headers are well, its body may come."""
+    del request[EXPECTATION]
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer has not begun yet
 
 
 async def _read_pieces(request: web.Request, limit: int) -> bytes:

@@ -20,10 +20,20 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-# A last line of defence for texts that are not ours, such as a driver's error.
+# A last line of defence for texts that are not ours, such as a driver's error. Clients' texts come
+# here too, so it has to be linear: no character matches two alternatives, and none is in the way of
+# two matches that begin at different places (what follows `://` ends at the next `/`).
 _PASSWORD = re.compile(
-    r"(://[^:/@\s]+:)[^@\s]+(?=@)|(password=)(?:'(?:\\.|[^'])*'|[^\s'\"]+)", re.I
+    r"(://[^:/@\s]*:)[^@/\s]+(?=@)|(password=)(?:'(?:[^'\\]|\\.)*'?|[^\s'\"]+)",
+    re.IGNORECASE | re.DOTALL,
 )
+# Most texts hold no connection string, which is found out at a hundredth of the pattern's price.
+_SECRET_MARKS = ("://", "password=")
+
+# Names and paths are as long as a request may be; nobody reads that much of one in a log.
+_TEXT_CHARS_MAX = 2_000
+_TRACEBACK_CHARS_MAX = 20_000
+_CLIENT_TEXT_CHARS_MAX = 300
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -37,6 +47,8 @@ def configure_logging(
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # A closed stderr must not turn each record into a traceback, or a request into a failure.
     logging.raiseExceptions = False
+    # It quotes the subprotocols that a client offers, and a credential is one of them.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 
 def set_worker(worker: int) -> None:
@@ -63,12 +75,16 @@ class _Formatter(logging.Formatter):
         if current := request_id.get():
             fields["request_id"] = current
         fields["logger"] = record.name
-        fields["message"] = _mask(record.getMessage())
+        fields["message"] = _bounded(record.getMessage())
         for name, value in vars(record).items():
             if name not in _STANDARD_FIELDS:
-                fields[name] = _mask(value) if isinstance(value, str) else value
+                fields[name] = (
+                    _bounded(str(value)) if isinstance(value, str | BaseException) else value
+                )
         if record.exc_info:
-            fields["exception"] = _mask(self.formatException(record.exc_info))
+            # Its end names the error.
+            text = self.formatException(record.exc_info)[-2 * _TRACEBACK_CHARS_MAX :]
+            fields["exception"] = _mask(text)[-_TRACEBACK_CHARS_MAX:]
         return fields
 
 
@@ -93,8 +109,41 @@ class ConsoleFormatter(_Formatter):
         fields.pop("logger")
         fields.pop("event", None)  # a name for machines; the message says it to people
         rest = "".join(f" {name}={value}" for name, value in fields.items())
-        return f"{start} {message}{rest}" + (f"\n{exception}" if exception else "")
+        line = _printable(f"{start} {message}{rest}")
+        if exception is None:
+            return line
+        # Its own lines stay lines, but none of them may begin as a record does.
+        return "\n    ".join([line, *map(_printable, exception.splitlines())])
+
+
+def client_text(text: str) -> str:
+    """The beginning of a text that a client chose, such as a path or a name, for a log record.
+
+    Escapes stand for what cannot be printed, in either form of the log.
+    """
+    if len(text) > _CLIENT_TEXT_CHARS_MAX:
+        text = text[:_CLIENT_TEXT_CHARS_MAX] + "…"
+    return _printable(text)
+
+
+def _bounded(text: str) -> str:
+    """*text*, shortened, without passwords."""
+    # Twice as much is masked, or a password might lose the `@` by which it is known.
+    masked = _mask(text[: 2 * _TEXT_CHARS_MAX])
+    return masked if len(masked) <= _TEXT_CHARS_MAX else masked[:_TEXT_CHARS_MAX] + "…"
 
 
 def _mask(text: str) -> str:
+    lowered = text.lower()
+    if not any(mark in lowered for mark in _SECRET_MARKS):
+        return text
     return _PASSWORD.sub(lambda found: (found[1] or found[2]) + "***", text)
+
+
+def _printable(text: str) -> str:
+    """*text* on one line, with escapes for control characters, so that it can forge no record."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )

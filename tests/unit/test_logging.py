@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from queue_server.observability.logging import configure_logging, request_id, set_worker
+from queue_server.observability.logging import (
+    client_text,
+    configure_logging,
+    request_id,
+    set_worker,
+)
 
 logger = logging.getLogger("queue_server.test")
 
@@ -91,7 +96,38 @@ def test_console_is_readable() -> None:
         "postgresql://me:hunter2@db/q",
         "host=db password=hunter2 user=me",
         "password='hunter2 \\' hunter2' user=me",
+        "password='hunter2 without an end",
+        "x" * 1990 + " postgresql://me:hunter2@db/q",
+        "x" * 3990 + " postgresql://me:hunter2@db/q",
+        ValueError("postgresql://me:hunter2@db/q"),
     ],
 )
-def test_passwords_of_connection_strings_are_masked(form: str, text: str) -> None:
+def test_passwords_of_connection_strings_are_masked(form: str, text: object) -> None:
     assert "hunter2" not in logged(form, "cannot connect to %s", text, conninfo=text)
+
+
+FORGED = "/\n2026-01-01T00:00:00.000Z info    supervisor API key admin created\x1b[31m\u202e\x85"
+
+
+@pytest.mark.parametrize("place", ["message", "field", "exception"])
+def test_no_text_forges_a_line_or_speaks_to_a_terminal(place: str) -> None:
+    stream = io.StringIO()
+    configure_logging("info", "console", stream=stream)
+    if place == "message":
+        logger.info("GET %s failed", FORGED)
+    elif place == "field":
+        logger.info("failed", extra={"path": FORGED, FORGED: [FORGED]})
+    else:
+        logger.info("failed", exc_info=ValueError(FORGED))
+    first, *others = stream.getvalue().removesuffix("\n").split("\n")
+    assert all(line.startswith("    ") for line in others)
+    assert "supervisor API key" not in "".join(re.findall(r"^\S.*", "\n".join(others)))
+    assert all(line.isprintable() for line in (first, *others))
+    assert "\\x1b[31m\\u202e" in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_text_is_as_long_as_somebody_reads(form: str) -> None:
+    line = logged(form, "%s", "m" * 1_000_000, error="e" * 1_000_000)
+    assert len(line) < 5_000
+    assert client_text("\n" + "p" * 1_000_000) == "\\n" + "p" * 299 + "…"

@@ -12,6 +12,7 @@ from queue_server.domain.names import DEFAULT_PARTITION, QueueName, check_names,
 from queue_server.http import wire
 from queue_server.http.request import grants_of, read_body
 from queue_server.http.state import STATE
+from queue_server.observability.logging import client_text
 from queue_server.storage import queues
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ async def configure(request: web.Request) -> web.Response:
     if configured.options.encryption_enabled and not state.settings.encryption_key:
         # Accepted, as every broker does, but never in silence.
         answer["warning"] = _NO_KEY
-        logger.warning("queue %r: %s", body.queue, _NO_KEY)
+        logger.warning("queue '%s': %s", client_text(body.queue), _NO_KEY)
     return web.Response(
         status=201, body=wire.encoder.encode(answer), content_type="application/json"
     )
