@@ -7,7 +7,7 @@ caller forgets it here and asks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TypeVar
 
 from queue_server.domain.access import Grants
@@ -28,6 +28,9 @@ from queue_server.storage.transactions import Transactions
 
 # Entries are about 500 bytes: some 50 MB when all three are full.
 _ENTRIES_MAX = 50_000
+# Of the partitions of one call. A push of a hundred thousand would put out all that others use, and
+# find nothing of its own the next time.
+_ENTRIES_OF_ONE_CALL_MAX = _ENTRIES_MAX // 4
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -41,7 +44,11 @@ def _remember(entries: dict[K, V], key: K, value: V) -> None:
 
 
 class Directory:
-    """Resolves partitions and subscriptions, remembering the answers."""
+    """Resolves partitions and subscriptions, remembering the answers.
+
+    It is a cache: an answer comes from the call that asked for it, never from what is remembered
+    afterwards. One call may name more than there is room for.
+    """
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -58,7 +65,7 @@ class Directory:
 
     async def create_partitions(
         self, keys: Iterable[PartitionKey], creator: Grants | None = None
-    ) -> None:
+    ) -> dict[tuple[str, str], PartitionRef]:
         """Resolve partitions for a push: queues and partitions that are missing are created.
 
         *creator*: whose credential bounds the labels of a new queue; None: for all queues.
@@ -68,10 +75,12 @@ class Directory:
         for key in keys:
             check_names(key.queue, key.partition, "partition")
             missing.setdefault(key.queue, []).append(key.partition)
+        found: dict[tuple[str, str], PartitionRef] = {}
         for queue, names in missing.items():
-            self._remember(
-                await queues.ensure_partitions(self._transactions, queue, names, creator)
-            )
+            refs = await queues.ensure_partitions(self._transactions, queue, names, creator)
+            self._remember(refs)
+            found.update({(ref.queue, ref.partition): ref for ref in refs})
+        return found
 
     async def find_partition(self, key: PartitionKey) -> PartitionRef | None:
         """A partition by name; None when it does not exist."""
@@ -155,12 +164,16 @@ class Directory:
 
     def forget_queue(self, queue: str) -> None:
         """Forget all that hangs on a queue that is gone."""
-        for key in [key for key in self._by_name if key[0] == queue]:
+        self.forget_queues({queue})
+
+    def forget_queues(self, gone: Set[str]) -> None:
+        """Forget all that hangs on queues that are gone, in one pass over what is remembered."""
+        for key in [key for key in self._by_name if key[0] in gone]:
             self._by_id.pop(self._by_name.pop(key).id, None)
-        for name in [name for name in self._subscriptions if name[0] == queue]:
+        for name in [name for name in self._subscriptions if name[0] in gone]:
             del self._subscriptions[name]
 
     def _remember(self, refs: Sequence[PartitionRef]) -> None:
-        for ref in refs:
+        for ref in refs[:_ENTRIES_OF_ONE_CALL_MAX]:
             _remember(self._by_name, (ref.queue, ref.partition), ref)
             _remember(self._by_id, ref.id, ref)

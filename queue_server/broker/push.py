@@ -382,19 +382,20 @@ class Pusher:
         """
         groups = _by_partition(items)
         known = self._directory.known_partition
-        while True:
-            lanes: list[tuple[PartitionRef, Sequence[int]]] = []
-            missing: list[PartitionKey] = []
-            for (queue, partition), indexes in groups.items():
-                name = DEFAULT_PARTITION if partition is None else partition
-                ref = known(queue, name)
-                if ref is None:
-                    missing.append(PartitionKey(QueueName(queue), PartitionName(name)))
-                else:
-                    lanes.append((ref, indexes))
-            if not missing:
-                return lanes
-            await self._directory.create_partitions(missing, creator)
+        lanes: list[tuple[PartitionRef, Sequence[int]]] = []
+        missing: list[tuple[PartitionKey, Sequence[int]]] = []
+        for (queue, partition), indexes in groups.items():
+            name = DEFAULT_PARTITION if partition is None else partition
+            ref = known(queue, name)
+            if ref is None:
+                key = PartitionKey(QueueName(queue), PartitionName(name))
+                missing.append((key, indexes))
+            else:
+                lanes.append((ref, indexes))
+        if missing:
+            found = await self._directory.create_partitions([key for key, _ in missing], creator)
+            lanes += [(found[key.queue, key.partition], indexes) for key, indexes in missing]
+        return lanes
 
     async def _flush(self, requests: Sequence[_Request]) -> list[bytes | None]:
         ordered = self._fill_lanes(requests)
@@ -487,17 +488,19 @@ class Pusher:
 
     def _forget(self, lanes: Sequence[_Lane], partition_ids: Sequence[PartitionId]) -> None:
         """Forget partitions that are gone, with their queues."""
-        for lane in lanes:
-            if lane.partition.id in partition_ids:
-                self._directory.forget_queue(lane.partition.queue)
+        gone = set(partition_ids)
+        self._directory.forget_queues(
+            {lane.partition.queue for lane in lanes if lane.partition.id in gone}
+        )
 
     def _correct_encryption(
         self, lanes: Sequence[_Lane], partition_ids: Sequence[PartitionId]
     ) -> None:
         """Remember that the queues of these want the opposite of what the lanes did."""
         encrypted_queues = self._directory.encrypted_queues
+        mistaken = set(partition_ids)
         for lane in lanes:
-            if lane.partition.id in partition_ids:
+            if lane.partition.id in mistaken:
                 if lane.keyring is None:
                     encrypted_queues.add(lane.partition.queue)
                 else:
