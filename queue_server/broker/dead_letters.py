@@ -96,10 +96,12 @@ class DeadLetters:
             return Page(letters, len(letters))
         return Page(letters, await dead_letters.count(self._transactions, filter_))
 
-    async def get(self, id_: uuid.UUID) -> DeadLetter | None:
-        """One dead letter."""
+    async def get(
+        self, id_: uuid.UUID, is_visible: Callable[[str], bool] = lambda _: True
+    ) -> DeadLetter | None:
+        """One dead letter; None also when its queue is not visible."""
         letter = await dead_letters.get(self._transactions, id_)
-        return None if letter is None else self._opened(letter)
+        return self._opened(letter) if letter is not None and is_visible(letter.queue) else None
 
     def _opened(self, letter: DeadLetter) -> DeadLetter:
         return msgspec.structs.replace(letter, payload=self._keyring.open_payload(letter.payload))

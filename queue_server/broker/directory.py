@@ -7,7 +7,7 @@ caller forgets it here and asks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from typing import TypeVar
 
 from queue_server.domain.access import Grants
@@ -91,14 +91,24 @@ class Directory:
                 self._remember([ref])
         return ref
 
-    async def name_partitions(self, ids: Iterable[PartitionId]) -> dict[PartitionId, PartitionRef]:
-        """Partitions by id; those that do not exist are left out."""
-        refs = {id_: ref for id_ in ids if (ref := self._by_id.get(id_)) is not None}
+    async def name_partitions(
+        self, ids: Collection[PartitionId], is_visible: Callable[[str], bool] = lambda _: True
+    ) -> dict[PartitionId, PartitionRef]:
+        """Partitions by id; those that do not exist are left out.
+
+        So are those of a queue that is not visible. They are asked of the database each time, as
+        those that do not exist are: how long it takes is the same.
+        """
+        refs = {
+            id_: ref
+            for id_ in ids
+            if (ref := self._by_id.get(id_)) is not None and is_visible(ref.queue)
+        }
         missing = [id_ for id_ in ids if id_ not in refs]
         if missing:
             found = await queues.name_partitions(self._transactions, missing)
             self._remember(found)
-            refs |= {ref.id: ref for ref in found}
+            refs |= {ref.id: ref for ref in found if is_visible(ref.queue)}
         return refs
 
     async def subscribe(

@@ -62,8 +62,12 @@ class Grants(msgspec.Struct, frozen=True):
     def allow(self, use: Use, queue: str) -> bool:
         return any(_compiled(pattern).match(queue) for pattern in self._patterns(use))
 
+    def knows(self, queue: str) -> bool:
+        """Whether anything at all is granted on a queue; of others it must not learn the name."""
+        return self.allow(Use.PUSH, queue) or self.allow(Use.LOOK, queue)
+
     def require(self, use: Use, queue: str) -> None:
-        """Errors: `Forbidden`. It names the queue, so only for one that the request named."""
+        """Errors: `Forbidden`, which names the queue: one that the request named, or is known."""
         if not self.allow(use, queue):
             raise Forbidden(f"This credential may not {use.value} queue {queue!r}")
 

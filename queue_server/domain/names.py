@@ -22,6 +22,9 @@ DEFAULT_PARTITION = PartitionName("Default")
 # The group of a pop that names none: its consumers compete for messages.
 QUEUE_MODE = ConsumerGroup("__QUEUE_MODE__")
 
+# An id like any other, and never given to a partition: they are below 2^53.
+NO_PARTITION_ID = "9999999999999999"
+
 # Queue name and the longer of partition and group name, together (wire-api 2.2).
 NAME_BYTES_MAX = 411
 TRANSACTION_ID_BYTES_MAX = 65_535

@@ -6,11 +6,16 @@ table.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import msgspec
 from aiohttp import web
 
+from queue_server.broker.ack import Ack
 from queue_server.domain.access import Grants, Use
 from queue_server.domain.errors import Forbidden, NotFound
-from queue_server.domain.names import parse_partition_id
+from queue_server.domain.names import NO_PARTITION_ID, parse_partition_id
+from queue_server.http.request import grants_of
 from queue_server.http.route import Named, Route
 from queue_server.http.state import STATE
 
@@ -29,24 +34,43 @@ async def check_queue(request: web.Request, line: Route, grants: Grants) -> None
                 raise Forbidden("This credential is for some queues: name one, as ?queue=")
             grants.require(use, queue)
         case Named.PARTITION:
-            await require_partitions(request, grants, use, [request.match_info["partition_id"]])
+            text = request.match_info["partition_id"]
+            if await missing_partitions(request, grants, use, [text]):
+                raise NotFound("Partition not found")
         case Named.HANDLER:
             pass
 
 
-async def require_partitions(
-    request: web.Request,
-    grants: Grants,
-    use: Use,
-    partition_ids: list[str],
-    *,
-    missing_ok: bool = False,
-) -> None:
-    """Errors: `Forbidden`; `NotFound` when a partition does not exist, unless *missing_ok*."""
-    ids = [parse_partition_id(text) for text in set(partition_ids)]
-    known = [id_ for id_ in ids if id_ is not None]
-    found = await request.app[STATE].directory.name_partitions(known)
+async def missing_partitions(
+    request: web.Request, grants: Grants, use: Use, partition_ids: Collection[str]
+) -> set[str]:
+    """The partitions among *partition_ids* that do not exist, as far as the credential is told.
+
+    Ids can be counted, so one of a queue that the credential has no use for is like one that does
+    not exist: in the answer, and in the time that it takes.
+    Errors: `Forbidden` for a partition of a queue that it may use, but not so.
+    """
+    ids = {text: parse_partition_id(text) for text in partition_ids}
+    found = await request.app[STATE].directory.name_partitions(
+        {id_ for id_ in ids.values() if id_ is not None}, is_visible=grants.knows
+    )
     for ref in found.values():
         grants.require(use, ref.queue)
-    if len(found) < len(ids) and not missing_ok:
-        raise NotFound("Partition not found")
+    return {text for text, id_ in ids.items() if id_ not in found}
+
+
+async def hide_partitions(request: web.Request, use: Use, acks: list[Ack]) -> list[Ack]:
+    """*acks* as a credential for some queues may send them: others are for no partition.
+
+    Errors: as `missing_partitions`.
+    """
+    grants = grants_of(request)
+    if grants is None:
+        return acks
+    missing = await missing_partitions(request, grants, use, {ack.partition_id for ack in acks})
+    return [
+        msgspec.structs.replace(ack, partition_id=NO_PARTITION_ID)
+        if ack.partition_id in missing
+        else ack
+        for ack in acks
+    ]

@@ -3,8 +3,10 @@
 The requests are made from the OpenAPI document, so a new route is tried as well.
 """
 
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -194,3 +196,91 @@ async def test_a_credential_gives_the_labels_that_its_patterns_name(tenants: Ten
     await admin.configure(queue, {"priority": 7000}, namespace=two, task="t")
     kept = await client.configure(queue, {"priority": 7000, "leaseTime": 9}, namespace=two)
     assert (kept["namespace"], kept["task"], kept["options"]["priority"]) == (two, "t", 7000)
+
+
+# -- what does not exist, and what is not theirs --
+
+
+async def test_an_id_of_others_is_answered_as_one_that_does_not_exist(tenants: Tenants) -> None:
+    """Every route, with each kind of id in its path and in its body, for every role."""
+    admin = await tenants.client()
+    mine, theirs = unique("mine"), unique("secret")
+    await admin.push(theirs, ["x", "y", "z"], ids=["1", "2", "3"])
+    letter = await admin.pop(theirs, batch=1)
+    await admin.ack(letter.messages[0], "dlq")
+    (dead,) = (await admin.get(f"/api/v1/dlq?queue={theirs}")).json["messages"]
+    held = await admin.pop(theirs, batch=1)
+    partition = held.messages[0]["partitionId"]
+    own = await (await tenants.client(mine)).push(mine, [1])
+    foreign = {"partition_id": partition, "id": dead["id"], "lease_id": held.lease_id}
+    absent = {
+        "partition_id": str(int(own[0]["partition_id"]) + 10_000_000),
+        "id": str(uuid.uuid4()),
+        "lease_id": str(uuid.uuid4()),
+    }
+
+    def bodies(ids: Mapping[str, str]) -> list[Any]:
+        ack = {"transactionId": "2", "partitionId": ids["partition_id"]}
+        leased = {**ack, "leaseId": ids["lease_id"], "status": "completed"}
+        uniform = [{**leased, "transactionId": str(uuid.UUID(int=n))} for n in range(20)]
+        push = {"type": "push", "items": [{"queue": mine, "payload": 1}]}
+        return [
+            {**ack, "data": 1, "queue": mine},
+            {**leased, "status": "failed", "error": "e"},
+            {"acknowledgments": [ack, leased]},
+            {"acknowledgments": uniform},
+            {"operations": [{"type": "ack", **ack}]},
+            {"operations": [push, {"type": "ack", **leased}]},
+            {"operations": [{"type": "ack", **ack}], "requiredLeases": [ids["lease_id"]]},
+            {"seconds": 60},
+        ]
+
+    def as_told(answer: Answer, ids: Mapping[str, str]) -> tuple[int, str, set[str]]:
+        text = answer.raw.decode()
+        for name, id_ in ids.items():
+            text = text.replace(id_, name)
+        assert theirs not in text + str(answer.headers), answer
+        # Each transaction has an id of its own.
+        text = re.sub(r'"transactionId":"[0-9a-f-]{36}"', "", text)
+        return answer.status, text, set(answer.headers)
+
+    for role in ("admin", "read-write", "read-only", "write-only"):
+        client = await tenants.client(f"{mine}*", role=role)
+        seen = 0
+        for method, path in await operations(admin):
+            has_id = any(f"{{{name}}}" in path for name in foreign)
+            if not has_id and not (method == "POST" and "{" not in path):
+                continue
+            told = []
+            for ids in (foreign, absent, foreign):  # again: a worker may remember it now
+                target = path.replace("{transaction_id}", "2")
+                for name, id_ in ids.items():
+                    target = target.replace(f"{{{name}}}", id_)
+                if method == "POST":
+                    answers = [await client.post(target, body) for body in bodies(ids)]
+                else:
+                    answers = [await client.send(method, f"{target}?queue={mine}")]
+                told.append([as_told(answer, ids) for answer in answers])
+            assert told[0] == told[1] == told[2], (role, method, path)
+            seen += 1
+        assert seen > 20
+    # Nothing of it was done.
+    assert (await admin.extend(held.lease_id))["success"] is True
+    assert (await admin.get(f"/api/v1/dlq/{dead['id']}")).json == dead
+    results = await admin.ack_batch([(message, "completed") for message in held.messages])
+    assert all(result["success"] for result in results)
+    assert (await admin.pop(theirs)).ids == ["3"]
+
+
+async def test_an_id_of_a_queue_that_it_may_use_otherwise_is_refused_by_name(
+    tenants: Tenants,
+) -> None:
+    admin = await tenants.client()
+    queue = unique("both")
+    await admin.push(queue, ["x"], ids=["1"])
+    message = (await admin.pop(queue)).messages[0]
+    producer = await tenants.client(queue, role="write-only")
+    path = f"/api/v1/messages/{message['partitionId']}/1"
+    assert (await producer.get(path)).status == 403
+    reader = await tenants.client(queue, role="read-only")
+    assert (await reader.get(path)).json["queue"] == queue

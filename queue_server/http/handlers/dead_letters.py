@@ -41,12 +41,13 @@ async def page(request: web.Request) -> web.Response:
 
 async def get(request: web.Request) -> web.Response:
     id_ = _id(request)
+    grants = grants_of(request)
     found = None
     if id_ is not None:
-        found = await request.app[STATE].administration.dead_letters.get(id_)
+        is_visible = (lambda _: True) if grants is None else grants.knows
+        found = await request.app[STATE].administration.dead_letters.get(id_, is_visible)
     if found is None:
         raise NotFound("Dead letter not found")
-    grants = grants_of(request)
     if grants is not None:
         grants.require(Use.LOOK, found.queue)
     return json_answer(_entry(found))

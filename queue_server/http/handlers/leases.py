@@ -8,14 +8,17 @@ from aiohttp import web
 
 from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest
+from queue_server.domain.names import NO_PARTITION_ID
 from queue_server.domain.segment import wire_time
 from queue_server.http import wire
-from queue_server.http.access import require_partitions
+from queue_server.http.access import missing_partitions
 from queue_server.http.request import grants_of, read_body
 from queue_server.http.state import STATE
 from queue_server.storage import leases
 
 _DEFAULT_SECONDS = 60
+# An id like any other, and never given to a lease.
+_NO_LEASE = uuid.UUID(int=0)
 _SECONDS_MAX = 7 * 24 * 3600
 
 
@@ -40,7 +43,9 @@ async def extend(request: web.Request) -> web.Response:
         grants = grants_of(request)
         if grants is not None:
             partitions = await leases.partitions_of(state.transactions, lease_id)
-            await require_partitions(request, grants, Use.POP, [str(id_) for id_ in partitions])
+            ids = [str(id_) for id_ in partitions] or [NO_PARTITION_ID]
+            if await missing_partitions(request, grants, Use.POP, ids):
+                lease_id = _NO_LEASE
         expiries = await state.acker.extend(lease_id, int(seconds))
     expires_at = wire_time(min(expiries)) if expiries else None
     answer = {

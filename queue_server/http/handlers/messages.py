@@ -21,7 +21,7 @@ from queue_server.domain.names import (
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
-from queue_server.http.access import require_partitions
+from queue_server.http.access import hide_partitions
 from queue_server.http.request import (
     check_count,
     check_nesting,
@@ -280,8 +280,7 @@ async def ack(request: web.Request) -> web.StreamResponse:
     state.row.add(Counter.ACK_REQUESTS)
     one = wire.ack_reader.read(await read_body(request))
     describe(request, 1)
-    await _check_acks(request, [one])
-    return await _ack(state, [one], QUEUE_MODE)
+    return await _ack(state, await hide_partitions(request, Use.POP, [one]), QUEUE_MODE)
 
 
 async def ack_batch(request: web.Request) -> web.StreamResponse:
@@ -292,31 +291,23 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
     if uniform is not None:
         check_count(len(uniform.ids), state.settings.max_batch_items, "acknowledgments")
         describe(request, len(uniform.ids))
-        await _check_acks(request, [run.like for run in uniform.runs])
-        answer = await _ack_uniform(state, uniform)
+        likes = await hide_partitions(request, Use.POP, [run.like for run in uniform.runs])
+        answer = await _ack_uniform(state, uniform, likes)
         if answer is not None:
             return answer
     body = wire.ack_batch_reader.read(raw)
     check_count(len(body.acknowledgments), state.settings.max_batch_items, "acknowledgments")
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
     describe(request, len(body.acknowledgments))
-    await _check_acks(request, body.acknowledgments)
-    return await _ack(state, body.acknowledgments, group)
+    acks = await hide_partitions(request, Use.POP, body.acknowledgments)
+    return await _ack(state, acks, group)
 
 
-async def _check_acks(request: web.Request, acks: list[Ack]) -> None:
-    """Errors: `Forbidden`."""
-    grants = grants_of(request)
-    if grants is not None:
-        ids = [ack.partition_id for ack in acks]
-        # One that is gone is told in its result, and the others are acknowledged.
-        await require_partitions(request, grants, Use.POP, ids, missing_ok=True)
-
-
-async def _ack_uniform(state: State, acks: UniformAcks) -> web.StreamResponse | None:
-    """None when it is not that simple, and nothing was done."""
+async def _ack_uniform(
+    state: State, acks: UniformAcks, likes: list[Ack]
+) -> web.StreamResponse | None:
+    """*likes*: what the runs say. None when it is not that simple, and nothing was done."""
     group = ConsumerGroup(acks.group) if acks.group else QUEUE_MODE
-    likes = [run.like for run in acks.runs]
     _check_groups(likes, group)
     outcomes = await state.acker.ack_runs(likes, [run.keys for run in acks.runs], group)
     if outcomes is None:
@@ -326,8 +317,8 @@ async def _ack_uniform(state: State, acks: UniformAcks) -> web.StreamResponse | 
         state.live.acknowledged((id_.decode(), True, None) for id_ in acks.ids)
     state.row.observe(BATCH_MESSAGES[Operation.ACK], len(acks.ids))
     entries = [
-        (run.count, _ack_entry(0, run.like, outcome))
-        for run, outcome in zip(acks.runs, outcomes, strict=True)
+        (run.count, _ack_entry(0, like, outcome))
+        for run, like, outcome in zip(acks.runs, likes, outcomes, strict=True)
     ]
     return _json(state, uniform_answer(acks.ids, entries))
 

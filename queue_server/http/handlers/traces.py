@@ -12,7 +12,7 @@ from queue_server.domain.errors import BadRequest, NotFound
 from queue_server.domain.names import QUEUE_MODE, check_text, parse_partition_id
 from queue_server.domain.segment import wire_time
 from queue_server.http import administration_wire as wire
-from queue_server.http.access import require_partitions
+from queue_server.http.access import missing_partitions
 from queue_server.http.answers import json_answer, message_address, page_of
 from queue_server.http.request import check_nesting, grants_of, query_time, read_body
 from queue_server.http.state import STATE
@@ -36,8 +36,10 @@ async def add(request: web.Request) -> web.Response:
     if partition_id is None:
         raise NotFound("Message not found")
     grants = grants_of(request)
-    if grants is not None:
-        await require_partitions(request, grants, Use.POP, [body.partition_id])
+    if grants is not None and await missing_partitions(
+        request, grants, Use.POP, [body.partition_id]
+    ):
+        raise NotFound("Message not found")
     id_ = await request.app[STATE].administration.traces.add(
         NewTrace(
             partition_id=partition_id,

@@ -12,7 +12,7 @@ from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
-from queue_server.http.access import require_partitions
+from queue_server.http.access import hide_partitions
 from queue_server.http.request import check_count, check_nesting, grants_of, producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.http.tracing import traceparent_of
@@ -64,8 +64,7 @@ async def _execute(request: web.Request) -> web.Response:
     if grants is not None:
         for queue in {item.queue for item in items}:
             grants.require(Use.PUSH, queue)
-        ids = [ack.partition_id for ack in acks]
-        await require_partitions(request, grants, Use.POP, ids, missing_ok=True)
+        acks = await hide_partitions(request, Use.POP, acks)
     if items:
         # What happens together or not at all cannot be put off in part.
         state.maintenance.refuse_pushes()
