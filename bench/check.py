@@ -7,11 +7,12 @@ what was pushed: a range for each partition (`Lanes`) says which id must come ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 _NAMED_MAX = 5  # how many violations of a kind are named; the rest is counted
+_LOST = "lost"
 
 
 Lanes = Mapping[str, range]  # the ids that each partition holds
@@ -74,6 +75,7 @@ class Verdict:
     duplicate_count: int = 0
     disorder_count: int = 0
     foreign_count: int = 0
+    elsewhere_count: int = 0  # not seen here, but acknowledged: other consumers received them
     complaints: list[str] = field(default_factory=list)
 
     def __add__(self, other: Verdict) -> Verdict:
@@ -83,17 +85,28 @@ class Verdict:
             self.duplicate_count + other.duplicate_count,
             self.disorder_count + other.disorder_count,
             self.foreign_count + other.foreign_count,
+            self.elsewhere_count + other.elsewhere_count,
             self.complaints + other.complaints,
         )
 
+    def received_elsewhere(self) -> Verdict:
+        """Return the verdict when every message that did not come here was acknowledged."""
+        complaints = [one for one in self.complaints if not one.startswith(_LOST)]
+        return replace(self, lost_count=0, elsewhere_count=self.lost_count, complaints=complaints)
+
     @property
     def lines(self) -> list[str]:
-        return [
+        lines = [
             f"{self.seen_count:,} messages seen: {self.lost_count:,} lost, "
             f"{self.duplicate_count:,} duplicates, {self.disorder_count:,} out of order, "
-            f"{self.foreign_count:,} unexpected",
-            *self.complaints,
+            f"{self.foreign_count:,} unexpected"
         ]
+        if self.elsewhere_count:
+            lines.append(
+                f"{self.elsewhere_count:,} messages went to other consumers: "
+                "the server has all of them, and none is unread"
+            )
+        return [*lines, *self.complaints]
 
     @property
     def ok(self) -> bool:
@@ -185,7 +198,7 @@ class Checker:
         for partition, lane in self._lanes.items():
             for id_ in (*sorted(lane.skipped), *range(lane.next_id, lane.ids.stop)):
                 self._verdict.lost_count += 1
-                self._name("lost", partition, id_, self._verdict.lost_count)
+                self._name(_LOST, partition, id_, self._verdict.lost_count)
             lane.skipped.clear()
             lane.next_id = lane.ids.stop
         return self._verdict

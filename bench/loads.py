@@ -26,6 +26,7 @@ from bench.ticks import Ticks
 
 SEED_PARTITIONS = 1000  # a request
 _WATCH_S = 0.02  # how soon a process notices that all is done; no part of the measured time
+_ASK_S = 1.0  # between questions to the broker while nothing comes
 _PARKED_PER_SECOND = 250  # by each process: a fleet does not connect within a millisecond
 _ENDLESS = 10**9  # ids that a partition has in a load that ends by time
 
@@ -148,11 +149,14 @@ def consuming(
     first_number: int = 0,
     idle_limit_s: float = 30.0,
     parked: Callable[[], Awaitable[None]] | None = None,
+    is_read: Callable[[], Awaitable[bool]] | None = None,
 ) -> Work:
     """Pop and acknowledge in a closed loop, one consumer for each subscription.
 
-    Ends when all is consumed, by whichever process, or when nothing came for *idle_limit_s*. With
-    *parked*, they send their first pops before the clock starts, and *parked* is waited for.
+    Ends when all is consumed, by whichever process, or when nothing came for *idle_limit_s*.
+    *is_read* asks the broker whether everything was acknowledged, also by consumers of other
+    commands; it is called while nothing comes, and ends the load. With *parked*, they send their
+    first pops before the clock starts, and *parked* is waited for.
     """
 
     async def work(process: int, board: Board, gate: Gate) -> Share:
@@ -178,7 +182,7 @@ def consuming(
         begin_ns = end_ns[0] = time.monotonic_ns()
         # Whoever is parked was taken from `each` already; else all begin now.
         tasks += [asyncio.create_task(consume(*one)) for one in each]
-        watch = asyncio.create_task(_watch(board, idle_limit_s))
+        watch = asyncio.create_task(_watch(board, idle_limit_s, is_read))
         try:
             # Consumers never end by themselves: the first task to end is the watch or a failure.
             done, _ = await asyncio.wait([watch, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -195,15 +199,23 @@ def consuming(
     return work
 
 
-async def _watch(board: Board, idle_limit_s: float) -> None:
+async def _watch(
+    board: Board, idle_limit_s: float, is_read: Callable[[], Awaitable[bool]] | None
+) -> None:
     """Wait until all messages are consumed, by whichever process, or nothing more comes."""
     seen, seen_at = 0, time.monotonic()
+    ask_at = seen_at + _ASK_S
     while not board.is_drained():
         moved = board.moved()
         if moved != seen or board.is_pushing():
             seen, seen_at = moved, time.monotonic()
+            ask_at = seen_at + _ASK_S
         elif time.monotonic() - seen_at > idle_limit_s:
             return
+        elif is_read is not None and time.monotonic() > ask_at:
+            if await is_read():
+                return
+            ask_at = time.monotonic() + _ASK_S
         await asyncio.sleep(_WATCH_S)
 
 

@@ -92,13 +92,14 @@ class Measured:
 
     @property
     def seconds(self) -> float:
+        """Seconds from the first request to the last answer; above zero also without messages."""
         begin = min(share.begin_ns for share in self.shares)
-        return (max(share.end_ns for share in self.shares) - begin) / 1e9
+        return max(max(share.end_ns for share in self.shares) - begin, 1) / 1e9
 
     @property
     def rate(self) -> float:
         """Messages a second."""
-        return self.message_count / max(self.seconds, 1e-9)
+        return self.message_count / self.seconds
 
     @property
     def server_cost(self) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, quote
+
+import msgspec
 
 from bench import wire
 from bench.client import (
@@ -12,6 +14,7 @@ from bench.client import (
     RequestFailed,
     SlowConnection,
     check_status,
+    fetch,
     head_of,
     parse_url,
 )
@@ -21,7 +24,36 @@ from bench.driver import Lot, Popped, Subscription
 PUSH_PATH = "/api/v1/push"
 ACK_PATH = "/api/v1/ack/batch"
 
+QUEUE_MODE = "__QUEUE_MODE__"  # the group of consumers that name none
+
 _PLACING_TRIES = 100  # with two workers, one failure in 2^100
+
+
+class _Totals(msgspec.Struct):
+    total: int
+
+
+class _Queue(msgspec.Struct):
+    totals: _Totals
+
+
+class _Depth(msgspec.Struct):
+    pending: int
+
+
+async def stored_count(url: str, queue: str) -> int:
+    """Return how many messages of a queue the server keeps, read or not."""
+    path = f"/api/v1/resources/queues/{quote(queue, safe='')}"
+    body = await fetch(parse_url(url), "GET", path, 200)
+    return msgspec.json.decode(body, type=_Queue).totals.total
+
+
+async def unread_count(url: str, queue: str, group: str | None) -> int:
+    """Return how many messages a group has not acknowledged, by the server's count."""
+    name = quote(group or QUEUE_MODE, safe="")
+    path = f"/api/v1/resources/queues/{quote(queue, safe='')}/depth?group={name}"
+    body = await fetch(parse_url(url), "GET", path, 200)
+    return msgspec.json.decode(body, type=_Depth).pending
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,29 @@ def test_the_consumer_fails_when_messages_do_not_come(server: ClusterProcess, qu
     assert "lost: id 98 in partition '0'\nlost: id 99 in partition '0'" in done.stdout
 
 
+@pytest.mark.parametrize("mode", ["partition", "queue"])
+def test_consumers_that_share_a_queue_miss_nothing_together(
+    server: ClusterProcess, queue: str, mode: str
+) -> None:
+    where = ["--url", server.url, "--queue", queue, *SIZE]
+    assert_moved_all(command("bench/producer.py", *where))
+    sharing = [
+        subprocess.Popen(
+            [sys.executable, "bench/consumer.py", *where, "--mode", mode, "--batch", "10"],
+            cwd=ROOT, env=os.environ | {"COLUMNS": "160"}, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    outputs = [consumer.communicate(timeout=60)[0] for consumer in sharing]
+    assert [consumer.returncode for consumer in sharing] == [0, 0, 0], "\n".join(outputs)
+    seen = [re.search(r"([\d,]+) messages seen: 0 lost, 0 duplicates", text) for text in outputs]
+    assert sum(int(found[1].replace(",", "")) for found in seen if found) == MESSAGES
+    # To a consumer that is told to be alone, what the others received is lost.
+    alone = command("bench/consumer.py", *where, "--alone", "--idle-limit", "1")
+    assert alone.returncode == 1, alone.stdout
+    assert f"0 messages seen: {MESSAGES:,} lost" in alone.stdout
+
+
 def test_the_producer_fails_without_a_server() -> None:
     # Nobody listens on port 1.
     done = command("bench/producer.py", "--url", "http://127.0.0.1:1", "--messages", "10")
