@@ -2,3 +2,7 @@
 
 README.md tells what is measured and how to read it.
 """
+
+from queue_server.installation import check_installation
+
+check_installation()

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 if __package__ in (None, ""):  # run by its path: the folder above is where `bench` is
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    import bench  # noqa: F401  # checks the installation, before packages are imported
 
 from rich.console import Console
 

@@ -4,13 +4,18 @@ The server is started without the rest of the command line: what a supervisor ha
 its workers carries.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Sequence
 
+from queue_server.installation import check_installation
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`queue-server`: carry out a command; the exit code."""
+    """Carry out a command of `queue-server` and return the exit code."""
+    check_installation()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["serve"]:
         return serve(argv[1:], "queue-server serve")
