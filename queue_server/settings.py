@@ -671,6 +671,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _milliseconds,
         ),
     ] = 10_000
+    read_connections: Annotated[
+        int,
+        Option(
+            ("READ_CONNECTIONS",),
+            "Database connections of one worker that listings, statistics and searches may use;"
+            " others wait for one, and are answered 429 after 5 seconds.",
+            "4",
+            _integer(1, 10_000),
+            default_text="a quarter of a worker's, and 1 at least",
+        ),
+    ] = 0  # worked out in __post_init__
+    read_timeout_ms: Annotated[
+        int,
+        Option(
+            ("READ_TIMEOUT",),
+            "How long one of their statements may run, in milliseconds. Statistics of a million"
+            " partitions take some ten seconds.",
+            "60000",
+            _milliseconds,
+        ),
+    ] = 20_000
 
     # -- what clients get when they do not say --
 
@@ -908,6 +929,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f" {self.workers * CONNECTIONS_PER_WORKER_MIN}, {CONNECTIONS_PER_WORKER_MIN} for"
                 f" each of the {self.workers} workers (see NUM_WORKERS)"
             )
+        if not self.read_connections:
+            most = max(1, self.db_pool_size // self.workers // 4)
+            msgspec.structs.force_setattr(self, "read_connections", most)
         if not self.max_parked_pops:
             most = max(1, self.max_connections * 9 // 10)
             msgspec.structs.force_setattr(self, "max_parked_pops", most)

@@ -14,17 +14,18 @@ from queue_server.storage.transactions import Transactions
 
 
 class Administration:
-    """What an operator can look at and change."""
+    """What an operator can look at and change; *reads* is what listings and searches run on."""
 
     def __init__(
         self,
         transactions: Transactions,
+        reads: Transactions,
         directory: Directory,
         rooms: Rooms,
         pusher: Pusher,
         keyring: Keyring,
     ) -> None:
         self.groups = Groups(transactions, directory, rooms)
-        self.dead_letters = DeadLetters(transactions, pusher, keyring)
-        self.stored_messages = StoredMessages(transactions, keyring)
-        self.traces = Traces(transactions, self.stored_messages)
+        self.dead_letters = DeadLetters(transactions, reads, pusher, keyring)
+        self.stored_messages = StoredMessages(transactions, reads, keyring)
+        self.traces = Traces(transactions, reads, self.stored_messages)

@@ -81,8 +81,11 @@ class _Taken(Exception):
 class DeadLetters:
     """Administers dead letters."""
 
-    def __init__(self, transactions: Transactions, pusher: Pusher, keyring: Keyring) -> None:
+    def __init__(
+        self, transactions: Transactions, reads: Transactions, pusher: Pusher, keyring: Keyring
+    ) -> None:
         self._transactions = transactions
+        self._reads = reads
         self._pusher = pusher
         self._keyring = keyring
 
@@ -90,17 +93,17 @@ class DeadLetters:
         """Dead letters, newest failure first."""
         letters = [
             self._opened(letter)
-            for letter in await dead_letters.page(self._transactions, filter_, limit, offset)
+            for letter in await dead_letters.page(self._reads, filter_, limit, offset)
         ]
         if offset == 0 and len(letters) < limit:
             return Page(letters, len(letters))
-        return Page(letters, await dead_letters.count(self._transactions, filter_))
+        return Page(letters, await dead_letters.count(self._reads, filter_))
 
     async def get(
         self, id_: uuid.UUID, is_visible: Callable[[str], bool] = lambda _: True
     ) -> DeadLetter | None:
         """One dead letter; None also when its queue is not visible."""
-        letter = await dead_letters.get(self._transactions, id_)
+        letter = await dead_letters.get(self._reads, id_)
         return self._opened(letter) if letter is not None and is_visible(letter.queue) else None
 
     def _opened(self, letter: DeadLetter) -> DeadLetter:

@@ -116,8 +116,9 @@ def _batches(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
 class StoredMessages:
     """Administers messages."""
 
-    def __init__(self, transactions: Transactions, keyring: Keyring) -> None:
+    def __init__(self, transactions: Transactions, reads: Transactions, keyring: Keyring) -> None:
         self._transactions = transactions
+        self._reads = reads
         self._keyring = keyring
 
     # -- look --
@@ -133,7 +134,7 @@ class StoredMessages:
             )
         if filter_.status is MessageStatus.DEAD_LETTER:
             views = await stored_messages.dead_messages(
-                self._transactions, filter_, limit, offset, self._keyring
+                self._reads, filter_, limit, offset, self._keyring
             )
         else:
             views = await self._browse(filter_, limit, offset)
@@ -153,7 +154,7 @@ class StoredMessages:
             return None  # a time that never was
         deadline = time.monotonic() + _WINDOW_S
         view = await stored_messages.dead_message(
-            self._transactions, id_, queue, start, end, self._keyring
+            self._reads, id_, queue, start, end, self._keyring
         )
         after: PartitionId | None = PartitionId(0)
         while view is None and after is not None:
@@ -163,21 +164,19 @@ class StoredMessages:
                     f" {_WINDOW_S:g} s: name its queue"
                 )
             view, after = await stored_messages.search_message(
-                self._transactions, id_, queue, after, start, end, self._keyring
+                self._reads, id_, queue, after, start, end, self._keyring
             )
         return None if view is None else (await self._listed([view]))[0]
 
     async def _listed(self, views: Sequence[MessageView]) -> list[Listed]:
         consumptions = await stored_messages.consumptions(
-            self._transactions, list({view.partition.id for view in views})
+            self._reads, list({view.partition.id for view in views})
         )
         return [Listed(view, consumptions[view.partition.id]) for view in views]
 
     async def mode(self, filter_: MessageFilter) -> tuple[bool, int]:
         """Whether the queues of a listing are consumed in queue mode; how many named groups."""
-        return await stored_messages.consumption_mode(
-            self._transactions, filter_.queue, filter_.partition
-        )
+        return await stored_messages.consumption_mode(self._reads, filter_.queue, filter_.partition)
 
     async def _browse(self, filter_: MessageFilter, limit: int, offset: int) -> list[MessageView]:
         wanted = offset + limit
@@ -185,7 +184,7 @@ class StoredMessages:
         while True:
             try:
                 partitions, ranges, segments = await stored_messages.browse(
-                    self._transactions, filter_, segment_limit, _WINDOW_S
+                    self._reads, filter_, segment_limit, _WINDOW_S
                 )
             except TooManyPartitions:
                 raise BadRequest(
@@ -223,9 +222,9 @@ class StoredMessages:
         """The offsets that a listing does not show, by partition."""
         covers = _covers(segments)
         skipped: dict[PartitionId, set[int]] = defaultdict(set)
-        places = await stored_messages.holes(self._transactions, covers)
+        places = await stored_messages.holes(self._reads, covers)
         if filter_.status is not None:
-            places |= (await stored_messages.deaths(self._transactions, covers)).keys()
+            places |= (await stored_messages.deaths(self._reads, covers)).keys()
         for partition_id, offset in places:
             skipped[partition_id].add(offset)
         return skipped
@@ -240,11 +239,11 @@ class StoredMessages:
         deaths: dict[tuple[PartitionId, int], Death] = {}
         if filter_.status is None:
             covers = _covers([piece.segment for piece in pieces])
-            deaths = await stored_messages.deaths(self._transactions, covers)
+            deaths = await stored_messages.deaths(self._reads, covers)
         views: list[MessageView] = []
         for batch in _batches(pieces):
             keys = [(piece.segment.partition_id, piece.segment.base_offset) for piece in batch]
-            read = await read_segments(self._transactions, keys)
+            read = await read_segments(self._reads, keys)
             stored = {(segment.partition_id, segment.base_offset): segment for segment in read}
             for piece, key in zip(batch, keys, strict=True):
                 segment = stored.get(key)
@@ -266,16 +265,14 @@ class StoredMessages:
 
     async def get(self, partition_id: PartitionId, transaction_id: str) -> Detail | None:
         """A message from the log, or, when it is no longer there, from its dead letter."""
-        found = await stored_messages.find_partition(self._transactions, partition_id)
+        found = await stored_messages.find_partition(self._reads, partition_id)
         if found is None:
             return None
         partition, config = found
-        message = await stored_messages.get(
-            self._transactions, partition, transaction_id, self._keyring
-        )
+        message = await stored_messages.get(self._reads, partition, transaction_id, self._keyring)
         if message is None:
             return None
-        consumptions = await stored_messages.consumptions(self._transactions, [partition_id])
+        consumptions = await stored_messages.consumptions(self._reads, [partition_id])
         return Detail(Listed(message, consumptions[partition_id]), config)
 
     async def locate(self, transaction_id: str, within_s: float = _SEARCH_S) -> PartitionId | None:
@@ -287,9 +284,7 @@ class StoredMessages:
         """
         deadline = time.monotonic() + within_s
         found = set(
-            await stored_messages.dead_letter_partitions(
-                self._transactions, transaction_id, _PLACES_MAX
-            )
+            await stored_messages.dead_letter_partitions(self._reads, transaction_id, _PLACES_MAX)
         )
         after: PartitionId | None = PartitionId(0)
         while after is not None and len(found) < _PLACES_MAX:
@@ -299,12 +294,10 @@ class StoredMessages:
                     f" {within_s:g} s: name the message by /api/v1/messages/:partitionId"
                     "/:transactionId"
                 )
-            partition_ids, after = await stored_messages.search(
-                self._transactions, transaction_id, after
-            )
+            partition_ids, after = await stored_messages.search(self._reads, transaction_id, after)
             found.update(partition_ids)
         if len(found) > 1:
-            places = await stored_messages.view_partitions(self._transactions, sorted(found))
+            places = await stored_messages.view_partitions(self._reads, sorted(found))
             raise AmbiguousId(places[:_PLACES_MAX])
         return next(iter(found), None)
 

@@ -34,8 +34,11 @@ class NamedTrace(msgspec.Struct, frozen=True):
 class Traces:
     """Keeps and shows traces."""
 
-    def __init__(self, transactions: Transactions, stored_messages: StoredMessages) -> None:
+    def __init__(
+        self, transactions: Transactions, reads: Transactions, stored_messages: StoredMessages
+    ) -> None:
         self._transactions = transactions
+        self._reads = reads
         self._stored_messages = stored_messages
 
     async def add(self, trace: NewTrace) -> uuid.UUID | None:
@@ -53,7 +56,7 @@ class Traces:
 
     async def of_message(self, partition_id: PartitionId, transaction_id: str) -> list[Trace]:
         """The events of a message, oldest first."""
-        return await traces.of_message(self._transactions, partition_id, transaction_id)
+        return await traces.of_message(self._reads, partition_id, transaction_id)
 
     async def by_name(
         self,
@@ -64,7 +67,7 @@ class Traces:
         offset: int,
     ) -> tuple[list[NamedTrace], int]:
         """The events with a name, newest first, and how many there are on all pages."""
-        found, total = await traces.by_name(self._transactions, name, start, end, limit, offset)
+        found, total = await traces.by_name(self._reads, name, start, end, limit, offset)
         payloads: dict[tuple[PartitionId, str], bytes | None] = {}
         for trace in found:
             key = (trace.partition_id, trace.transaction_id)
@@ -77,4 +80,4 @@ class Traces:
 
     async def names(self, limit: int, offset: int) -> tuple[list[NameUse], int]:
         """The names in use, those first that were used last, and how many there are."""
-        return await traces.names(self._transactions, limit, offset)
+        return await traces.names(self._reads, limit, offset)

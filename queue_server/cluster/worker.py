@@ -56,6 +56,7 @@ from queue_server.settings import CONNECTIONS_PER_WORKER_MIN, Settings
 from queue_server.storage import queues
 from queue_server.storage.pool import open_pool
 from queue_server.storage.readiness import Readiness
+from queue_server.storage.reads import ReadTransactions
 from queue_server.storage.series import Address
 from queue_server.storage.transactions import Transactions
 
@@ -241,6 +242,13 @@ class QueueServer:
             lock_timeout_ms=settings.db_lock_timeout_ms,
         )
         transactions = Transactions(self._pool, on_retry=row.add_retry)
+        reads = ReadTransactions(
+            self._pool,
+            on_retry=row.add_retry,
+            # One connection always stays for those who push, pop and acknowledge.
+            connections_max=min(settings.read_connections, pool_size - 1),
+            deadline_s=settings.read_timeout_ms / 1000,
+        )
         others = [
             sender for slot, sender in enumerate(context.wakeup_senders) if slot != context.index
         ]
@@ -262,12 +270,14 @@ class QueueServer:
         )
         pusher = Pusher(transactions, directory, self._rooms, row, keyring, activity, turns)
         acker = Acker(transactions, directory, self._rooms, row, keyring, pace, activity, turns)
-        administration = Administration(transactions, directory, self._rooms, pusher, keyring)
+        administration = Administration(
+            transactions, reads, directory, self._rooms, pusher, keyring
+        )
         throughput = Throughput(context.counters)
         address = Address(socket.gethostname(), context.listener.getsockname()[1], context.index)
-        looks = Looks(transactions, settings.metrics_queues_max)
+        looks = Looks(reads, settings.metrics_queues_max)
         self._live_events = Live(
-            transactions,
+            reads,
             looks,
             throughput,
             self._rooms,
@@ -297,6 +307,7 @@ class QueueServer:
         self._state = State(
             settings=settings,
             transactions=transactions,
+            reads=reads,
             directory=directory,
             pusher=pusher,
             popper=self._popper,

@@ -40,6 +40,10 @@ _PAGE = (
     Query("limit", "entries at most", "integer", 1, 1000),
     Query("offset", "entries to skip", "integer", 0, 1_000_000),
 )
+_PARTITIONS = (
+    Query("limit", "partitions at most, by name", "integer", 1, 10_000),
+    Query("offset", "partitions to skip", "integer", 0, 1_000_000),
+)
 _RANGE = (
     Query("from", "ISO 8601 time", "time"),
     Query("to", "ISO 8601 time", "time"),
@@ -115,13 +119,18 @@ def _resource_routes() -> list[Route]:
             "GET", f"{_RESOURCES}/queues/{{queue}}", resources.queue,
             access=Access.READ, scope=_LOOK_PATH, tag="Resources",
             summary="A queue with its partitions and options",
+            query=_PARTITIONS,
             answers={200: answer.Queue}, errors=(404, 413),
         ),
         Route(
             "GET", f"{_RESOURCES}/queues/{{queue}}/depth", resources.depth,
             access=Access.READ, scope=_LOOK_PATH, tag="Resources",
             summary="What is to be read: by a group, or by the slowest reader of each partition",
-            query=(Query("group", "the consumer group"),),
+            query=(
+                Query("group", "the consumer group"),
+                Query("partition", "list this one alone; the sums are those of all"),
+                *_PARTITIONS,
+            ),
             answers={200: answer.Depth}, errors=(404, 413),
         ),
     ]  # fmt: skip
@@ -145,6 +154,7 @@ def _status_routes() -> list[Route]:
             "GET", "/api/v1/status/queues/{queue}", status.queue,
             access=Access.READ, scope=_LOOK_PATH, tag="Status",
             summary="A queue with its partitions and their last activity",
+            query=_PARTITIONS,
             answers={200: answer.QueueStatus}, errors=(404, 413),
         ),
         Route(
@@ -311,25 +321,26 @@ def _analytics_routes() -> list[Route]:
             "GET", "/api/v1/analytics", analytics.labelled,
             access=Access.READ, tag="Analytics",
             summary="The queues with a namespace, a task or both",
-            query=_QUEUES, answers={200: answer.AnalyticsQueues},
+            query=(*_QUEUES, *_PAGE), answers={200: answer.AnalyticsQueues},
         ),
         Route(
             "GET", "/api/v1/analytics/queues", analytics.queues,
             access=Access.READ, tag="Analytics",
-            summary="The queues, partition by partition",
-            query=_QUEUES, answers={200: answer.AnalyticsQueues},
+            summary="The queues, partition by partition; 5,000 partitions at most",
+            query=(*_QUEUES, *_PAGE), answers={200: answer.AnalyticsQueues},
         ),
         Route(
             "GET", "/api/v1/analytics/queue/{queue}", analytics.queue,
             access=Access.READ, scope=_LOOK_PATH, tag="Analytics",
             summary="A queue, partition by partition",
+            query=_PARTITIONS,
             answers={200: answer.AnalyticsQueue}, errors=(404, 413),
         ),
         Route(
             "GET", "/api/v1/analytics/queue-depths", analytics.depths,
             access=Access.READ, tag="Analytics",
-            summary="What is still to be read, partition by partition",
-            query=_QUEUES, answers={200: answer.QueueDepths},
+            summary="What is still to be read, by partition; 5,000 partitions at most",
+            query=(*_QUEUES, *_PAGE), answers={200: answer.QueueDepths},
         ),
     ]  # fmt: skip
 
@@ -340,6 +351,10 @@ def _group_routes() -> list[Route]:
             "GET", "/api/v1/consumer-groups", resources.groups,
             access=Access.READ, tag="Consumer groups",
             summary="The groups: one entry for each group and queue",
+            query=(
+                Query("limit", "entries at most", "integer", 1, 10_000),
+                _PAGE[1],
+            ),
             answers={200: list[answer.Group]},
         ),
         Route(
@@ -356,8 +371,8 @@ def _group_routes() -> list[Route]:
         Route(
             "GET", _GROUP, resources.group,
             access=Access.READ, tag="Consumer groups",
-            summary="Where a group stands, by queue",
-            answers={200: dict[str, answer.GroupOnQueue]}, errors=(413,),
+            summary="Where a group stands, by queue; 10,000 partitions at most",
+            query=_PARTITIONS, answers={200: dict[str, answer.GroupOnQueue]}, errors=(413,),
         ),
         Route(
             "DELETE", _GROUP, consumer_groups.delete,

@@ -407,7 +407,14 @@ class QueuePartition(TypedDict):
     newestMessage: Time | None
 
 
-class Queue(TypedDict):
+class PageOfPartitions(TypedDict):
+    """`truncated`: the queue has more partitions behind this page."""
+
+    partitionCount: int
+    truncated: bool
+
+
+class Queue(PageOfPartitions):
     id: str
     name: str
     namespace: str
@@ -425,7 +432,7 @@ class DepthOfPartition(TypedDict):
     ready: int
 
 
-class Depth(TypedDict):
+class Depth(PageOfPartitions):
     queue: str
     group: str | None
     pending: int
@@ -562,6 +569,7 @@ class ThroughputPoint(TypedDict):
 class Status(Series):
     throughput: list[ThroughputPoint]
     queues: list[StatusQueue]
+    queuesTruncated: bool
     messages: StatusMessages
     leases: Leases
     deadLetterQueue: DeadLetterSums
@@ -610,7 +618,7 @@ class StatusTotals(Six):
     messages: Six
 
 
-class QueueStatus(TypedDict):
+class QueueStatus(PageOfPartitions):
     queue: StatusOfQueue
     partitions: list[StatusOfPartition]
     totals: StatusTotals
@@ -1013,16 +1021,24 @@ class AnalyticsPartition(TypedDict):
     stats: Six
 
 
-class AnalyticsQueue(TypedDict):
+class AnalyticsEntry(TypedDict):
     queue: str
     namespace: str
     task: str
     partitions: list[AnalyticsPartition]
+    partitionCount: int
     totals: Six
 
 
+class AnalyticsQueue(AnalyticsEntry):
+    truncated: bool
+
+
 class AnalyticsQueues(TypedDict):
-    queues: list[AnalyticsQueue]
+    """`truncated`: there are more queues behind this page, or more partitions than listed."""
+
+    queues: list[AnalyticsEntry]
+    truncated: bool
 
 
 class NamedDepth(TypedDict):
@@ -1036,10 +1052,14 @@ class QueueDepth(TypedDict):
     depth: int
     processing: int
     partitions: list[NamedDepth]
+    partitionCount: int
 
 
 class QueueDepths(TypedDict):
+    """`truncated`: there are more queues behind this page, or more partitions than listed."""
+
     depths: list[QueueDepth]
+    truncated: bool
 
 
 class RetentionSums(TypedDict):
@@ -1090,7 +1110,7 @@ class GroupPartition(TypedDict):
     leaseActive: bool
 
 
-class GroupOnQueue(TypedDict):
+class GroupOnQueue(PageOfPartitions):
     partitions: list[GroupPartition]
     conflation: bool
 

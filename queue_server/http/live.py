@@ -33,7 +33,12 @@ from queue_server.domain.names import DEFAULT_PARTITION
 from queue_server.domain.segment import wire_time
 from queue_server.observability.counters import Counters, Life, Row
 from queue_server.storage import statistics
-from queue_server.storage.statistics import Counts, PartitionStatistics, QueueStatistics
+from queue_server.storage.statistics import (
+    Counts,
+    PartitionPage,
+    PartitionStatistics,
+    QueueStatistics,
+)
 from queue_server.storage.transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -437,7 +442,8 @@ class Live:
         partitions: dict[str, list[PartitionStatistics]] = {}
         if wanted:
             partitions = await statistics.partitions_of(
-                self._transactions, [queue.id for queue in wanted]
+                self._transactions,
+                [PartitionPage(queue.id, 0, queue.partition_count) for queue in wanted],
             )
         return [(queue, partitions.get(queue.id, [])) for queue in queues]
 

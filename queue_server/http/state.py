@@ -22,6 +22,7 @@ from queue_server.observability.sampling import Sampler
 from queue_server.observability.tracing import Tracing
 from queue_server.settings import Settings
 from queue_server.storage.readiness import Readiness
+from queue_server.storage.reads import ReadTransactions
 from queue_server.storage.series import Address
 from queue_server.storage.transactions import Transactions
 
@@ -34,6 +35,7 @@ class State:
         *,
         settings: Settings,
         transactions: Transactions,
+        reads: ReadTransactions,
         directory: Directory,
         pusher: Pusher,
         popper: Popper,
@@ -55,6 +57,7 @@ class State:
     ) -> None:
         self.settings = settings
         self.transactions = transactions
+        self.reads = reads  # for routes that only read, of operators and dashboards
         self.directory = directory
         self.pusher = pusher
         self.popper = popper

@@ -17,6 +17,8 @@ from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Transactions
 
 _LAGGING_MAX = 1000
+# Places of a group that one answer lists, on all its queues together.
+_PLACES_MAX = 10_000
 # More queues than anybody has.
 _QUEUES_MAX = 1_000_000
 
@@ -101,12 +103,31 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     last_push_at: datetime.datetime | None
 
 
+class PartitionPage(msgspec.Struct, frozen=True):
+    """Which of a queue's partitions to read, in the order of their names."""
+
+    queue_id: str
+    offset: int
+    limit: int
+
+
 class Depth(msgspec.Struct, frozen=True):
     """What a consumer of a partition has not committed; `processing` of these are leased."""
 
     partition: str
     pending: int
     processing: int
+
+
+class Depths(msgspec.Struct, frozen=True):
+    """What a consumer of a queue has not committed: sums over all partitions, a page of these."""
+
+    partition_count: int
+    pending: int
+    processing: int
+    pending_count: int  # partitions with something to read
+    ready_count: int  # partitions with something to read that is not leased
+    page: list[Depth]
 
 
 class DeepPartition(msgspec.Struct, frozen=True):
@@ -207,6 +228,7 @@ class GroupPartition(msgspec.Struct, frozen=True):
 
     queue: str
     conflation: bool
+    place_count: int  # on the queue
     partition: str | None
     committed_offset: int
     lag: int
@@ -318,19 +340,27 @@ def _queue(row: TupleRow) -> QueueStatistics:
     return QueueStatistics(*(str(row[0]), *row[1:9], Counts(*row[9:13]), *row[13:20]))
 
 
-async def partitions(transactions: Transactions, queue_id: str) -> list[PartitionStatistics]:
-    """The partitions of a queue, by name."""
-    return (await partitions_of(transactions, [queue_id]))[queue_id]
+async def partitions(transactions: Transactions, page: PartitionPage) -> list[PartitionStatistics]:
+    """A page of a queue's partitions, by name."""
+    return (await partitions_of(transactions, [page]))[page.queue_id]
 
 
 async def partitions_of(
-    transactions: Transactions, queue_ids: Sequence[str]
+    transactions: Transactions, pages: Sequence[PartitionPage]
 ) -> dict[str, list[PartitionStatistics]]:
-    """The partitions of each of these queues, by name."""
+    """A page of the partitions of each of these queues, by name."""
     rows = await transactions.call(
-        STATEMENTS["partition_statistics"], {"shard": SHARD, "queue_ids": list(queue_ids)}
+        STATEMENTS["partition_statistics"],
+        {
+            "shard": SHARD,
+            "queue_ids": [page.queue_id for page in pages],
+            "offsets": [page.offset for page in pages],
+            "limits": [page.limit for page in pages],
+        },
+        # The plan depends on how many partitions the pages have.
+        prepare=False,
     )
-    found: dict[str, list[PartitionStatistics]] = {id_: [] for id_ in queue_ids}
+    found: dict[str, list[PartitionStatistics]] = {page.queue_id: [] for page in pages}
     for queue_id, id_, name, created_at, *figures in rows:
         found[str(queue_id)].append(
             PartitionStatistics(id_, name, created_at, Counts(*figures[:4]), *figures[4:])
@@ -338,20 +368,42 @@ async def partitions_of(
     return found
 
 
+async def labels(transactions: Transactions, queue_id: str) -> tuple[str, str]:
+    """Namespace and task of a queue; empty ones when it is gone."""
+    rows = await transactions.call(STATEMENTS["queue_labels"], {"queue_id": queue_id})
+    return (rows[0][0], rows[0][1]) if rows else ("", "")
+
+
 async def options(transactions: Transactions, queue_id: str) -> QueueOptions:
     rows = await transactions.call(STATEMENTS["queue_options"], {"queue_id": queue_id})
     return QueueOptions(*rows[0]) if rows else QueueOptions()
 
 
-async def queue_depth(transactions: Transactions, queue_id: str) -> list[Depth]:
+async def queue_depth(
+    transactions: Transactions, page: PartitionPage, partition: str | None = None
+) -> Depths:
     """What the slowest named group of each partition has not committed, by partition name.
 
-    Queue mode counts where no named group has a place (source: wire-api 5.1).
+    Queue mode counts where no named group has a place (source: wire-api 5.1). With *partition* the
+    page has this one alone.
     """
+    return await _depths(transactions, "queue_depth", page, partition, {})
+
+
+async def _depths(
+    transactions: Transactions,
+    statement: str,
+    page: PartitionPage,
+    partition: str | None,
+    parameters: dict[str, Any],
+) -> Depths:
     rows = await transactions.call(
-        STATEMENTS["queue_depth"], {"shard": SHARD, "queue_id": queue_id}
+        STATEMENTS[statement],
+        {"shard": SHARD, "partition": partition} | msgspec.structs.asdict(page) | parameters,
     )
-    return [Depth(*row) for row in rows]
+    page_rows = [Depth(*row[5:]) for row in rows if row[5] is not None]
+    partition_count, pending, processing, pending_count, ready_count, *_ = rows[0]
+    return Depths(partition_count, pending, processing, pending_count, ready_count, page_rows)
 
 
 async def find_subscription(
@@ -364,18 +416,19 @@ async def find_subscription(
 
 
 async def group_depth(
-    transactions: Transactions, queue_id: str, subscription: Subscription | None
-) -> list[Depth]:
-    """What a group has not committed in each partition, by name; one that is unknown: all."""
-    rows = await transactions.call(
-        STATEMENTS["group_depth"],
-        {
-            "shard": SHARD,
-            "queue_id": queue_id,
-            "subscription_id": None if subscription is None else subscription.id,
-        },
+    transactions: Transactions,
+    page: PartitionPage,
+    subscription: Subscription | None,
+    partition: str | None = None,
+) -> Depths:
+    """What a group has not committed in each partition, by name; one that is unknown: all.
+
+    With *partition* the page has this one alone.
+    """
+    subscription_id = None if subscription is None else subscription.id
+    return await _depths(
+        transactions, "group_depth", page, partition, {"subscription_id": subscription_id}
     )
-    return [Depth(*row) for row in rows]
 
 
 async def deepest_partitions(
@@ -425,17 +478,35 @@ async def groups(transactions: Transactions) -> list[GroupStatistics]:
     return [GroupStatistics(*row) for row in rows]
 
 
-async def group(transactions: Transactions, name: str) -> list[GroupPartition]:
-    """A group in all partitions in which it has a place, by queue and partition."""
+async def group(
+    transactions: Transactions, name: str, limit: int, offset: int
+) -> list[GroupPartition]:
+    """A page of the places of a group on each of its queues, by queue and partition."""
     rows = await transactions.call(
-        STATEMENTS["get_group"], {"shard": SHARD, "consumer_group": name}
+        STATEMENTS["get_group"],
+        {
+            "shard": SHARD,
+            "consumer_group": name,
+            "limit": limit,
+            "offset": offset,
+            "rows": _PLACES_MAX,
+        },
     )
-    return [
+    found = [
         GroupPartition(
-            queue, conflation, partition, committed or 0, lag or 0, lag_s, consumed_at, bool(leased)
+            queue,
+            conflation,
+            count,
+            partition,
+            committed or 0,
+            lag or 0,
+            lag_s,
+            consumed_at,
+            bool(leased),
         )
-        for queue, conflation, partition, committed, lag, lag_s, consumed_at, leased in rows
+        for queue, conflation, count, partition, committed, lag, lag_s, consumed_at, leased in rows
     ]
+    return sorted(found, key=lambda one: (one.queue, one.partition or ""))
 
 
 async def lagging(

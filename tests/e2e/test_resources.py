@@ -104,9 +104,10 @@ async def test_an_empty_database_answers_everything(empty_client: Client) -> Non
     metrics = await get(client, "/api/v1/analytics/worker-metrics?from=1999-01-01T00:00:00Z")
     assert all(point["pushMessages"] == 0 for point in metrics["timeSeries"])
     assert metrics["summary"]["pendingMessages"] == 0
-    assert await get(client, "/api/v1/analytics/queues") == {"queues": []}
-    assert await get(client, "/api/v1/analytics/queue-depths") == {"depths": []}
-    assert await get(client, "/api/v1/analytics?task=none") == {"queues": []}
+    nothing = {"queues": [], "truncated": False}
+    assert await get(client, "/api/v1/analytics/queues") == nothing
+    assert await get(client, "/api/v1/analytics/queue-depths") == {"depths": [], "truncated": False}
+    assert await get(client, "/api/v1/analytics?task=none") == nothing
     assert (await get(client, "/api/v1/status/buffers"))["pending"] == 0
     for target in (
         "resources/queues/none", "resources/queues/none/depth", "status/queues/none",
@@ -133,7 +134,14 @@ async def test_the_first_servers_dashboard_reads_the_same_figures(
         {"name": "a", "stats": IN_A},
         {"name": "b", "stats": IN_B},
     ]
-    assert entry == {"queue": queue, "namespace": namespace, "task": "export", "totals": IN_BOTH}
+    assert entry.pop("truncated") is False
+    assert entry == {
+        "queue": queue,
+        "namespace": namespace,
+        "task": "export",
+        "partitionCount": 3,
+        "totals": IN_BOTH,
+    }
     for target in (
         f"/api/v1/analytics?namespace={namespace}",
         f"/api/v1/analytics?namespace={namespace}&task=export",
@@ -286,6 +294,8 @@ async def test_depth_of_a_group_and_of_the_slowest(client: Client, queue: str) -
             {"partition": "a", "pending": 5, "processing": 2, "ready": 3},
             {"partition": "b", "pending": 3, "processing": 0, "ready": 3},
         ],
+        "partitionCount": 2,
+        "truncated": False,
     }
     assert (await depth(client, queue, "unknown"))["pending"] == 12
     await client.pop(queue, group="g", partition="b", autoAck="true")
@@ -397,7 +407,12 @@ async def test_a_group_without_partitions_is_dead(client: Client, queue: str) ->
     assert entry["state"] == "Dead"
     assert entry["subscriptionMode"] == "new"
     assert await get(client, f"/api/v1/consumer-groups/{group}") == {
-        queue: {"partitions": [], "conflation": False}
+        queue: {
+            "partitions": [],
+            "conflation": False,
+            "partitionCount": 0,
+            "truncated": False,
+        }
     }
 
 

@@ -21,6 +21,7 @@ from queue_server.storage.dead_letters import DeadLetterFilter
 from queue_server.storage.figures import Figures
 from queue_server.storage.pool import open_pool
 from queue_server.storage.queues import ensure_queue
+from queue_server.storage.statistics import PartitionPage
 from queue_server.storage.stored_messages import MessageFilter
 from queue_server.storage.transactions import Transactions
 
@@ -156,7 +157,7 @@ async def test_looks_read_few_of_many_dead_letters(
 
     # What dashboards and Prometheus ask for, again and again.
     assert (await reader.few(statistics.all_queues))[1].counts.dead == LETTERS
-    places = await reader.few(statistics.partitions, queue_id)
+    places = await reader.few(statistics.partitions, PartitionPage(queue_id, 0, PARTITIONS))
     assert {place.counts.dead for place in places} == {LETTERS // PARTITIONS}
     queues = (await reader.few(statistics.overview)).queues
     assert {queue.name: queue.counts.dead for queue in queues} == {"q": LETTERS, "other": OTHERS}

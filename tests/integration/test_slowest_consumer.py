@@ -16,6 +16,7 @@ from queue_server.domain.names import QUEUE_MODE, ConsumerGroup, QueueName
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counters
 from queue_server.storage import series, statistics
+from queue_server.storage.statistics import PartitionPage
 from queue_server.storage.transactions import Transactions
 
 QUEUE = QueueName("q")
@@ -119,12 +120,12 @@ async def test_one_route_asks_for_named_groups_first(
 ) -> None:
     await hybrid.read(QUEUE_MODE, 3, partitions=1)
     (queue,) = (await statistics.overview(transactions)).queues
-    depths = await statistics.queue_depth(transactions, queue.id)
-    assert sum(one.pending for one in depths) == queue.depth == 17
+    depths = await statistics.queue_depth(transactions, PartitionPage(queue.id, 0, 100))
+    assert depths.pending == queue.depth == 17
     await hybrid.read(LEDGER, 20)
     (queue,) = (await statistics.overview(transactions)).queues
-    depths = await statistics.queue_depth(transactions, queue.id)
-    assert sum(one.pending for one in depths) == 0
+    depths = await statistics.queue_depth(transactions, PartitionPage(queue.id, 0, 100))
+    assert depths.pending == 0
     assert queue.depth == 17
 
 

@@ -20,6 +20,7 @@ from queue_server.storage import dashboard, dead_letters, groups, retention, sta
 from queue_server.storage.dead_letters import DeadLetterFilter
 from queue_server.storage.queues import delete_queue, ensure_queue, find_subscription
 from queue_server.storage.retention import QueueRule
+from queue_server.storage.statistics import PartitionPage
 from queue_server.storage.stored_messages import MessageFilter, browse
 from queue_server.storage.transactions import Transactions
 from tests.fix_db import pool_of, until_ended
@@ -128,17 +129,18 @@ async def test_no_look_compares_all_with_all(conninfo: str, transactions: Transa
     partition_ids = [id_ async for chunk in groups.chunks(transactions, wide_id) for id_ in chunk]
     assert len(partition_ids) == PARTITIONS
     now = datetime.datetime.now(datetime.UTC)
+    page = PartitionPage(wide_id, 0, PARTITIONS)
     looks: dict[str, Callable[[Transactions], Awaitable[object]]] = {
         "overview": statistics.overview,
-        "partitions": lambda t: statistics.partitions(t, wide_id),
-        "depth": lambda t: statistics.queue_depth(t, wide_id),
+        "partitions": lambda t: statistics.partitions(t, page),
+        "depth": lambda t: statistics.queue_depth(t, page),
         "deepest partitions": lambda t: statistics.deepest_partitions(t, None, 0, 100),
         "namespaces": statistics.namespaces,
         "tasks": statistics.tasks,
         "leases": statistics.leases,
         "dead letters, counted": statistics.dead_letters,
         "groups": statistics.groups,
-        "a group": lambda t: statistics.group(t, "ledger"),
+        "a group": lambda t: statistics.group(t, "ledger", 1000, 0),
         "lagging groups": lambda t: statistics.lagging(t, 0, None, None),
         "a page of partitions": lambda t: dashboard.partitions(
             t, wide_id, None, by_name=False, limit=50, offset=0

@@ -277,7 +277,10 @@ def _time(text: str) -> str:
 def _lag(client: Client, group: str, queue: str, partition: str) -> int:
     """What the group has not acknowledged. Errors: `CliError` for what does not exist."""
     try:
-        depth = client.get(f"/api/v1/resources/queues/{segment(queue)}/depth", {"group": group})
+        depth = client.get(
+            f"/api/v1/resources/queues/{segment(queue)}/depth",
+            {"group": group, "partition": partition or None, "limit": 1},
+        )
     except CliError as exc:
         if exc.exit_code is Exit.NOT_FOUND:
             exc.message = f"queue {queue!r} does not exist"

@@ -16,6 +16,8 @@ from queue_server.domain.options import OptionChanges
 _PAGE = 1000
 _PARTITIONS_SHOWN = 20
 _QUEUES = "/api/v1/resources/queues"
+# Partitions of one answer; a queue may have more.
+_PARTITIONS_PAGE = 10_000
 _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(OptionChanges)}
 
 
@@ -213,7 +215,15 @@ def delete(session: Session, queue: Queue, yes: Yes = False) -> None:
 def read_queue(client: Client, queue: str) -> dict[str, Any]:
     """What the server tells of a queue. Errors: `CliError`, also when it does not exist."""
     try:
-        found: dict[str, Any] = client.get(f"{_QUEUES}/{segment(queue)}")
+        found: dict[str, Any] = client.get(
+            f"{_QUEUES}/{segment(queue)}", {"limit": _PARTITIONS_PAGE}
+        )
+        page = found
+        while page.get("truncated") and page["partitions"]:
+            at = {"limit": _PARTITIONS_PAGE, "offset": len(found["partitions"])}
+            page = client.get(f"{_QUEUES}/{segment(queue)}", at)
+            found["partitions"] += page["partitions"]
+        found["truncated"] = False
     except CliError as exc:
         if exc.exit_code is Exit.NOT_FOUND:
             exc.message = f"queue {queue!r} does not exist"

@@ -28,8 +28,8 @@ from queue_server.domain.names import (
 )
 from queue_server.domain.options import OptionChanges
 from queue_server.domain.segment import wire_time
-from queue_server.http.answers import json_answer, page_of
-from queue_server.http.handlers.resources import find_queue, time_or_null
+from queue_server.http.answers import json_answer, page_of, shared_answer
+from queue_server.http.handlers.resources import queue_in_path, time_or_null
 from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_time
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter, Life, Row
@@ -85,7 +85,7 @@ async def workers(request: web.Request) -> web.Response:
     interval_s = state.settings.stats_interval_ms / 1000
     is_known = True
     try:
-        booked = await series.last_bookings(state.transactions, interval_s)
+        booked = await series.last_bookings(state.reads, interval_s)
     except QueueServerError:
         booked, is_known = [], False
     by_place = {(one.address, one.pid): one for one in booked}
@@ -167,7 +167,7 @@ async def queues(request: web.Request) -> web.Response:
         filter_ = QueueFilter(queue=queue)
         look = await state.looks.share(
             ("queue", queue),
-            lambda: statistics.queues(state.transactions, filter_, 1, 0, with_ages=True),
+            lambda: statistics.queues(state.reads, filter_, 1, 0, with_ages=True),
         )
         found = look.value
     grants = grants_of(request)
@@ -204,11 +204,12 @@ def _matches(queue: QueueStatistics, search: str) -> bool:
 
 async def queue_options(request: web.Request) -> web.Response:
     """The options as they are stored: null is what nobody set, which the protocol echoes as set."""
-    transactions = request.app[STATE].transactions
-    found = await find_queue(request)
-    options = await statistics.options(transactions, found.id)
+    reads = request.app[STATE].reads
+    _, queue_id = await queue_in_path(request)
+    namespace, task = await statistics.labels(reads, queue_id)
+    options = await statistics.options(reads, queue_id)
     return json_answer(
-        {"namespace": found.namespace, "task": found.task}
+        {"namespace": namespace, "task": task}
         | {
             field.encode_name: getattr(options, field.name)
             for field in msgspec.structs.fields(OptionChanges)
@@ -221,23 +222,25 @@ async def partitions(request: web.Request) -> web.Response:
     limit, offset = page_of(request, _PAGE)
     queue_id, search = await _queue_id(request), _text(request, "search")
     by_name = request.query.get("sort") == "name"
-    look = await state.looks.share(
-        ("partitions of a queue", queue_id, search, by_name, limit, offset),
-        lambda: dashboard.partitions(
-            state.transactions, queue_id, search, by_name=by_name, limit=limit, offset=offset
-        ),
-    )
-    found, total = look.value
-    return json_answer({"partitions": found, "total": total})
+
+    async def read() -> dict[str, Any]:
+        found, total = await dashboard.partitions(
+            state.reads, queue_id, search, by_name=by_name, limit=limit, offset=offset
+        )
+        return {"partitions": found, "total": total}
+
+    key = ("partitions of a queue", queue_id, search, by_name, limit, offset)
+    return await shared_answer(request, key, read)
 
 
 async def queue_groups(request: web.Request) -> web.Response:
     state = request.app[STATE]
     queue_id = await _queue_id(request)
-    look = await state.looks.share(
-        ("groups of a queue", queue_id), lambda: dashboard.groups(state.transactions, queue_id)
-    )
-    return json_answer({"groups": look.value})
+
+    async def read() -> dict[str, Any]:
+        return {"groups": await dashboard.groups(state.reads, queue_id)}
+
+    return await shared_answer(request, ("groups of a queue", queue_id), read)
 
 
 async def group_partitions(request: web.Request) -> web.Response:
@@ -246,19 +249,20 @@ async def group_partitions(request: web.Request) -> web.Response:
     state = request.app[STATE]
     limit, offset = page_of(request, _PAGE)
     queue_id, search = await _queue_id(request), _text(request, "search")
-    look = await state.looks.share(
-        ("partitions of a group", queue_id, group, search, limit, offset),
-        lambda: dashboard.group_partitions(
-            state.transactions, queue_id, group, search, limit=limit, offset=offset
-        ),
-    )
-    found, total = look.value
-    return json_answer({"partitions": found, "total": total})
+
+    async def read() -> dict[str, Any]:
+        found, total = await dashboard.group_partitions(
+            state.reads, queue_id, group, search, limit=limit, offset=offset
+        )
+        return {"partitions": found, "total": total}
+
+    key = ("partitions of a group", queue_id, group, search, limit, offset)
+    return await shared_answer(request, key, read)
 
 
 async def preview_seek(request: web.Request) -> web.Response:
     """What a seek with these parameters would do now: `toEnd=true` or `timestamp`, `partition`."""
-    transactions = request.app[STATE].transactions
+    reads = request.app[STATE].reads
     group = ConsumerGroup(request.match_info["group"])
     queue = QueueName(request.match_info["queue"])
     check_names(queue, group, "consumer group")
@@ -268,18 +272,20 @@ async def preview_seek(request: web.Request) -> web.Response:
     partition = _text(request, "partition")
     if partition is not None:
         ref = await stored_queues.find_partition(
-            transactions, PartitionKey(queue, PartitionName(partition))
+            reads, PartitionKey(queue, PartitionName(partition))
         )
         if ref is None:
             raise NotFound("Partition not found")
-        return json_answer(
-            await dashboard.preview_seek(transactions, ref.queue_id, group, [ref.id], to)
-        )
+        return json_answer(await dashboard.preview_seek(reads, ref.queue_id, group, [ref.id], to))
     queue_id = await _queue_id(request)
-    preview = SeekPreview(0, 0, 0, 0, 0)
-    async for partition_ids in groups.chunks(transactions, queue_id):
-        preview += await dashboard.preview_seek(transactions, queue_id, group, partition_ids, to)
-    return json_answer(preview)
+
+    async def read() -> SeekPreview:
+        preview = SeekPreview(0, 0, 0, 0, 0)
+        async for partition_ids in groups.chunks(reads, queue_id):
+            preview += await dashboard.preview_seek(reads, queue_id, group, partition_ids, to)
+        return preview
+
+    return await shared_answer(request, ("seek preview", queue_id, group, to), read)
 
 
 async def dead_letter_errors(request: web.Request) -> web.Response:
@@ -316,7 +322,7 @@ async def settings(request: web.Request) -> web.Response:
 
 async def migrations(request: web.Request) -> web.Response:
     """The schema's files as they were applied to the database."""
-    found = await dashboard.schema_files(request.app[STATE].transactions)
+    found = await dashboard.schema_files(request.app[STATE].reads)
     return json_answer({"files": found})
 
 
@@ -340,9 +346,4 @@ def _text(request: web.Request, name: str) -> str | None:
 
 async def _queue_id(request: web.Request) -> str:
     """The id of the queue in the path. Errors: `NotFound`."""
-    queue = QueueName(request.match_info["queue"])
-    check_names(queue, "", "partition")
-    queue_id = await groups.find_queue(request.app[STATE].transactions, queue)
-    if queue_id is None:
-        raise NotFound("Queue not found")
-    return queue_id
+    return (await queue_in_path(request))[1]

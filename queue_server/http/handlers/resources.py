@@ -8,18 +8,31 @@ from typing import Any
 from aiohttp import web
 
 from queue_server.domain.errors import NotFound
-from queue_server.domain.names import check_names, check_text
+from queue_server.domain.names import QueueName, check_names, check_text
 from queue_server.domain.segment import wire_time
 from queue_server.http import wire
-from queue_server.http.answers import json_answer, page_of
+from queue_server.http.answers import (
+    PARTITIONS_LIMIT_MAX,
+    json_answer,
+    page_of,
+    page_of_partitions,
+    shared_answer,
+)
 from queue_server.http.request import query_int
 from queue_server.http.state import STATE
+from queue_server.storage import groups as stored_groups
 from queue_server.storage import statistics
-from queue_server.storage.statistics import Counts, QueueFilter, QueueStatistics, Spread
+from queue_server.storage.statistics import (
+    Counts,
+    PartitionPage,
+    QueueFilter,
+    QueueStatistics,
+    Spread,
+)
 
 _QUEUES_LIMIT = 1000
+_GROUPS_LIMIT = 10_000
 _PARTITIONS_LIMIT = 610
-_PARTITIONS_MAX = 10_000
 _LAG_S_MIN = 3600
 _LAGGING_S = 300  # from here on a group counts as lagging
 
@@ -62,12 +75,20 @@ def queue_entry(queue: QueueStatistics) -> dict[str, Any]:
     }
 
 
-async def find_queue(request: web.Request) -> QueueStatistics:
-    """The queue in the path. Errors: `NotFound`."""
-    name = request.match_info["queue"]
+async def queue_in_path(request: web.Request) -> tuple[QueueName, str]:
+    """The name and the id of the queue in the path. Errors: `NotFound`."""
+    name = QueueName(request.match_info["queue"])
     check_names(name, "", "partition")
+    queue_id = await stored_groups.find_queue(request.app[STATE].reads, name)
+    if queue_id is None:
+        raise NotFound("Queue not found")
+    return name, queue_id
+
+
+async def read_queue(request: web.Request, name: QueueName) -> QueueStatistics:
+    """What lies in a queue. Errors: `NotFound` when it was deleted meanwhile."""
     found = await statistics.queues(
-        request.app[STATE].transactions, QueueFilter(queue=name), limit=1, offset=0
+        request.app[STATE].reads, QueueFilter(queue=name), limit=1, offset=0
     )
     if not found:
         raise NotFound("Queue not found")
@@ -76,26 +97,30 @@ async def find_queue(request: web.Request) -> QueueStatistics:
 
 async def page_of_queues(request: web.Request, limit: int, offset: int) -> list[QueueStatistics]:
     """The queues that the request asks for, newest first."""
-    state, filter_ = request.app[STATE], queue_filter(request)
-    found = await state.looks.share(
-        ("queues", filter_, limit, offset),
-        lambda: statistics.queues(state.transactions, filter_, limit, offset),
-    )
-    return found.value
+    return await statistics.queues(request.app[STATE].reads, queue_filter(request), limit, offset)
 
 
 async def queues(request: web.Request) -> web.Response:
-    found = await page_of_queues(request, *page_of(request, _QUEUES_LIMIT))
-    return json_answer({"queues": [queue_entry(queue) for queue in found]})
+    limit, offset = page_of(request, _QUEUES_LIMIT)
+
+    async def read() -> dict[str, Any]:
+        found = await page_of_queues(request, limit, offset)
+        return {"queues": [queue_entry(queue) for queue in found]}
+
+    return await shared_answer(request, ("queues", queue_filter(request), limit, offset), read)
 
 
 async def queue(request: web.Request) -> web.Response:
-    transactions = request.app[STATE].transactions
-    found = await find_queue(request)
-    partitions = await statistics.partitions(transactions, found.id)
-    options = await statistics.options(transactions, found.id)
-    return json_answer(
-        {
+    """A queue with a page of its partitions; `totals` are those of all of them."""
+    reads = request.app[STATE].reads
+    name, queue_id = await queue_in_path(request)
+    limit, offset = page_of_partitions(request)
+
+    async def read() -> dict[str, Any]:
+        found = await read_queue(request, name)
+        partitions = await statistics.partitions(reads, PartitionPage(found.id, offset, limit))
+        options = await statistics.options(reads, found.id)
+        return {
             "id": found.id,
             "name": found.name,
             "namespace": found.namespace,
@@ -115,39 +140,47 @@ async def queue(request: web.Request) -> web.Response:
             "totals": six(found.counts),
             "options": wire.options_body(options)
             | {"namespace": found.namespace, "task": found.task},
+            "partitionCount": found.partition_count,
+            "truncated": offset + len(partitions) < found.partition_count,
         }
-    )
+
+    return await shared_answer(request, ("queue with partitions", queue_id, limit, offset), read)
 
 
 async def depth(request: web.Request) -> web.Response:
-    """What is to be read: by one group, or by the slowest named one of each partition."""
-    transactions = request.app[STATE].transactions
-    found = await find_queue(request)
+    """What is to be read: by one group, or by the slowest named one of each partition.
+
+    The sums are those of all partitions, of which a page is listed, or the one that is asked for.
+    """
+    reads = request.app[STATE].reads
+    name, queue_id = await queue_in_path(request)
+    limit, offset = page_of_partitions(request)
+    page = PartitionPage(queue_id, offset, limit)
     group = request.query.get("group") or None
-    conflation = False
-    if group is None:
-        depths = await statistics.queue_depth(transactions, found.id)
-    else:
-        check_names(found.name, group, "consumer group")
-        subscription = await statistics.find_subscription(transactions, found.id, group)
-        conflation = subscription is not None and subscription.conflation
-        depths = await statistics.group_depth(transactions, found.id, subscription)
-    pending = sum(one.pending for one in depths)
-    processing = sum(one.processing for one in depths)
-    pending_count = sum(one.pending > 0 for one in depths)
-    ready_count = sum(one.pending > one.processing for one in depths)
-    return json_answer(
-        {
-            "queue": found.name,
+    partition = request.query.get("partition") or None
+    check_names(name, group or "", "consumer group")
+    check_names(name, partition or "", "partition")
+
+    async def read() -> dict[str, Any]:
+        conflation = False
+        if group is None:
+            depths = await statistics.queue_depth(reads, page, partition)
+        else:
+            subscription = await statistics.find_subscription(reads, queue_id, group)
+            conflation = subscription is not None and subscription.conflation
+            depths = await statistics.group_depth(reads, page, subscription, partition)
+        pending, ready = depths.pending, depths.pending - depths.processing
+        return {
+            "queue": name,
             "group": group,
             "pending": pending,
-            "processing": processing,
-            "ready": pending - processing,
-            "partitionsPending": pending_count,
-            "partitionsReady": ready_count,
+            "processing": depths.processing,
+            "ready": ready,
+            "partitionsPending": depths.pending_count,
+            "partitionsReady": depths.ready_count,
             "conflation": conflation,
-            "effectivePending": pending_count if conflation else pending,
-            "effectiveReady": ready_count if conflation else pending - processing,
+            "effectivePending": depths.pending_count if conflation else pending,
+            "effectiveReady": depths.ready_count if conflation else ready,
             "partitions": [
                 {
                     "partition": one.partition,
@@ -155,10 +188,13 @@ async def depth(request: web.Request) -> web.Response:
                     "processing": one.processing,
                     "ready": one.pending - one.processing,
                 }
-                for one in depths
+                for one in depths.page
             ],
+            "partitionCount": depths.partition_count,
+            "truncated": partition is None and offset + len(depths.page) < depths.partition_count,
         }
-    )
+
+    return await shared_answer(request, ("depth", page, group, partition), read)
 
 
 async def partitions(request: web.Request) -> web.Response:
@@ -167,14 +203,12 @@ async def partitions(request: web.Request) -> web.Response:
     queue_name = request.query.get("queue") or None
     check_text(queue_name or "", "queue")
     depth_min = query_int(request, "minDepth", 0, 0, 10**15)
-    limit = query_int(request, "limit", _PARTITIONS_LIMIT, 1, _PARTITIONS_MAX)
-    now = datetime.datetime.now(datetime.UTC)
-    found = await state.looks.share(
-        ("partitions", queue_name, depth_min, limit),
-        lambda: statistics.deepest_partitions(state.transactions, queue_name, depth_min, limit),
-    )
-    return json_answer(
-        {
+    limit = query_int(request, "limit", _PARTITIONS_LIMIT, 1, PARTITIONS_LIMIT_MAX)
+
+    async def read() -> dict[str, Any]:
+        found = await statistics.deepest_partitions(state.reads, queue_name, depth_min, limit)
+        now = datetime.datetime.now(datetime.UTC)
+        return {
             "partitions": [
                 {
                     "id": str(one.id),
@@ -194,17 +228,18 @@ async def partitions(request: web.Request) -> web.Response:
                         else max(0, int((now - one.oldest_at).total_seconds()))
                     ),
                 }
-                for one in found.value
+                for one in found
             ]
         }
-    )
+
+    return await shared_answer(request, ("partitions", queue_name, depth_min, limit), read)
 
 
 async def namespaces(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    found = await state.looks.share("namespaces", lambda: statistics.namespaces(state.transactions))
-    return json_answer(
-        {
+
+    async def read() -> dict[str, Any]:
+        return {
             "namespaces": [
                 {
                     "namespace": one.label,
@@ -212,17 +247,18 @@ async def namespaces(request: web.Request) -> web.Response:
                     "partitions": one.partition_count,
                     "messages": {"total": one.total, "pending": one.pending},
                 }
-                for one in found.value
+                for one in await statistics.namespaces(state.reads)
             ]
         }
-    )
+
+    return await shared_answer(request, "namespaces", read)
 
 
 async def tasks(request: web.Request) -> web.Response:
     state = request.app[STATE]
-    found = await state.looks.share("tasks", lambda: statistics.tasks(state.transactions))
-    return json_answer(
-        {
+
+    async def read() -> dict[str, Any]:
+        return {
             "tasks": [
                 {
                     "task": one.label,
@@ -230,10 +266,11 @@ async def tasks(request: web.Request) -> web.Response:
                     "partitions": one.partition_count,
                     "messages": {"total": one.total, "pending": one.pending},
                 }
-                for one in found.value
+                for one in await statistics.tasks(state.reads)
             ]
         }
-    )
+
+    return await shared_answer(request, "tasks", read)
 
 
 async def overview(request: web.Request) -> web.Response:
@@ -265,10 +302,12 @@ async def overview(request: web.Request) -> web.Response:
 
 
 async def groups(request: web.Request) -> web.Response:
-    """One element for each group and queue."""
-    found = (await request.app[STATE].looks.groups.current()).value
-    return json_answer(
-        [
+    """One element for each group and queue; a page of them, which is all unless there are many."""
+    limit, offset = page_of(request, _GROUPS_LIMIT, _GROUPS_LIMIT)
+
+    async def read() -> list[dict[str, Any]]:
+        found = (await request.app[STATE].looks.groups.current()).value
+        return [
             {
                 "name": one.group,
                 "topics": [one.queue],
@@ -284,17 +323,36 @@ async def groups(request: web.Request) -> web.Response:
                 "subscriptionCreatedAt": wire_time(one.created_at),
                 "conflation": one.conflation,
             }
-            for one in found
+            for one in found[offset : offset + limit]
         ]
-    )
+
+    return await shared_answer(request, ("groups", limit, offset), read)
 
 
 async def group(request: web.Request) -> web.Response:
+    """Where a group stands: on each of its queues a page of the partitions."""
     name = request.match_info["group"]
     check_names("", name, "consumer group")
+    limit, offset = page_of_partitions(request)
+    return await shared_answer(
+        request,
+        ("group", name, limit, offset),
+        lambda: _read_group(request, name, limit, offset),
+    )
+
+
+async def _read_group(request: web.Request, name: str, limit: int, offset: int) -> dict[str, Any]:
     answer: dict[str, Any] = {}
-    for one in await statistics.group(request.app[STATE].transactions, name):
-        queue_ = answer.setdefault(one.queue, {"partitions": [], "conflation": one.conflation})
+    for one in await statistics.group(request.app[STATE].reads, name, limit, offset):
+        queue_ = answer.setdefault(
+            one.queue,
+            {
+                "partitions": [],
+                "conflation": one.conflation,
+                "partitionCount": one.place_count,
+                "truncated": False,
+            },
+        )
         if one.partition is not None:
             queue_["partitions"].append(
                 {
@@ -307,7 +365,9 @@ async def group(request: web.Request) -> web.Response:
                     "leaseActive": one.leased,
                 }
             )
-    return json_answer(answer)
+    for queue_ in answer.values():
+        queue_["truncated"] = offset + len(queue_["partitions"]) < queue_["partitionCount"]
+    return answer
 
 
 async def lagging(request: web.Request) -> web.Response:
@@ -316,12 +376,10 @@ async def lagging(request: web.Request) -> web.Response:
     for name in ("consumerGroup", "queue"):
         check_text(query.get(name, ""), name)
     group_name, queue_name = query.get("consumerGroup") or None, query.get("queue") or None
-    found = await state.looks.share(
-        ("lagging", lag_s_min, group_name, queue_name),
-        lambda: statistics.lagging(state.transactions, lag_s_min, group_name, queue_name),
-    )
-    return json_answer(
-        [
+
+    async def read() -> list[dict[str, Any]]:
+        found = await statistics.lagging(state.reads, lag_s_min, group_name, queue_name)
+        return [
             {
                 "consumer_group": one.group,
                 "queue_name": one.queue,
@@ -334,9 +392,10 @@ async def lagging(request: web.Request) -> web.Response:
                 "oldest_unconsumed_at": wire_time(one.oldest_at),
                 "last_consumed_at": time_or_null(one.consumed_at),
             }
-            for one in found.value
+            for one in found
         ]
-    )
+
+    return await shared_answer(request, ("lagging", lag_s_min, group_name, queue_name), read)
 
 
 def time_or_null(moment: datetime.datetime | None) -> str | None:

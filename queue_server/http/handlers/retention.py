@@ -37,9 +37,7 @@ async def history(request: web.Request) -> web.Response:
     if start > end:
         raise BadRequest("from must not be later than to")
     bucket_minutes = max(1, int((end - start).total_seconds()) // 60 // _POINTS_MAX)
-    points = await retention.history(
-        request.app[STATE].transactions, start, end, bucket_minutes * 60
-    )
+    points = await retention.history(request.app[STATE].reads, start, end, bucket_minutes * 60)
     totals = _sums()
     series: dict[datetime.datetime, dict[str, int]] = {}
     for point in points:

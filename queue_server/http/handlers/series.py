@@ -77,8 +77,8 @@ async def points_of(state: State, range_: Range, filter_: QueueFilter) -> list[W
     Shape: ascending by time; the figures of the workers themselves only without a filter.
     """
     if filter_ == QueueFilter():
-        return await series.workers(state.transactions, range_)
-    return await series.queue_totals(state.transactions, range_, filter_)
+        return await series.workers(state.reads, range_)
+    return await series.queue_totals(state.reads, range_, filter_)
 
 
 def throughput_entry(point: WorkersPoint) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def throughput_entry(point: WorkersPoint) -> dict[str, Any]:
 
 async def worker_entries(state: State, range_: Range) -> list[dict[str, Any]]:
     """The workers of all servers: ours as they are now, others as they last said."""
-    known = {one.address: one for one in await series.worker_summaries(state.transactions, range_)}
+    known = {one.address: one for one in await series.worker_summaries(state.reads, range_)}
     now = datetime.datetime.now(datetime.UTC)
     entries = []
     for address, one in known.items():
@@ -171,9 +171,7 @@ async def analytics(request: web.Request) -> web.Response:
     range_ = time_range(request, _DAY, bucket_minutes=minutes)
     if (range_.end - range_.start).total_seconds() / 60 / minutes > _POINTS_MAX:
         raise BadRequest(f"more than {_POINTS_MAX} intervals of a {interval}: ask for a larger one")
-    points = await series.queue_totals(
-        request.app[STATE].transactions, range_, queue_filter(request)
-    )
+    points = await series.queue_totals(request.app[STATE].reads, range_, queue_filter(request))
     return json_answer(
         {
             "dataPoints": [
@@ -195,7 +193,7 @@ async def system_metrics(request: web.Request) -> web.Response:
     worker_id = query_int(request, "workerId", -1, 0, 2**31 - 1)
     range_ = time_range(request)
     points = await series.replicas(
-        request.app[STATE].transactions, range_, hostname, None if worker_id < 0 else worker_id
+        request.app[STATE].reads, range_, hostname, None if worker_id < 0 else worker_id
     )
     replicas: dict[series.Address, list[dict[str, Any]]] = {}
     for point in points:
@@ -251,8 +249,8 @@ async def worker_metrics(request: web.Request) -> web.Response:
     """All workers together over time, each of them, and what queues waited."""
     state = request.app[STATE]
     range_ = time_range(request)
-    points = await series.workers(state.transactions, range_)
-    lags = await series.queue_lags(state.transactions, range_)
+    points = await series.workers(state.reads, range_)
+    lags = await series.queue_lags(state.reads, range_)
     sums = sum_counts(points)
     overview = (await state.looks.overview.current()).value
     return json_answer(
@@ -288,7 +286,7 @@ async def worker_metrics(request: web.Request) -> web.Response:
 async def queue_lag(request: web.Request) -> web.Response:
     """How old messages were when they were delivered, and how old the oldest unread one was."""
     points = await series.queues(
-        request.app[STATE].transactions, time_range(request), queue_filter(request)
+        request.app[STATE].reads, time_range(request), queue_filter(request)
     )
     return json_answer(
         [
@@ -311,9 +309,9 @@ async def queue_operations(request: web.Request) -> web.Response:
     state = request.app[STATE]
     range_ = time_range(request)
     filter_ = queue_filter(request)
-    points = await series.queues(state.transactions, range_, filter_)
+    points = await series.queues(state.reads, range_, filter_)
     parked: dict[tuple[datetime.datetime, str], int] = {}
-    for waiting in await series.parked(state.transactions, range_, filter_.queue):
+    for waiting in await series.parked(state.reads, range_, filter_.queue):
         key = (waiting.bucket, waiting.queue)
         parked[key] = parked.get(key, 0) + waiting.count
     entries = []
@@ -364,7 +362,7 @@ async def parked_replicas(request: web.Request) -> web.Response:
     queue = request.query.get("queue") or None
     check_text(queue or "", "queue")
     range_ = time_range(request)
-    points = await series.parked(request.app[STATE].transactions, range_, queue)
+    points = await series.parked(request.app[STATE].reads, range_, queue)
     addresses = sorted({(p.address.hostname, p.address.worker_id) for p in points})
     return json_answer(
         frame(range_, len({point.bucket for point in points}))

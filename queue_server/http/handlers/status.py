@@ -5,18 +5,25 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from aiohttp import web
 
 from queue_server.domain.options import RETRY_DELAY_ECHO_MS, TTL_ECHO_S
 from queue_server.domain.segment import wire_time
 from queue_server.http.administration_wire import switch_reader
-from queue_server.http.answers import json_answer, page_of
+from queue_server.http.answers import (
+    json_answer,
+    page_of,
+    page_of_partitions,
+    shared_answer,
+)
 from queue_server.http.handlers.resources import (
-    find_queue,
     page_of_queues,
     queue_entry,
     queue_filter,
+    queue_in_path,
+    read_queue,
     six,
     time_or_null,
 )
@@ -32,8 +39,9 @@ from queue_server.http.request import read_body
 from queue_server.http.state import STATE
 from queue_server.storage import statistics
 from queue_server.storage.dashboard import ErrorRow
-from queue_server.storage.statistics import NOTHING, QueueFilter
+from queue_server.storage.statistics import NOTHING, PartitionPage, QueueFilter
 from queue_server.storage.stored_messages import MessageFilter
+from queue_server.storage.transactions import Transactions
 
 # Before all messages.
 _FIRST_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -41,6 +49,8 @@ _MESSAGES_LIMIT = 50
 # Of what keeps dead rows from being removed, the oldest.
 _HOLDERS_MAX = 50
 _TOP_ERRORS = 10
+# Queues that the status lists, the newest; the sums are those of all.
+_QUEUES_MAX = 1000
 
 
 async def status(request: web.Request) -> web.Response:
@@ -53,12 +63,20 @@ async def status(request: web.Request) -> web.Response:
         queues, age_s, queue_ids = snapshot.value.queues, snapshot.age_s, None
     else:
         found = await state.looks.share(
-            ("all queues", filter_), lambda: statistics.all_queues(state.transactions, filter_)
+            ("all queues", filter_), lambda: statistics.all_queues(state.reads, filter_)
         )
         queues, age_s = found.value, found.age_s
         queue_ids = [queue.id for queue in queues]
-    leases = await statistics.leases(state.transactions, queue_ids)
-    letters = await statistics.dead_letters(state.transactions, queue_ids)
+    leases = (
+        await state.looks.share(
+            ("leases", filter_), lambda: statistics.leases(state.reads, queue_ids)
+        )
+    ).value
+    letters = (
+        await state.looks.share(
+            ("dead letters", filter_), lambda: statistics.dead_letters(state.reads, queue_ids)
+        )
+    ).value
     errors = await state.looks.errors.current()
     age_s = max(age_s, errors.age_s)
     points = await points_of(state, range_, filter_)
@@ -86,8 +104,9 @@ async def status(request: web.Request) -> web.Response:
                     "partitions": queue.partition_count,
                     "totalConsumed": queue.consumed,
                 }
-                for queue in queues
+                for queue in queues[:_QUEUES_MAX]
             ],
+            "queuesTruncated": len(queues) > _QUEUES_MAX,
             "messages": six(sum((queue.counts for queue in queues), NOTHING))
             | {
                 "requests": requests,
@@ -133,23 +152,30 @@ def _top_errors(rows: Iterable[ErrorRow], names: Collection[str]) -> list[tuple[
 
 async def queues(request: web.Request) -> web.Response:
     limit, offset = page_of(request, 100)
-    found = await page_of_queues(request, limit, offset)
-    return json_answer(
-        {
+
+    async def read() -> dict[str, Any]:
+        found = await page_of_queues(request, limit, offset)
+        return {
             "queues": [queue_entry(queue) for queue in found],
             "pagination": {"limit": limit, "offset": offset},
         }
-    )
+
+    key = ("status of queues", queue_filter(request), limit, offset)
+    return await shared_answer(request, key, read)
 
 
 async def queue(request: web.Request) -> web.Response:
-    transactions = request.app[STATE].transactions
-    found = await find_queue(request)
-    partitions = await statistics.partitions(transactions, found.id)
-    options = await statistics.options(transactions, found.id)
-    totals = six(found.counts)
-    return json_answer(
-        {
+    """A queue with a page of its partitions; `totals` are those of all of them."""
+    reads = request.app[STATE].reads
+    name, queue_id = await queue_in_path(request)
+    limit, offset = page_of_partitions(request)
+
+    async def read() -> dict[str, Any]:
+        found = await read_queue(request, name)
+        partitions = await statistics.partitions(reads, PartitionPage(found.id, offset, limit))
+        options = await statistics.options(reads, found.id)
+        totals = six(found.counts)
+        return {
             "queue": {
                 "id": found.id,
                 "name": found.name,
@@ -189,16 +215,19 @@ async def queue(request: web.Request) -> web.Response:
                 for one in partitions
             ],
             "totals": {"messages": totals, **totals},
+            "partitionCount": found.partition_count,
+            "truncated": offset + len(partitions) < found.partition_count,
         }
-    )
+
+    return await shared_answer(request, ("queue status", queue_id, limit, offset), read)
 
 
 async def queue_messages(request: web.Request) -> web.Response:
     """The messages of a queue, newest first, as a bare array."""
-    found = await find_queue(request)
+    name, _ = await queue_in_path(request)
     limit, offset = page_of(request, _MESSAGES_LIMIT)
     listed = await request.app[STATE].administration.stored_messages.page(
-        MessageFilter(start=_FIRST_TIME, queue=found.name), limit, offset
+        MessageFilter(start=_FIRST_TIME, queue=name), limit, offset
     )
     return json_answer(
         [
@@ -206,8 +235,8 @@ async def queue_messages(request: web.Request) -> web.Response:
                 "id": one.message.id,
                 "transactionId": one.message.transaction_id,
                 "partitionId": str(one.message.partition.id),
-                "queuePath": f"{found.name}/{one.message.partition.partition}",
-                "queue": found.name,
+                "queuePath": f"{name}/{one.message.partition.partition}",
+                "queue": name,
                 "partition": one.message.partition.partition,
                 "status": one.status.value,
                 "createdAt": wire_time(one.message.created_at),
@@ -248,7 +277,13 @@ async def refresh(request: web.Request) -> web.Response:
 
 async def postgres(request: web.Request) -> web.Response:
     """PostgreSQL's own figures."""
-    found = await statistics.postgres(request.app[STATE].transactions)
+    return await shared_answer(
+        request, "postgres", lambda: _read_postgres(request.app[STATE].reads)
+    )
+
+
+async def _read_postgres(reads: Transactions) -> dict[str, Any]:
+    found = await statistics.postgres(reads)
     database = found.database
     table_hits = sum(table.heap_hits for table in found.tables)
     table_reads = sum(table.heap_reads for table in found.tables)
@@ -259,75 +294,73 @@ async def postgres(request: web.Request) -> web.Response:
         "table": _cache(table_hits, table_reads),
         "index": _cache(index_hits, index_reads),
     }
-    return json_answer(
-        {
-            "timestamp": wire_time(datetime.datetime.now(datetime.UTC)),
-            "database": {
-                "name": database.name,
-                "sizeBytes": database.size_bytes,
-                "connections": database.connections,
-                "commits": database.commits,
-                "rollbacks": database.rollbacks,
-            },
-            "databaseCache": cache["database"],
-            "tableCache": [
-                {"table": table.name, **_cache(table.heap_hits, table.heap_reads)}
-                for table in found.tables
-            ],
-            "indexCache": [
-                {"table": table.name, **_cache(table.index_hits, table.index_reads)}
-                for table in found.tables
-            ],
-            "cacheSummary": cache,
-            "deadTuples": [
-                {"table": table.name, "live": table.live_rows, "dead": table.dead_rows}
-                for table in found.tables
-            ],
-            "hotUpdates": [
-                {"table": table.name, "updates": table.updates, "hot": table.hot_updates}
-                for table in found.tables
-            ],
-            "activeQueries": [
-                {
-                    "pid": one.pid,
-                    "state": one.state,
-                    "startedAt": time_or_null(one.started_at),
-                    "query": one.query,
-                    "waitEvent": one.wait_event,
-                }
-                for one in found.active
-            ],
-            "holders": [
-                {
-                    "kind": one.kind,
-                    "name": one.name,
-                    "application": one.application,
-                    "xminAge": one.xmin_age,
-                    "openSeconds": one.open_s,
-                    "logBytes": one.log_bytes,
-                }
-                for one in found.horizon.holders[:_HOLDERS_MAX]
-            ],
-            "autovacuumStatus": [
-                {
-                    "table": table.name,
-                    "lastAutovacuum": time_or_null(table.autovacuumed_at),
-                    "count": table.autovacuum_count,
-                }
-                for table in found.tables
-            ],
-            "bufferConfig": found.settings,
-            "bufferUsage": [],
-            "tableSizes": [
-                {
-                    "table": table.name,
-                    "totalBytes": table.total_bytes,
-                    "tableBytes": table.heap_bytes,
-                }
-                for table in found.tables
-            ],
-        }
-    )
+    return {
+        "timestamp": wire_time(datetime.datetime.now(datetime.UTC)),
+        "database": {
+            "name": database.name,
+            "sizeBytes": database.size_bytes,
+            "connections": database.connections,
+            "commits": database.commits,
+            "rollbacks": database.rollbacks,
+        },
+        "databaseCache": cache["database"],
+        "tableCache": [
+            {"table": table.name, **_cache(table.heap_hits, table.heap_reads)}
+            for table in found.tables
+        ],
+        "indexCache": [
+            {"table": table.name, **_cache(table.index_hits, table.index_reads)}
+            for table in found.tables
+        ],
+        "cacheSummary": cache,
+        "deadTuples": [
+            {"table": table.name, "live": table.live_rows, "dead": table.dead_rows}
+            for table in found.tables
+        ],
+        "hotUpdates": [
+            {"table": table.name, "updates": table.updates, "hot": table.hot_updates}
+            for table in found.tables
+        ],
+        "activeQueries": [
+            {
+                "pid": one.pid,
+                "state": one.state,
+                "startedAt": time_or_null(one.started_at),
+                "query": one.query,
+                "waitEvent": one.wait_event,
+            }
+            for one in found.active
+        ],
+        "holders": [
+            {
+                "kind": one.kind,
+                "name": one.name,
+                "application": one.application,
+                "xminAge": one.xmin_age,
+                "openSeconds": one.open_s,
+                "logBytes": one.log_bytes,
+            }
+            for one in found.horizon.holders[:_HOLDERS_MAX]
+        ],
+        "autovacuumStatus": [
+            {
+                "table": table.name,
+                "lastAutovacuum": time_or_null(table.autovacuumed_at),
+                "count": table.autovacuum_count,
+            }
+            for table in found.tables
+        ],
+        "bufferConfig": found.settings,
+        "bufferUsage": [],
+        "tableSizes": [
+            {
+                "table": table.name,
+                "totalBytes": table.total_bytes,
+                "tableBytes": table.heap_bytes,
+            }
+            for table in found.tables
+        ],
+    }
 
 
 async def maintenance(request: web.Request) -> web.Response:

@@ -92,7 +92,11 @@ async def by_name(request: web.Request) -> web.Response:
 
 async def names(request: web.Request) -> web.Response:
     limit, offset = page_of(request, _NAMES_LIMIT)
-    found, total = await request.app[STATE].administration.traces.names(limit, offset)
+    traces = request.app[STATE].administration.traces
+    look = await request.app[STATE].looks.share(
+        ("trace names", limit, offset), lambda: traces.names(limit, offset)
+    )
+    found, total = look.value
     return json_answer(
         {
             "trace_names": [

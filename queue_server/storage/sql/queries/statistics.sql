@@ -81,12 +81,27 @@ CROSS JOIN spread d
 ORDER BY q.created_at DESC, q.name
 
 -- name: partition_statistics
--- The partitions of queues, by name, with the times of their oldest and newest message.
+-- A page of each queue's partitions, by name, with the times of their oldest and newest message. The
+-- pages are cut before anything is read about a partition.
+WITH page AS MATERIALIZED (
+    SELECT n.id
+    FROM unnest(%(queue_ids)s::uuid[], %(offsets)b::bigint[], %(limits)b::bigint[])
+        AS q (id, first, most)
+    CROSS JOIN LATERAL (
+        SELECT k.id
+        FROM queen.partitions k
+        WHERE k.shard = %(shard)s AND k.queue_id = q.id
+        ORDER BY k.name
+        LIMIT q.most OFFSET q.first
+    ) n
+)
 SELECT
     s.o_queue_id, s.o_partition_id, s.o_partition, s.o_created_at, s.o_total, s.o_passed, s.o_processing,
     s.o_dead, s.o_consumed, s.o_consumed_at, f.created_at,
     CASE WHEN s.o_total > 0 THEN s.o_last_segment_at END, s.o_last_segment_at
-FROM queen.partition_statistics(%(shard)s::smallint, %(queue_ids)s::uuid[]) s
+FROM page i
+JOIN queen.partition_statistics(%(shard)s::smallint, %(queue_ids)s::uuid[]) s
+    ON s.o_partition_id = i.id
 LEFT JOIN LATERAL (
     SELECT g.created_at
     FROM queen.segments g
@@ -100,6 +115,9 @@ LEFT JOIN LATERAL (
 ) f ON true
 ORDER BY s.o_partition
 
+-- name: queue_labels
+SELECT q.namespace, q.task FROM queen.queues q WHERE q.id = %(queue_id)s::uuid
+
 -- name: queue_options
 SELECT
     q.lease_time, q.retry_limit, q.retry_delay, q.priority, q.max_size, q.ttl, q.dead_letter_queue,
@@ -112,46 +130,84 @@ WHERE q.id = %(queue_id)s::uuid
 -- name: queue_depth
 -- What the slowest named group of each partition has not committed, by partition name; queue mode
 -- where no named group has a place. The protocol has it so for one route; else the slowest consumer
--- is the slowest of all. LATERAL as in queen.partition_statistics.
-SELECT p.name, d.depth, least(coalesce(k.leased, 0), d.depth)
-FROM queen.partitions p
-JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
-LEFT JOIN LATERAL (
+-- is the slowest of all. Sums over all partitions, with a page of these; a row without a partition
+-- where the page is empty. LATERAL as in queen.partition_statistics.
+WITH places AS MATERIALIZED (
+    SELECT p.name, d.depth AS pending, least(coalesce(k.leased, 0), d.depth) AS processing
+    FROM queen.partitions p
+    JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
+    LEFT JOIN LATERAL (
+        SELECT
+            min(c.committed_offset) AS place,
+            max(c.lease_end - c.committed_offset) FILTER (
+                WHERE c.lease_expires_at > clock_timestamp()
+            ) AS leased
+        FROM queen.cursors c
+        JOIN queen.subscriptions u ON u.id = c.subscription_id
+        WHERE c.shard = p.shard AND c.partition_id = p.id
+        GROUP BY u.consumer_group = '__QUEUE_MODE__'
+        ORDER BY u.consumer_group = '__QUEUE_MODE__'
+        LIMIT 1
+    ) k ON true
+    CROSS JOIN LATERAL (
+        SELECT a.next_offset - greatest(coalesce(k.place, 0), a.low_watermark) AS depth
+    ) d
+    WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
+)
+SELECT
+    s.partitions, s.pending, s.processing, s.partitions_pending, s.partitions_ready,
+    g.name, g.pending, g.processing
+FROM (
     SELECT
-        min(c.committed_offset) AS place,
-        max(c.lease_end - c.committed_offset) FILTER (
-            WHERE c.lease_expires_at > clock_timestamp()
-        ) AS leased
-    FROM queen.cursors c
-    JOIN queen.subscriptions u ON u.id = c.subscription_id
-    WHERE c.shard = p.shard AND c.partition_id = p.id
-    GROUP BY u.consumer_group = '__QUEUE_MODE__'
-    ORDER BY u.consumer_group = '__QUEUE_MODE__'
-    LIMIT 1
-) k ON true
-CROSS JOIN LATERAL (
-    SELECT a.next_offset - greatest(coalesce(k.place, 0), a.low_watermark) AS depth
-) d
-WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
-ORDER BY p.name
+        count(*) AS partitions, coalesce(sum(e.pending), 0)::bigint AS pending,
+        coalesce(sum(e.processing), 0)::bigint AS processing,
+        count(*) FILTER (WHERE e.pending > 0) AS partitions_pending,
+        count(*) FILTER (WHERE e.pending > e.processing) AS partitions_ready
+    FROM places e
+) s
+LEFT JOIN (
+    SELECT e.* FROM places e
+    WHERE %(partition)s::text IS NULL OR e.name = %(partition)s::text
+    ORDER BY e.name LIMIT %(limit)s OFFSET %(offset)s
+) g ON true
+ORDER BY g.name
 
 -- name: group_depth
--- What one group has not committed; without a cursor that is all there is.
+-- What one group has not committed; without a cursor that is all there is. Rows as of queue_depth.
+WITH places AS MATERIALIZED (
+    SELECT
+        p.name,
+        a.next_offset - greatest(coalesce(c.committed_offset, 0), a.low_watermark) AS pending,
+        CASE
+            WHEN c.lease_expires_at > clock_timestamp()
+                THEN c.lease_end - greatest(c.committed_offset, a.low_watermark)
+            ELSE 0
+        END AS processing
+    FROM queen.partitions p
+    JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
+    LEFT JOIN queen.cursors c
+        ON c.shard = %(shard)s
+        AND c.partition_id = p.id
+        AND c.subscription_id = %(subscription_id)s
+    WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
+)
 SELECT
-    p.name, a.next_offset - greatest(coalesce(c.committed_offset, 0), a.low_watermark),
-    CASE
-        WHEN c.lease_expires_at > clock_timestamp()
-            THEN c.lease_end - greatest(c.committed_offset, a.low_watermark)
-        ELSE 0
-    END
-FROM queen.partitions p
-JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
-LEFT JOIN queen.cursors c
-    ON c.shard = %(shard)s
-    AND c.partition_id = p.id
-    AND c.subscription_id = %(subscription_id)s
-WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
-ORDER BY p.name
+    s.partitions, s.pending, s.processing, s.partitions_pending, s.partitions_ready,
+    g.name, g.pending, g.processing
+FROM (
+    SELECT
+        count(*) AS partitions, coalesce(sum(e.pending), 0)::bigint AS pending,
+        coalesce(sum(e.processing), 0)::bigint AS processing,
+        count(*) FILTER (WHERE e.pending > 0) AS partitions_pending,
+        count(*) FILTER (WHERE e.pending > e.processing) AS partitions_ready
+    FROM places e
+) s
+LEFT JOIN (
+    SELECT e.* FROM places e
+    WHERE %(partition)s::text IS NULL OR e.name = %(partition)s::text
+    ORDER BY e.name LIMIT %(limit)s OFFSET %(offset)s
+) g ON true
+ORDER BY g.name
 
 -- name: deepest_partitions
 -- The partitions with the most messages that their slowest consumer has not committed.
@@ -244,14 +300,22 @@ GROUP BY u.id, q.name
 ORDER BY q.name, u.consumer_group
 
 -- name: get_group
+-- A page of a group's places on each queue, by partition; of too many rows the first of each queue.
 SELECT
-    q.name, u.conflation, g.o_partition, g.o_committed, g.o_lag,
-    coalesce(extract(epoch FROM clock_timestamp() - g.o_oldest_at), 0)::float8, g.o_consumed_at,
-    g.o_leased
-FROM queen.group_places(%(shard)s::smallint, %(consumer_group)s::text, NULL) g
-JOIN queen.subscriptions u ON u.id = g.o_subscription_id
-JOIN queen.queues q ON q.id = u.queue_id
-ORDER BY q.name, g.o_partition
+    r.name, r.conflation, r.places, r.o_partition, r.o_committed, r.o_lag,
+    coalesce(extract(epoch FROM clock_timestamp() - r.o_oldest_at), 0)::float8, r.o_consumed_at,
+    r.o_leased
+FROM (
+    SELECT
+        q.name, u.conflation, g.*, count(g.o_partition_id) OVER (PARTITION BY q.id) AS places,
+        row_number() OVER (PARTITION BY q.id ORDER BY g.o_partition) AS place
+    FROM queen.group_places(%(shard)s::smallint, %(consumer_group)s::text, NULL) g
+    JOIN queen.subscriptions u ON u.id = g.o_subscription_id
+    JOIN queen.queues q ON q.id = u.queue_id
+) r
+WHERE r.place > %(offset)s AND r.place <= %(offset)s + %(limit)s
+ORDER BY r.place, r.name
+LIMIT %(rows)s
 
 -- name: lagging_groups
 -- Worst first.
