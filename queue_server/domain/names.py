@@ -61,6 +61,17 @@ def check_text(text: str, what: str) -> str:
     return text
 
 
+def check_label(text: str, what: str) -> str:
+    """Return *text*, a namespace, a task or the like, when it may be stored.
+
+    Errors: `BadRequest` for text that cannot be stored, `NameTooLong` over NAME_BYTES_MAX.
+    """
+    size_bytes = len(check_text(text, what).encode())
+    if size_bytes > NAME_BYTES_MAX:
+        raise NameTooLong(f"{what} has {size_bytes} bytes, at most {NAME_BYTES_MAX}")
+    return text
+
+
 def check_names(queue: str, other: str, what: str) -> None:
     """Check a queue name together with a partition or group name (*what* says which).
 

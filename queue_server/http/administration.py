@@ -559,7 +559,8 @@ def _trace_routes() -> list[Route]:
         Route(
             "GET", "/api/v1/traces/{partition_id}/{transaction_id}", traces.of_message,
             access=Access.READ, scope=_LOOK_PARTITION, tag="Traces",
-            summary="The events of a message",
+            summary="The events of a message, oldest first",
+            query=_PAGE,
             answers={200: answer.Traces},
         ),
     ]  # fmt: skip

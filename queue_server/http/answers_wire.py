@@ -1358,7 +1358,11 @@ class Trace(TypedDict):
 
 
 class Traces(TypedDict):
+    """`truncated`: there are more events behind this page."""
+
     traces: list[Trace]
+    total: int
+    truncated: bool
 
 
 class NamedTrace(Trace):
@@ -1372,6 +1376,7 @@ class NamedTrace(Trace):
 class NamedTraces(TypedDict):
     traces: list[NamedTrace]
     total: int
+    truncated: bool
     pagination: Page
 
 

@@ -17,7 +17,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -60,6 +60,13 @@ _IDLE_S = 60.0
 _HEARTBEAT_S = 20.0
 # What may wait for one reader.
 WAITING_BYTES_MAX = 4 * 1024 * 1024
+# Depths are left out where more than this would wait.
+SUMS_BYTES_MAX = WAITING_BYTES_MAX // 2
+# Depths are sent in parts of this size, with a pause for the readers to take each.
+_PART_BYTES = 256 * 1024
+_PART_PAUSE_S = 0.05
+# The partitions in one event of a queue's depth; each has an event of its own besides.
+_DEPTH_EVENT_BYTES = 256 * 1024
 # Who sends more while so much waits for it is not answered.
 ANSWERED_BYTES_MAX = 64 * 1024
 # With credentials a socket ends after this time, so that one which was revoked ends too; who still
@@ -79,6 +86,8 @@ _ERROR_CHARS_MAX = 500
 _UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
 _encode = msgspec.json.encode
+# The figures of one partition, with room for large numbers.
+_DEPTH_BYTES = 120
 
 
 class _Pushed(msgspec.Struct):
@@ -288,6 +297,15 @@ class Live:
         for socket in self._sockets:
             socket.put(frame)
 
+    def _sum_up(self, frame: str) -> None:
+        """Send what comes again in a few seconds, where it does not take up all there is room for.
+
+        A reader that is cut off for the mere size of what the server sends could never stay.
+        """
+        for socket in self._sockets:
+            if socket.waiting_bytes + len(frame) <= SUMS_BYTES_MAX:
+                socket.put(frame)
+
     def _may_tell(self) -> bool:
         """Whether somebody listens, and single messages may still be told of in this second."""
         if not self.is_listened_to:
@@ -414,17 +432,14 @@ class Live:
                 logger.exception("the depths for the dashboard failed")
                 continue
             pause_s = max(_DEPTH_INTERVAL_S, (time.monotonic() - begin) / _DEPTH_SHARE)
-            for queue, partitions in found:
-                self._hear(_frame("queue.depth", _queue_depth(queue, partitions)))
-                for one in partitions:
-                    self._hear(
-                        _frame(
-                            "partition.depth",
-                            {"queue": queue.name, "partition": one.name}
-                            | _depth(one.counts)
-                            | {"total": one.counts.total},
-                        )
-                    )
+            sent_bytes = 0
+            for frame in _depth_frames(found):
+                self._sum_up(frame)
+                sent_bytes += len(frame)
+                if sent_bytes > _PART_BYTES:
+                    # So that a reader that keeps up gets them all.
+                    await asyncio.sleep(_PART_PAUSE_S)
+                    sent_bytes = 0
 
     async def _depths(self) -> list[tuple[QueueStatistics, list[PartitionStatistics]]]:
         """The deepest queues; with partitions when there are few, or those subscribed to."""
@@ -448,14 +463,32 @@ class Live:
         return [(queue, partitions.get(queue.id, [])) for queue in queues]
 
 
+def _depth_frames(
+    found: Iterable[tuple[QueueStatistics, Sequence[PartitionStatistics]]],
+) -> Iterator[str]:
+    for queue, partitions in found:
+        yield _frame("queue.depth", _queue_depth(queue, partitions))
+        for one in partitions:
+            data = {"queue": queue.name, "partition": one.name} | _depth(one.counts)
+            yield _frame("partition.depth", data | {"total": one.counts.total})
+
+
 def _queue_depth(queue: QueueStatistics, partitions: Sequence[PartitionStatistics]) -> Any:
+    depths: dict[str, dict[str, int]] = {}
+    left_bytes = _DEPTH_EVENT_BYTES
+    # Of many with long names those with the most to read.
+    for one in sorted(partitions, key=lambda one: -one.counts.pending):
+        left_bytes -= len(_encode(one.name)) + _DEPTH_BYTES
+        if left_bytes < 0:
+            break
+        depths[one.name] = _depth(one.counts)
     return {
         "queue": queue.name,
         "namespace": queue.namespace,
         "task": queue.task,
         "totalDepth": queue.counts.pending,
         "totalProcessing": queue.counts.processing,
-        "partitions": {one.name: _depth(one.counts) for one in partitions},
+        "partitions": depths,
     }
 
 

@@ -26,6 +26,9 @@ from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection
 
+# Of the reason of a failure, what a dead letter keeps: a long stack trace.
+ERROR_CHARS_MAX = 10_000
+
 
 class SettleItem(msgspec.Struct, frozen=True, gc=False):
     """One message of an acknowledgement, as the client names it."""
@@ -219,8 +222,11 @@ async def _bury(
                 "payload": keyring.seal_payload(
                     bytes(message.data), encrypt=bool(segment.codec & CODEC_ENCRYPTED)
                 ),
-                # PostgreSQL's text cannot hold a NUL; the error text is for people.
-                "error_message": letter.error.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+                # PostgreSQL's text cannot hold a NUL; the error text is for people. A long one is
+                # cut, as its refusal would bring the message again and again.
+                "error_message": letter.error[:ERROR_CHARS_MAX].replace(
+                    "\x00", "\N{REPLACEMENT CHARACTER}"
+                ),
                 "retry_count": letter.retry_count,
                 "created_at": segment.created_at,
             },

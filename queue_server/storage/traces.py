@@ -95,14 +95,26 @@ async def _find_offset(
 
 
 async def of_message(
-    transactions: Transactions, partition_id: PartitionId, transaction_id: str
-) -> list[Trace]:
-    """The events of a message, oldest first."""
+    transactions: Transactions,
+    partition_id: PartitionId,
+    transaction_id: str,
+    limit: int,
+    offset: int,
+    bytes_max: int,
+) -> tuple[list[Trace], int]:
+    """The events of a message, oldest first, and how many there are on all pages.
+
+    A page ends with the event whose data exceeds *bytes_max*.
+    """
+    parameters = {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id}
     rows = await transactions.call(
         STATEMENTS["traces_of_message"],
-        {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id},
+        parameters | {"limit": limit, "offset": offset, "bytes_max": bytes_max},
     )
-    return [Trace(*row) for row in rows]
+    if offset == 0 and not rows:
+        return [], 0
+    total = await transactions.call(STATEMENTS["count_traces_of_message"], parameters)
+    return [Trace(*row) for row in rows], total[0][0]
 
 
 async def by_name(
@@ -112,11 +124,16 @@ async def by_name(
     end: datetime.datetime | None,
     limit: int,
     offset: int,
+    bytes_max: int,
 ) -> tuple[list[Trace], int]:
-    """The events with a name, newest first, and how many there are on all pages."""
+    """The events with a name, newest first, and how many there are on all pages.
+
+    A page ends with the event whose data exceeds *bytes_max*.
+    """
     parameters = {"shard": SHARD, "name": name, "start": start, "end": end}
     rows = await transactions.call(
-        STATEMENTS["traces_by_name"], parameters | {"limit": limit, "offset": offset}
+        STATEMENTS["traces_by_name"],
+        parameters | {"limit": limit, "offset": offset, "bytes_max": bytes_max},
     )
     total = await transactions.call(STATEMENTS["count_traces_by_name"], parameters)
     return [Trace(*row) for row in rows], total[0][0]

@@ -588,6 +588,16 @@ async def test_names_up_to_411_bytes_together_are_taken_and_longer_ones_are_not(
     assert_too_long(answer)
 
 
+@pytest.mark.parametrize("label", ["namespace", "task"])
+async def test_a_label_is_no_longer_than_a_name(small: Client, queue: str, label: str) -> None:
+    answer = await small.post("/api/v1/configure", {"queue": queue, label: "ü" * 206})
+    assert (answer.status, answer.json["code"]) == (413, "name_too_long"), answer
+    assert (await small.get(f"/api/v1/resources/queues/{segment(queue)}")).status == 404
+    longest = "ü" * 205 + "x"
+    answer = await small.post("/api/v1/configure", {"queue": queue, label: longest})
+    assert (answer.status, answer.json[label]) == (201, longest)
+
+
 async def test_a_very_long_url_is_refused(small: Client) -> None:
     """The HTTP parser may be the one to refuse it, in its own words."""
     for target in (

@@ -131,6 +131,18 @@ async def test_filters_and_pages(client: Client, queue: str) -> None:
     assert {3, 4} <= {entry["data"] for entry in everything["messages"] if entry["data"] in (3, 4)}
 
 
+async def test_a_long_reason_is_cut(client: Client, queue: str) -> None:
+    """A refused nack would bring the message again and again."""
+    await client.configure(queue, {"retryLimit": 0})
+    await client.push(queue, [1])
+    (message,) = (await client.pop(queue)).messages
+    reason = "é" * 10_000
+    result = await client.ack(message, "failed", error=reason + "lost")
+    assert result["dlq"] is True
+    listed = (await client.get(f"/api/v1/dlq?queue={segment(queue)}")).json["messages"]
+    assert [one["errorMessage"] for one in listed] == [reason]
+
+
 async def test_a_reason_is_not_what_contains_it(client: Client, queue: str) -> None:
     long = "x" * 500
     errors = ["timeout", "card timeout", f"{long}1", f"{long}2", "Ünïcode ☂"]

@@ -128,7 +128,11 @@ async def test_bad_traces(client: Client, queue: str) -> None:
         assert answer.status == 404
         assert answer.error == "Message not found"
     assert (await client.send("POST", "/api/v1/traces")).status == 400
-    assert (await client.get("/api/v1/traces/x/y")).json == {"traces": []}
+    assert (await client.get("/api/v1/traces/x/y")).json == {
+        "traces": [],
+        "total": 0,
+        "truncated": False,
+    }
     assert await of_message(client, message) == []
 
 
@@ -159,3 +163,61 @@ async def test_the_official_client_traces_and_reads_them(
         ]
     finally:
         await queen.close()
+
+
+async def test_texts_of_a_trace_are_bounded(client: Client, queue: str) -> None:
+    """What is refused leaves nothing behind."""
+    await client.push(queue, [1])
+    message = (await client.pop(queue)).messages[0]
+    long = "ü" * 250
+    for fields in (
+        {"eventType": long + "x"},
+        {"consumerGroup": long + "x"},
+        {"traceNames": ["a", long + "x"]},
+    ):
+        refused = await trace(client, message, **fields)
+        assert (refused.status, refused.json["code"]) == (400, "name_too_long"), refused
+    refused = await trace(client, message, traceNames=[str(number) for number in range(101)])
+    assert (refused.status, refused.json["code"]) == (400, "bad_request")
+    refused = await trace(client, message, data="x" * 65_535)
+    assert (refused.status, refused.json["code"]) == (413, "body_too_large")
+    assert await of_message(client, message) == []
+    taken = await trace(
+        client, message, eventType=long, consumerGroup=long,
+        traceNames=[f"{number}{long[2:]}" for number in range(100)], data="x" * 65_534,
+    )  # fmt: skip
+    assert taken.status == 201, taken
+    (entry,) = await of_message(client, message)
+    assert (entry["event_type"], entry["consumer_group"]) == (long, long)
+    assert (len(entry["trace_names"]), len(entry["data"])) == (100, 65_534)
+
+
+async def test_many_traces_of_a_message_come_in_pages(client: Client, queue: str) -> None:
+    """A page has a bounded number of events, and of bytes: 16 MiB."""
+    name = unique("bulk")
+    await client.push(queue, [1])
+    message = (await client.pop(queue)).messages[0]
+    for number in range(270):
+        filler = "x" * 65_000
+        answer = await trace(client, message, traceNames=name, data=f"{number} {filler}")
+        assert answer.status == 201, answer
+    target = f"/api/v1/traces/{message['partitionId']}/{segment(message['transactionId'])}"
+
+    def numbers(entries: list[dict[str, Any]]) -> list[int]:
+        return [int(entry["data"].split()[0]) for entry in entries]
+
+    page = (await client.get(f"{target}?limit=3&offset=2")).json
+    assert (numbers(page["traces"]), page["total"], page["truncated"]) == ([2, 3, 4], 270, True)
+    first = (await client.get(target)).json
+    count = len(first["traces"])
+    assert 250 < count < 270
+    assert (numbers(first["traces"]), first["truncated"]) == (list(range(count)), True)
+    rest = (await client.get(f"{target}?offset={count}")).json
+    assert (numbers(rest["traces"]), rest["truncated"]) == (list(range(count, 270)), False)
+
+    named = await by_name(client, name, "?limit=1000")
+    assert 250 < len(named["traces"]) < 270
+    assert (named["total"], named["truncated"]) == (270, True)
+    rest = await by_name(client, name, f"?limit=1000&offset={len(named['traces'])}")
+    assert numbers(named["traces"] + rest["traces"]) == list(range(269, -1, -1))
+    assert rest["truncated"] is False

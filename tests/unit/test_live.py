@@ -1,6 +1,7 @@
 """What waits for a reader of events is bounded, and what is told never harms a request."""
 
 import asyncio
+import datetime
 import json
 from collections.abc import Iterator
 from typing import Any, cast
@@ -11,9 +12,20 @@ from queue_server.broker.snapshot import Looks
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.message import NewMessage
-from queue_server.http.live import ANSWERED_BYTES_MAX, WAITING_BYTES_MAX, Live, Socket
+from queue_server.domain.names import PartitionId
+from queue_server.http.live import (
+    ANSWERED_BYTES_MAX,
+    SUMS_BYTES_MAX,
+    WAITING_BYTES_MAX,
+    Live,
+    Socket,
+    _depth_frames,
+)
 from queue_server.observability.counters import Counters, Life
+from queue_server.storage.statistics import Counts, PartitionStatistics, QueueStatistics
 from queue_server.storage.transactions import Transactions
+
+Found = tuple[QueueStatistics, list[PartitionStatistics]]
 
 
 class Stopped:
@@ -151,3 +163,45 @@ def test_what_is_pushed_and_delivered_is_told(heard: Heard) -> None:
             {"queue": "q", "partition": "Default", "transactionId": "c", "workerId": "w"},
         ),
     ]
+
+
+def depths_of(queue: str, partitions: int, label: str) -> Found:
+    moment = datetime.datetime(2026, 2, 3, tzinfo=datetime.UTC)
+    return (
+        QueueStatistics(
+            "id", queue, label, label, 0, moment, 0, 0, partitions, Counts(9, 0, 0, 0), 9, 9, 0,
+            None, None, None, 0.0,
+        ),
+        [
+            PartitionStatistics(
+                PartitionId(number), "\x01" * 400 + str(number), moment,
+                Counts(number, 0, 0, 0), 0, None, None, None, None,
+            )
+            for number in range(partitions)
+        ],
+    )  # fmt: skip
+
+
+def test_depths_larger_than_the_buffer_cut_no_reader_off(heard: Heard) -> None:
+    """The worst names there may be; the deepest queues and partitions come first."""
+    reader, other = Socket(Stopped()), Socket(Stopped())
+    heard.live._sockets = {reader, other}
+    frames = list(_depth_frames([depths_of(f"q{n}", 1000, "\x01" * 411) for n in range(3)]))
+    assert sum(map(len, frames)) > WAITING_BYTES_MAX
+    for frame in frames:
+        heard.live._sum_up(frame)
+    for socket in (reader, other):
+        assert not socket.fell_behind.is_set()
+        assert SUMS_BYTES_MAX - max(map(len, frames)) < socket.waiting_bytes <= SUMS_BYTES_MAX
+    first = json.loads(frames[0])["data"]
+    assert first["queue"] == "q0"
+    assert 50 < len(first["partitions"]) < 1000
+    assert all(name.endswith(str(999 - n)) for n, name in enumerate(first["partitions"]))
+
+
+def test_a_frame_that_is_too_large_is_left_out(heard: Heard) -> None:
+    socket = Socket(Stopped())
+    heard.live._sockets = {socket}
+    heard.live._sum_up("x" * (WAITING_BYTES_MAX + 1))
+    assert not socket.fell_behind.is_set()
+    assert socket.waiting_bytes == 0

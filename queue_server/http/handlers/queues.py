@@ -8,7 +8,7 @@ from aiohttp import web
 
 from queue_server.domain.access import Use
 from queue_server.domain.errors import BadRequest
-from queue_server.domain.names import DEFAULT_PARTITION, QueueName, check_names, check_text
+from queue_server.domain.names import DEFAULT_PARTITION, QueueName, check_label, check_names
 from queue_server.http import wire
 from queue_server.http.request import grants_of, read_body
 from queue_server.http.state import STATE
@@ -34,7 +34,7 @@ async def configure(request: web.Request) -> web.Response:
     if grants is not None:
         grants.require(Use.ADMINISTER, body.queue)
     for label, text in (("namespace", body.namespace), ("task", body.task)):
-        check_text(text or "", label)
+        check_label(text or "", label)
     changes = body.options
     if changes is None:
         changes = wire.flat_options_reader.read(raw)

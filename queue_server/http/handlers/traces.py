@@ -19,6 +19,7 @@ from queue_server.http.state import STATE
 from queue_server.storage.traces import NewTrace, Trace
 
 _LIMIT = 100
+_OF_MESSAGE_LIMIT = 1000
 _NAMES_LIMIT = 50
 
 
@@ -57,12 +58,20 @@ async def add(request: web.Request) -> web.Response:
 
 async def of_message(request: web.Request) -> web.Response:
     partition_id, transaction_id = message_address(request)
+    limit, offset = page_of(request, _OF_MESSAGE_LIMIT)
     found: list[Trace] = []
+    total = 0
     if partition_id is not None:
-        found = await request.app[STATE].administration.traces.of_message(
-            partition_id, transaction_id
+        found, total = await request.app[STATE].administration.traces.of_message(
+            partition_id, transaction_id, limit, offset
         )
-    return json_answer({"traces": [_entry(trace) for trace in found]})
+    return json_answer(
+        {
+            "traces": [_entry(trace) for trace in found],
+            "total": total,
+            "truncated": offset + len(found) < total,
+        }
+    )
 
 
 async def by_name(request: web.Request) -> web.Response:
@@ -85,6 +94,7 @@ async def by_name(request: web.Request) -> web.Response:
                 for one in found
             ],
             "total": total,
+            "truncated": offset + len(found) < total,
             "pagination": {"limit": limit, "offset": offset},
         }
     )

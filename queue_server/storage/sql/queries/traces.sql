@@ -25,7 +25,7 @@ FROM made m
 CROSS JOIN unnest(%(names)s::text[]) AS n (name)
 
 -- name: traces_of_message
--- Oldest first, by traces_by_message.
+-- A page, oldest first, by traces_by_message; it ends with the event whose data exceeds bytes_max.
 SELECT
     t.id, t.partition_id, t.message_offset, t.transaction_id, t.consumer_group, t.event_type,
     t.data, t.worker_id, t.created_at,
@@ -36,12 +36,37 @@ SELECT
 FROM queen.traces t
 WHERE
     t.shard = %(shard)s
-    AND t.partition_id = %(partition_id)s
-    AND t.transaction_id = %(transaction_id)s
+    AND t.id IN (
+        SELECT c.id
+        FROM (
+            SELECT
+                k.id, sum(k.size) OVER (ORDER BY k.created_at, k.id) - k.size AS before
+            FROM (
+                SELECT e.id, e.created_at, octet_length(e.data) AS size
+                FROM queen.traces e
+                WHERE
+                    e.shard = %(shard)s
+                    AND e.partition_id = %(partition_id)s
+                    AND e.transaction_id = %(transaction_id)s
+                ORDER BY e.created_at, e.id
+                LIMIT %(limit)s OFFSET %(offset)s
+            ) k
+        ) c
+        WHERE c.before < %(bytes_max)s
+    )
 ORDER BY t.created_at, t.id
 
+-- name: count_traces_of_message
+SELECT count(*)
+FROM queen.traces t
+WHERE
+    t.shard = %(shard)s
+    AND t.partition_id = %(partition_id)s
+    AND t.transaction_id = %(transaction_id)s
+
 -- name: traces_by_name
--- A page, newest first, by the primary key of trace_names.
+-- A page, newest first, by the primary key of trace_names; it ends with the event whose data exceeds
+-- bytes_max.
 SELECT
     t.id, t.partition_id, t.message_offset, t.transaction_id, t.consumer_group, t.event_type,
     t.data, t.worker_id, t.created_at,
@@ -50,17 +75,28 @@ SELECT
         WHERE o.shard = t.shard AND o.trace_id = t.id ORDER BY o.name
     ) AS names,
     q.name AS queue, p.name AS partition
-FROM queen.trace_names n
+FROM (
+    SELECT
+        k.*,
+        sum(k.size) OVER (ORDER BY k.created_at DESC, k.trace_id DESC) - k.size AS before
+    FROM (
+        SELECT m.shard, m.trace_id, m.created_at, octet_length(e.data) AS size
+        FROM queen.trace_names m
+        JOIN queen.traces e ON e.shard = m.shard AND e.id = m.trace_id
+        WHERE
+            m.shard = %(shard)s
+            AND m.name = %(name)s
+            AND (%(start)s::timestamptz IS NULL OR m.created_at >= %(start)s::timestamptz)
+            AND (%(end)s::timestamptz IS NULL OR m.created_at < %(end)s::timestamptz)
+        ORDER BY m.created_at DESC, m.trace_id DESC
+        LIMIT %(limit)s OFFSET %(offset)s
+    ) k
+) n
 JOIN queen.traces t ON t.shard = n.shard AND t.id = n.trace_id
 JOIN queen.partitions p ON p.shard = t.shard AND p.id = t.partition_id
 JOIN queen.queues q ON q.id = p.queue_id
-WHERE
-    n.shard = %(shard)s
-    AND n.name = %(name)s
-    AND (%(start)s::timestamptz IS NULL OR n.created_at >= %(start)s::timestamptz)
-    AND (%(end)s::timestamptz IS NULL OR n.created_at < %(end)s::timestamptz)
+WHERE n.before < %(bytes_max)s
 ORDER BY n.created_at DESC, n.trace_id DESC
-LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: count_traces_by_name
 SELECT count(*)
