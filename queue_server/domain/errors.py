@@ -6,6 +6,7 @@
      |   +- BodyTooLarge        (413)
      |   |   +- TooManyItems    more than one request may hold (413)
      |   +- BodyTimeout         the rest of the body did not come (408)
+     |   +- BadParameter        a parameter of the query cannot be read (400)
      |   +- BadPop              a pop that asks for what does not go together (400)
      |   +- QueueFull           the queue has a maxSize (409)
      +- Unauthenticated         no credential, or one that does not hold (401)
@@ -64,6 +65,13 @@ class BodyTimeout(BadRequest):
     """The rest of the request body did not come in time"""
 
     code = "body_timeout"
+
+
+class BadParameter(BadRequest):
+    """A parameter of the query cannot be read."""
+
+    def __init__(self, name: str, value: str, accepted: str) -> None:
+        super().__init__(f"{name} must be {accepted}, not {value[:100]!r}")
 
 
 class BadPop(BadRequest):

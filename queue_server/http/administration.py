@@ -173,7 +173,10 @@ def _status_routes() -> list[Route]:
             "GET", "/api/v1/status/analytics", series.analytics,
             access=Access.READ, tag="Status",
             summary="Messages pushed over time",
-            query=(*_QUEUES, *_RANGE, Query("interval", "minute, hour or day")),
+            query=(
+                *_QUEUES, *_RANGE,
+                Query("interval", "of a point", choices=("minute", "hour", "day")),
+            ),
             answers={200: answer.Pushes},
         ),
         Route(
@@ -422,10 +425,10 @@ def _dead_letter_routes() -> list[Route]:
         Route(
             "DELETE", "/api/v1/dlq", dead_letters.purge,
             access=Access.ADMIN, scope=(Use.ADMINISTER, Named.QUERY), tag="Dead letters",
-            summary="Delete dead letters of a queue, which has to be given; a bad time is refused",
+            summary="Delete dead letters of a queue, which has to be given",
             query=(
                 *_LETTERS,
-                Query("limit", "the oldest so many; a bad one is refused", "integer", 1),
+                Query("limit", "the oldest so many; none below 1", "integer", 1),
             ),
             answers={200: answer.Purged},
         ),
@@ -463,7 +466,10 @@ def _message_routes() -> list[Route]:
                 Query("namespace", "of the queue"),
                 Query("ns", "another name of namespace"),
                 Query("task", "of the queue"),
-                Query("status", "pending, processing, completed or dead_letter"),
+                Query(
+                    "status", "of the messages; none is ever failed",
+                    choices=("pending", "processing", "completed", "dead_letter", "failed"),
+                ),
                 Query("id", "of one message (`id`): it alone, on the queue or on any; else a 400"),
                 *_RANGE,
                 _PAGE[0],
@@ -602,7 +608,7 @@ def _dashboard_routes() -> list[Route]:
             "GET", f"{queue}/partitions", dashboard.partitions,
             access=Access.READ, scope=_LOOK_PATH, tag="Dashboard",
             summary="The partitions of a queue by the page, those with the most unread first",
-            query=(search, Query("sort", "depth or name"), *_PAGE),
+            query=(search, Query("sort", "by which", choices=("depth", "name")), *_PAGE),
             answers={200: answer.PartitionRows}, errors=(404,),
         ),
         Route(

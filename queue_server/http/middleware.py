@@ -19,7 +19,7 @@ from queue_server.http.api_keys import Verifier
 from queue_server.http.authentication import websocket_credential
 from queue_server.http.connection import EXPECTATION, Connection
 from queue_server.http.pages import PageCheck
-from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, query_bool
+from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, is_waiting
 from queue_server.http.route import Route
 from queue_server.http.state import State
 from queue_server.observability.counters import Counter, RouteGroup, Row
@@ -76,7 +76,7 @@ def serve(
             group = groups.get(request.match_info.route)
             if group is None:
                 group = RouteGroup.UNKNOWN
-            elif group is RouteGroup.POP and query_bool(request, "wait"):
+            elif group is RouteGroup.POP and is_waiting(request):
                 group = RouteGroup.POP_WAITING
             duration_us = int((time.perf_counter() - begin) * 1e6)
             counters.observe_request(group, status, duration_us)

@@ -19,10 +19,10 @@ from queue_server.http.route import Content, Query, Route
 _ABOUT = """\
 A partitioned message queue on PostgreSQL.
 
-Unknown fields of a body and unknown parameters are ignored. A parameter that cannot be read counts
-as absent, and a number out of its bounds is brought into them. HEAD is served where GET is, but for
-pops; OPTIONS is answered 204 everywhere. A 4xx changed nothing; after a 5xx the outcome is unknown,
-and the same request may be sent again.
+Unknown fields of a body and unknown parameters are ignored. A parameter that is empty counts as
+absent, one that cannot be read is refused with a 400 that names it, and a number out of its bounds
+is brought into them. HEAD is served where GET is, but for pops; OPTIONS is answered 204 everywhere.
+A 4xx changed nothing; after a 5xx the outcome is unknown, and the same request may be sent again.
 """
 
 _KINDS: Mapping[str, dict[str, Any]] = {
@@ -155,6 +155,8 @@ def _parameter(query: Query) -> dict[str, Any]:
         schema["minimum"] = query.low
     if query.high is not None:
         schema["maximum"] = query.high
+    if query.choices:
+        schema["enum"] = list(query.choices)
     return {
         "name": query.name,
         "in": "query",

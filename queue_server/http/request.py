@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 from aiohttp import web
 
 from queue_server.domain.access import Grants, Principal
-from queue_server.domain.errors import BadRequest, BodyTimeout, BodyTooLarge, TooManyItems
+from queue_server.domain.errors import (
+    BadParameter,
+    BadRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    TooManyItems,
+)
 from queue_server.domain.nesting import NESTING_MAX, depths, may_exceed
-from queue_server.domain.subscription import parse_time
+from queue_server.domain.subscription import TIME_FORM, parse_time
 from queue_server.http.connection import EXPECTATION, Connection
 
-_INT = re.compile(r"[+-]?[0-9]{1,18}")
+_INT = re.compile(r"[+-]?[0-9]+")
+# A longer one is beyond every bound.
+_INT_CHARS_MAX = 19
+_SWITCHES = {"true": True, "1": True, "false": False, "0": False, "": False}
 # Slices of a payload that are measured before others get the worker: 2 ms at most.
 _SLICES_IN_A_ROW = 16
 
@@ -111,32 +120,67 @@ async def check_nesting(payloads: Sequence[msgspec.Raw], place: Callable[[int], 
                 await asyncio.sleep(0)
 
 
+# A parameter that is empty counts as absent. One that cannot be read is refused: with what would
+# stand for it, a request does something else than its sender meant.
+
+
 def query_int(request: web.Request, name: str, default: int, low: int, high: int) -> int:
-    """A number from the query, brought into [low, high]; *default* when it is none."""
+    """A number from the query, brought into [low, high]. Errors: `BadParameter`."""
     text = request.query.get(name, "")
-    if not _INT.fullmatch(text):
+    if not text:
         return default
+    if not _INT.fullmatch(text):
+        raise BadParameter(name, text, "a whole number")
+    if len(text) > _INT_CHARS_MAX:
+        return low if text[0] == "-" else high
     return min(max(int(text), low), high)
 
 
 def query_count(request: web.Request, name: str) -> int | None:
-    """A number of things, 1 or more; None when none is given. Errors: `BadRequest`."""
+    """A number of things, 1 or more; None when none is given. Errors: `BadParameter`."""
     text = request.query.get(name, "")
     if not text:
         return None
-    if not _INT.fullmatch(text) or int(text) < 1:
-        raise BadRequest(f"{name} must be a whole number, 1 or more")
+    if not _INT.fullmatch(text) or len(text) > _INT_CHARS_MAX or int(text) < 1:
+        raise BadParameter(name, text, "a whole number, 1 or more")
     return int(text)
 
 
-def query_bool(request: web.Request, name: str) -> bool:
-    """Whether a switch of the query is on: `true` and `1` are, all else is off."""
-    return request.query.get(name, "").lower() in ("true", "1")
+def query_bool(request: web.Request, name: str, *, default: bool = False) -> bool:
+    """Whether a switch of the query is on. Errors: `BadParameter`."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    switch = _SWITCHES.get(text.lower())
+    if switch is None:
+        raise BadParameter(name, text, "true or false")
+    return switch
+
+
+def is_waiting(request: web.Request) -> bool:
+    """Whether a pop waits for messages, as far as its query can be read."""
+    return _SWITCHES.get(request.query.get("wait", "").lower(), False)
 
 
 def query_time(request: web.Request, name: str) -> datetime.datetime | None:
-    """A time from the query; None when there is none that can be read."""
-    return parse_time(request.query.get(name, ""))
+    """A time from the query; None when none is given. Errors: `BadParameter`."""
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    moment = parse_time(text)
+    if moment is None:
+        raise BadParameter(name, text, TIME_FORM)
+    return moment
+
+
+def query_choice(request: web.Request, name: str, choices: Collection[str]) -> str | None:
+    """One of *choices*; None when none is given. Errors: `BadParameter`."""
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    if text.lower() not in choices:
+        raise BadParameter(name, text, f"one of {', '.join(choices)}")
+    return text.lower()
 
 
 REQUEST_ID_HEADER = "X-Request-Id"

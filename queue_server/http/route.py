@@ -27,13 +27,14 @@ class Named(enum.Enum):
 
 @dataclass(frozen=True)
 class Query:
-    """A parameter of the query. One that cannot be read counts as absent, unless that is said."""
+    """A parameter of the query. One that cannot be read is refused (400)."""
 
     name: str
     about: str
     kind: Literal["string", "integer", "boolean", "time"] = "string"
     low: int | None = None
     high: int | None = None
+    choices: Sequence[str] = ()  # in any case of letters
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,11 @@ _POP = (
     Query("consumerGroup", "without it: queue mode"),
     Query("autoAck", "commit on delivery: no lease, at most once", "boolean"),
     Query("commitOnDelivery", "another name of autoAck", "boolean"),
-    Query("subscriptionMode", "where a new group starts: all, new or new-only"),
-    Query("subscriptionFrom", "where a new group starts: now, or an ISO 8601 time"),
+    Query(
+        "subscriptionMode", "where a new group starts",
+        choices=("all", "from_beginning", "new", "new-only"),
+    ),
+    Query("subscriptionFrom", "where a new group starts: now, all, or an ISO 8601 time"),
     Query(
         "leaseSeconds", "instead of the queue's; 0 = the queue's", "integer", 0,
         messages.LEASE_SECONDS_MAX,

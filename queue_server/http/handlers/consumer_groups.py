@@ -13,7 +13,7 @@ from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import parse_time
 from queue_server.http import administration_wire as wire
 from queue_server.http.answers import json_answer
-from queue_server.http.request import read_body
+from queue_server.http.request import query_bool, read_body
 from queue_server.http.state import STATE
 
 
@@ -23,7 +23,7 @@ async def delete(request: web.Request) -> web.Response:
     group = ConsumerGroup(request.match_info["group"])
     queue = request.match_info.get("queue")
     check_names(queue or "", group, "consumer group")
-    delete_metadata = request.query.get("deleteMetadata", "true").lower() in ("true", "1")
+    delete_metadata = query_bool(request, "deleteMetadata", default=True)
     cursor_count = await state.administration.groups.delete(
         group, None if queue is None else QueueName(queue), delete_metadata=delete_metadata
     )

@@ -30,7 +30,7 @@ from queue_server.domain.options import OptionChanges
 from queue_server.domain.segment import wire_time
 from queue_server.http.answers import json_answer, page_of, shared_answer
 from queue_server.http.handlers.resources import queue_in_path, time_or_null
-from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_time
+from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_choice, query_time
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter, Life, Row
 from queue_server.settings import SECRETS, Option, Settings
@@ -221,7 +221,7 @@ async def partitions(request: web.Request) -> web.Response:
     state = request.app[STATE]
     limit, offset = page_of(request, _PAGE)
     queue_id, search = await _queue_id(request), _text(request, "search")
-    by_name = request.query.get("sort") == "name"
+    by_name = query_choice(request, "sort", ("depth", "name")) == "name"
 
     async def read() -> dict[str, Any]:
         found, total = await dashboard.partitions(
@@ -266,8 +266,8 @@ async def preview_seek(request: web.Request) -> web.Response:
     group = ConsumerGroup(request.match_info["group"])
     queue = QueueName(request.match_info["queue"])
     check_names(queue, group, "consumer group")
-    to = query_time(request, "timestamp")
-    if to is None and not query_bool(request, "toEnd"):
+    to, to_end = query_time(request, "timestamp"), query_bool(request, "toEnd")
+    if to is None and not to_end:
         raise BadRequest("toEnd=true, or timestamp as an ISO 8601 time, is required")
     partition = _text(request, "partition")
     if partition is not None:

@@ -9,7 +9,7 @@ from aiohttp import web
 from queue_server.broker.ack import Ack, AckOutcome
 from queue_server.broker.pop import Delivery, PopRequest
 from queue_server.domain.access import Use
-from queue_server.domain.errors import BadPop, QueueServerError
+from queue_server.domain.errors import BadParameter, BadPop, QueueServerError
 from queue_server.domain.names import (
     QUEUE_MODE,
     ConsumerGroup,
@@ -78,7 +78,10 @@ async def push(request: web.Request) -> web.StreamResponse:
 async def pop(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     state.row.add(Counter.POP_REQUESTS)
-    wanted = _pop_request(request, state)
+    try:
+        wanted = _pop_request(request, state)
+    except BadParameter as exc:
+        raise BadPop(exc.message) from None
     autopilot = (
         query_bool(request, "autopilot")
         and "queue" in request.match_info
@@ -119,7 +122,7 @@ async def pop(request: web.Request) -> web.StreamResponse:
 def _pop_request(request: web.Request, state: State) -> PopRequest:
     """What the path and the query ask for.
 
-    Errors: `BadRequest`, in the form of wire-api 1.3 for pops; `NameTooLong`.
+    Errors: `BadRequest`, `BadPop` where it says what the pop asks for; `NameTooLong`.
     """
     settings, query = state.settings, request.query
     queue = request.match_info.get("queue")
@@ -135,17 +138,16 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
     check_names(queue or "", group, "consumer group")
     if partition is not None:
         check_names(queue or "", partition, "partition")
-    auto_ack = query_bool(request, "autoAck") or query_bool(request, "commitOnDelivery")
+    # Each is read, whatever the other says.
+    auto_ack = query_bool(request, "autoAck") | query_bool(request, "commitOnDelivery")
     conflation = query_bool(request, "conflation")
     if conflation and group == QUEUE_MODE:
         raise BadPop("conflation needs a consumerGroup")
     if conflation and auto_ack:
         raise BadPop("conflation cannot be combined with autoAck")
-    wait_ms = 0
-    if query_bool(request, "wait"):
-        wait_ms = query_int(
-            request, "timeout", settings.default_timeout_ms, 0, settings.max_timeout_ms
-        )
+    wait_ms = query_int(request, "timeout", settings.default_timeout_ms, 0, settings.max_timeout_ms)
+    if not query_bool(request, "wait"):
+        wait_ms = 0
     # What is not said is the server's choice: the defaults, or by the group's pace.
     autopilot = query_bool(request, "autopilot") and queue is not None and partition is None
     message_limit: int | None = query_int(

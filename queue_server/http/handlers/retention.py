@@ -9,8 +9,8 @@ from aiohttp import web
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.retention import RetentionType
 from queue_server.domain.segment import wire_time
-from queue_server.domain.subscription import parse_time
 from queue_server.http import wire
+from queue_server.http.request import query_time
 from queue_server.http.state import STATE
 from queue_server.storage import retention
 
@@ -32,8 +32,8 @@ async def history(request: web.Request) -> web.Response:
 
     Buckets in which nothing was deleted are left out.
     """
-    end = _moment(request, "to") or datetime.datetime.now(datetime.UTC)
-    start = _moment(request, "from") or end - _DEFAULT_RANGE
+    end = query_time(request, "to") or datetime.datetime.now(datetime.UTC)
+    start = query_time(request, "from") or end - _DEFAULT_RANGE
     if start > end:
         raise BadRequest("from must not be later than to")
     bucket_minutes = max(1, int((end - start).total_seconds()) // 60 // _POINTS_MAX)
@@ -57,13 +57,3 @@ async def history(request: web.Request) -> web.Response:
 
 def _sums() -> dict[str, int]:
     return dict.fromkeys([*_FIELDS.values(), "totalMsgs", "eventCount"], 0)
-
-
-def _moment(request: web.Request, name: str) -> datetime.datetime | None:
-    text = request.query.get(name)
-    if not text:
-        return None
-    moment = parse_time(text)
-    if moment is None:
-        raise BadRequest(f"{name} must be an ISO 8601 time, not {text[:100]!r}")
-    return moment

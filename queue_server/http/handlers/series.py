@@ -15,7 +15,7 @@ from queue_server.domain.names import check_text
 from queue_server.domain.segment import wire_time
 from queue_server.http.answers import json_answer
 from queue_server.http.handlers.resources import queue_filter
-from queue_server.http.request import query_int, query_time
+from queue_server.http.request import query_choice, query_int, query_time
 from queue_server.http.state import STATE, State
 from queue_server.observability.counters import Counter, Life
 from queue_server.storage import series
@@ -164,9 +164,7 @@ async def worker_entries(state: State, range_: Range) -> list[dict[str, Any]]:
 
 async def analytics(request: web.Request) -> web.Response:
     """Messages pushed over time."""
-    interval = request.query.get("interval", "hour")
-    if interval not in _INTERVALS:
-        interval = "hour"
+    interval = query_choice(request, "interval", _INTERVALS) or "hour"
     minutes = _INTERVALS[interval]
     range_ = time_range(request, _DAY, bucket_minutes=minutes)
     if (range_.end - range_.start).total_seconds() / 60 / minutes > _POINTS_MAX:

@@ -31,13 +31,15 @@ from queue_server.domain.segment import wire_time
 from queue_server.domain.status import MessageStatus, mode_type
 from queue_server.http import wire
 from queue_server.http.answers import json_answer, message_address, page_of
-from queue_server.http.request import query_time
+from queue_server.http.request import query_choice, query_time
 from queue_server.http.state import STATE
 from queue_server.storage.stored_messages import MessageFilter, NotPending
 
 _LIMIT = 200
 _DEFAULT_RANGE = datetime.timedelta(hours=1)
 _STATUSES = {status.value: status for status in MessageStatus}
+# Other servers of the protocol know it; here a message that failed is pending again, or dead.
+_NEVER = "failed"
 _RELATED_LIMIT = 10
 _MESSAGE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -113,17 +115,17 @@ async def page(request: web.Request) -> web.Response:
     """
     messages = request.app[STATE].administration.stored_messages
     limit, offset = page_of(request, _LIMIT)
-    filter_ = _filter(request)
+    status = query_choice(request, "status", (*_STATUSES, _NEVER))
+    filter_ = _filter(request, _STATUSES.get(status or ""))
     id_ = _message_id(request)
     if id_ is not None:
         queue = None if filter_.queue is None else QueueName(filter_.queue)
         found = await messages.find(id_, queue)
         listed = [] if found is None else [found]
-    elif request.query.get("status", "") in ("", *_STATUSES):
-        listed = await messages.page(filter_, limit, offset)
-    else:
-        # Nothing is ever in a state that the protocol knows only from other servers (`failed`).
+    elif status == _NEVER:
         listed = []
+    else:
+        listed = await messages.page(filter_, limit, offset)
     has_queue_mode, named_count = await messages.mode(filter_)
     return json_answer(
         {
@@ -326,7 +328,7 @@ def _message_id(request: web.Request) -> uuid.UUID | None:
     return uuid.UUID(text)
 
 
-def _filter(request: web.Request) -> MessageFilter:
+def _filter(request: web.Request, status: MessageStatus | None) -> MessageFilter:
     query = request.query
     for name in ("queue", "partition", "ns", "namespace", "task"):
         check_text(query.get(name, ""), name)
@@ -341,7 +343,7 @@ def _filter(request: web.Request) -> MessageFilter:
         partition=query.get("partition") or None,
         namespace=query.get("ns") or query.get("namespace") or None,
         task=query.get("task") or None,
-        status=_STATUSES.get(query.get("status", "")),
+        status=status,
     )
 
 
