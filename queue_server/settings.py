@@ -269,6 +269,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(1024, 2**31 - 1),
         ),
     ] = 100 * 1024 * 1024
+    request_memory_bytes: Annotated[
+        int,
+        Option(
+            ("REQUEST_MEMORY",),
+            "Memory in bytes that the requests of one worker may take, with all that is made of"
+            " their bodies; one that would exceed it is answered 429.",
+            "157286400",
+            _integer(1024 * 1024, 2**40),
+        ),
+    ] = 300 * 1024 * 1024
     max_connections: Annotated[
         int,
         Option(
@@ -316,7 +326,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "10000",
             _integer(1, 10_000_000),
         ),
-    ] = 1_000_000
+    ] = 100_000
     max_transaction_operations: Annotated[
         int,
         Option(

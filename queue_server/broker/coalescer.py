@@ -61,6 +61,17 @@ class Turns:
             self._waiting.popleft().set()
 
 
+class _Waiting(Generic[Request, Answer]):
+    """A request that waits for its flush; None once its requester has gone."""
+
+    __slots__ = ("future", "request", "weight")
+
+    def __init__(self, request: Request, weight: int, future: asyncio.Future[Answer]) -> None:
+        self.request: Request | None = request
+        self.weight = weight
+        self.future = future
+
+
 class Coalescer(Generic[Request, Answer]):
     """Answers requests in flushes.
 
@@ -91,7 +102,7 @@ class Coalescer(Generic[Request, Answer]):
         self._waiting_weight_max = waiting_weight_max
         self._abandon = abandon
         self._on_flush = on_flush
-        self._waiting: deque[tuple[Request, int, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[_Waiting[Request, Answer]] = deque()
         self._waiting_weight = 0
         self._task: asyncio.Task[None] | None = None
         self._turns = turns or Turns()
@@ -107,7 +118,8 @@ class Coalescer(Generic[Request, Answer]):
         if self._waiting and self._waiting_weight + weight > self._waiting_weight_max:
             raise Overloaded(f"too many {self._name} requests are waiting; try again")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, weight, future))
+        waiting = _Waiting(request, weight, future)
+        self._waiting.append(waiting)
         self._waiting_weight += weight
         self._look_for_company()
         if self._task is None:
@@ -115,6 +127,9 @@ class Coalescer(Generic[Request, Answer]):
         try:
             return await future
         except asyncio.CancelledError:
+            # Its memory is free at once, though it was not its turn yet.
+            self._waiting_weight -= waiting.weight
+            waiting.request, waiting.weight = None, 0
             # The answer may have been given in the same tick, and nobody else knows of it then.
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._abandon(future.result())
@@ -140,13 +155,15 @@ class Coalescer(Generic[Request, Answer]):
         batch: list[tuple[Request, asyncio.Future[Answer]]] = []
         total = 0
         while self._waiting and (
-            not batch or total + self._waiting[0][1] <= self._flush_weight_max
+            not batch or total + self._waiting[0].weight <= self._flush_weight_max
         ):
-            request, weight, future = self._waiting.popleft()
+            waiting = self._waiting.popleft()
+            weight, waiting.weight = waiting.weight, 0
             self._waiting_weight -= weight
-            if not future.cancelled():
-                batch.append((request, future))
+            if waiting.request is not None and not waiting.future.cancelled():
+                batch.append((waiting.request, waiting.future))
                 total += weight
+            waiting.request = None
         if batch:
             await self._answer(batch)
 

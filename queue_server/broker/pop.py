@@ -121,6 +121,11 @@ class Delivery(msgspec.Struct):
     def message_count(self) -> int:
         return sum(run.end - run.start for claim in self.claims for run in claim.runs)
 
+    @property
+    def inline_bytes(self) -> int:
+        """Bytes of the bodies that came with the claims and are not handed out yet."""
+        return sum(len(run.body or b"") for claim in self.claims for run in claim.runs)
+
 
 class PopAnswer(msgspec.Struct, frozen=True):
     """`delivery` None = there is nothing; `conflation` = the group's stored policy."""

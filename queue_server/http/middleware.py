@@ -18,6 +18,7 @@ from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
 from queue_server.http.authentication import websocket_credential
 from queue_server.http.connection import EXPECTATION, Connection
+from queue_server.http.memory import REQUEST_MEMORY
 from queue_server.http.pages import PageCheck
 from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, is_waiting
 from queue_server.http.route import Route
@@ -73,6 +74,9 @@ def serve(
             status = response.status
             return response
         finally:
+            memory = request.get(REQUEST_MEMORY)
+            if memory is not None:
+                memory.set(0)
             group = groups.get(request.match_info.route)
             if group is None:
                 group = RouteGroup.UNKNOWN

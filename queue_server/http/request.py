@@ -21,6 +21,7 @@ from queue_server.domain.errors import (
 from queue_server.domain.nesting import NESTING_MAX, depths, may_exceed
 from queue_server.domain.subscription import TIME_FORM, parse_time
 from queue_server.http.connection import EXPECTATION, Connection
+from queue_server.http.memory import RequestMemory, body_weight, memory_of
 
 _INT = re.compile(r"[+-]?[0-9]+")
 # A longer one is beyond every bound.
@@ -28,6 +29,12 @@ _INT_CHARS_MAX = 19
 _SWITCHES = {"true": True, "1": True, "false": False, "0": False, "": False}
 # Slices of a payload that are measured before others get the worker: 2 ms at most.
 _SLICES_IN_A_ROW = 16
+# A body that comes in small pieces may take this many times BODY_TIMEOUT, and a second more for
+# each 16 KiB of it: the slowest of lines are faster.
+_PATIENCES = 5
+_RATE_MIN = 16 * 1024
+# The largest body of a single thing: an acknowledgement, a trace, a queue's options.
+SINGLE_BODY_BYTES_MAX = 1024 * 1024
 
 
 def producer_sub(request: web.Request) -> str | None:
@@ -42,29 +49,38 @@ def grants_of(request: web.Request) -> Grants | None:
     return None if principal is None else principal.grants
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The body of a request.
+async def read_body(request: web.Request, *, is_batch: bool = False) -> bytes:
+    """Read the body of a request. Only one of many items (*is_batch*) may be large.
 
-    Errors: `BodyTooLarge` before more than the limit is read; `BodyTimeout` when it stops coming;
-    `BadRequest` when it ends early.
+    Errors: `BodyTooLarge` before more than the limit is read; `Overloaded` when it would take more
+    memory than is left, before it is read if its size is announced; `BodyTimeout` when it stops
+    coming, or comes too slowly; `BadRequest` when it ends early.
     """
     limit = request.app[MAX_BODY_BYTES]
+    if not is_batch:
+        limit = min(limit, SINGLE_BODY_BYTES_MAX)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise BadRequest("compressed request bodies are not accepted: send it without")
-    if request.content_length is not None and request.content_length > limit:
+    size_bytes = request.content_length
+    if size_bytes is not None and size_bytes > limit:
         raise BodyTooLarge(f"the request body is larger than {limit} bytes")
     if not request.can_read_body:
         return b""
     content = request.content
-    if EXPECTATION in request and not content.is_eof():
-        await _ask_for_body(request)
+    memory = memory_of(request)
+    if not content.is_eof():
+        if size_bytes is not None:
+            memory.check(body_weight(size_bytes))
+        if EXPECTATION in request:
+            await _ask_for_body(request)
     if content.is_eof():
         # All of it came with the headers, as with most requests.
         body = content.read_nowait()
         if len(body) > limit:
             raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+        memory.grow(body_weight(len(body)))
         return body
-    return await _read_pieces(request, limit)
+    return await _read_pieces(request, limit, memory)
 
 
 async def _ask_for_body(request: web.Request) -> None:
@@ -74,19 +90,22 @@ async def _ask_for_body(request: web.Request) -> None:
     request.writer.output_size = 0  # the answer has not begun yet
 
 
-async def _read_pieces(request: web.Request, limit: int) -> bytes:
+async def _read_pieces(request: web.Request, limit: int, memory: RequestMemory) -> bytes:
     pieces: list[bytes] = []
     size_bytes = 0
     loop = asyncio.get_running_loop()
     patience_s = request.app[BODY_TIMEOUT_S]
+    end_at = loop.time() + patience_s * _PATIENCES
     try:
         async with asyncio.timeout(patience_s) as timeout:
             async for piece in request.content.iter_any():
                 size_bytes += len(piece)
                 if size_bytes > limit:
                     raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+                memory.grow(body_weight(size_bytes))
                 pieces.append(piece)
-                timeout.reschedule(loop.time() + patience_s)
+                slowest_at = end_at + size_bytes / _RATE_MIN
+                timeout.reschedule(min(loop.time() + patience_s, slowest_at))
     except TimeoutError:
         if isinstance(request.protocol, Connection):
             request.protocol.expect_no_body()

@@ -17,10 +17,13 @@ from typing import cast
 from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 
+from queue_server.http.memory import memory_of
 from queue_server.http.request import REQUEST_ID, REQUEST_ID_HEADER
 
 # A reader that takes nothing for so long is gone.
 READER_TIMEOUT_S = 120
+# Answers up to this size are sent in one piece.
+SLICE_BYTES = 256 * 1024
 
 
 @contextlib.asynccontextmanager
@@ -36,6 +39,17 @@ async def reader_deadline(request: web.BaseRequest) -> AsyncIterator[None]:
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the reader took nothing for too long") from None
+
+
+async def write_slices(request: web.BaseRequest, writer: StreamWriter, text: bytes) -> None:
+    """Write a large text so that no more than a slice of it is copied for the transport.
+
+    Errors: `ConnectionResetError` when the reader takes no slice in time.
+    """
+    with memoryview(text) as view:
+        for start in range(0, len(view), SLICE_BYTES):
+            async with reader_deadline(request):
+                await writer.write(view[start : start + SLICE_BYTES])
 
 
 class Heads:
@@ -116,6 +130,10 @@ class WholeAnswer(web.StreamResponse):
             return writer
         body = self._whole
         head = self._heads.head(self.status, len(body), request[REQUEST_ID])
+        if len(body) > SLICE_BYTES:
+            await writer.write(head, drain=False)
+            await write_slices(request, writer, body)
+            return writer
         await writer.write(head + body, drain=False)
         if request.protocol.writing_paused:
             async with reader_deadline(request):
@@ -124,3 +142,17 @@ class WholeAnswer(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to send."""
+
+
+async def whole_answer(
+    request: web.Request, heads: Heads, body: bytes, status: int = 200
+) -> WholeAnswer:
+    """Make an answer; send it at once when it is large, so that its memory counts until then.
+
+    A caller holds no longer what the answer was made of.
+    """
+    answer = WholeAnswer(heads, body, status)
+    if len(body) > SLICE_BYTES:
+        memory_of(request).set(2 * len(body))
+        await answer.prepare(request)
+    return answer

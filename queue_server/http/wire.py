@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from queue_server.broker.ack import Ack
-from queue_server.domain.errors import BadRequest
+from queue_server.domain.errors import BadRequest, TooManyItems
 from queue_server.domain.message import NewMessage
 from queue_server.domain.options import (
     RETRY_DELAY_ECHO_MS,
@@ -24,6 +24,8 @@ from queue_server.domain.options import (
 )
 
 T = TypeVar("T")
+
+_NONE = re.compile(rb"null|\[\s*\]")
 
 
 class PushBody(msgspec.Struct):
@@ -120,11 +122,30 @@ class Operation(msgspec.Struct, rename="camel"):
 
 class TransactionBody(msgspec.Struct, rename="camel"):
     operations: list[Operation]
-    required_leases: list[str] | None = None
-    # Riders of the 2.x protocol that this server does not carry.
-    kv: list[msgspec.Raw] | None = None
-    timers: list[msgspec.Raw] | None = None
-    positions: list[msgspec.Raw] | None = None
+    required_leases: msgspec.Raw | UnsetType = UNSET
+    # Riders of the 2.x protocol that this server does not carry: not decoded, however many.
+    kv: msgspec.Raw | UnsetType = UNSET
+    timers: msgspec.Raw | UnsetType = UNSET
+    positions: msgspec.Raw | UnsetType = UNSET
+
+    def leases(self, count_max: int) -> list[str]:
+        """Decode the required leases. Errors: `BadTransaction`, `TooManyItems`."""
+        if self.required_leases is UNSET:
+            return []
+        text = bytes(self.required_leases)
+        if text.count(b",") >= count_max:
+            raise TooManyItems(f"too many requiredLeases, {count_max} at most")
+        try:
+            return msgspec.json.decode(text, type=list[str] | None) or []
+        except (msgspec.ValidationError, RecursionError):
+            raise BadTransaction("requiredLeases must be an array of strings") from None
+
+    @property
+    def has_riders(self) -> bool:
+        return any(
+            riders is not UNSET and _NONE.fullmatch(memoryview(riders)) is None
+            for riders in (self.kv, self.timers, self.positions)
+        )
 
 
 class AckEntry(msgspec.Struct, gc=False, rename="camel"):
@@ -152,6 +173,87 @@ class AckEntryNoop(msgspec.Struct, gc=False, rename="camel"):
     lease_released: bool
     dlq: bool
     noop: bool = True
+
+
+class _Tally:
+    """Counts the items of one body while it is decoded, up to *left*."""
+
+    left = 0
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise TooManyItems
+
+
+_tally = _Tally()
+
+
+class _Counted(msgspec.Struct, gc=False):
+    """An item, of which nothing but its being there is decoded."""
+
+    def __post_init__(self) -> None:
+        _tally.count()
+
+
+class _CountedItems(msgspec.Struct, gc=False):
+    items: list[_Counted] | None = None
+
+    def __post_init__(self) -> None:
+        _tally.count()
+
+
+class _CountedPush(msgspec.Struct):
+    items: list[_Counted]
+
+
+class _CountedAcks(msgspec.Struct):
+    acknowledgments: list[_Counted]
+
+
+class _CountedOperations(msgspec.Struct):
+    operations: list[_CountedItems]
+
+
+class ItemLimit:
+    """Refuses bodies of too many items before these are made into objects, which are far larger.
+
+    *body* has a `_Counted` in the place of each item. Nearly all bodies are too small for too many
+    items, or have too few braces; the others are read through once more, and given up at the item
+    that is one too many.
+    """
+
+    # `{"type":""}` and a comma; the reader stops at the first item that lacks a required field.
+    _ITEM_BYTES_MIN = 12
+
+    def __init__(self, body: type[Any], what: str, items_per_count: int = 1) -> None:
+        self._decoder = msgspec.json.Decoder(body)
+        self._what = what
+        self._items_per_count = items_per_count
+
+    def check(self, body: bytes, count_max: int) -> None:
+        """Errors: `TooManyItems`."""
+        items_max = count_max * self._items_per_count
+        if len(body) <= items_max * self._ITEM_BYTES_MIN or body.count(b"{") <= items_max:
+            return
+        _tally.left = items_max
+        try:
+            self._decoder.decode(body)
+        except TooManyItems:
+            raise TooManyItems(
+                f"too many {self._what} in one request, {count_max} at most: send several"
+            ) from None
+        except (msgspec.DecodeError, RecursionError):
+            pass  # the reader finds the same fault, and makes no more items until there
+
+
+push_limit = ItemLimit(_CountedPush, "items")
+ack_batch_limit = ItemLimit(_CountedAcks, "acknowledgments")
+# An operation and its only item are one.
+transaction_limit = ItemLimit(_CountedOperations, "pushes and acks", items_per_count=2)
+
+
+_any_json = msgspec.json.Decoder(msgspec.Raw)
 
 
 class BodyReader(Generic[T]):
@@ -186,8 +288,9 @@ class BodyReader(Generic[T]):
             try:
                 return self._decoder.decode(body)
             except msgspec.ValidationError as exc:
-                # It may have been raised before the end of a text that is no JSON at all.
-                msgspec.json.decode(body)
+                # It may have been raised before the end of a text that is no JSON at all. No
+                # objects are made of the text: they may be many times as large.
+                _any_json.decode(body)
                 raise BadRequest(self._explain(str(exc))) from None
         except RecursionError:
             # msgspec follows Python's limit of about a thousand levels, as do many readers.

@@ -22,6 +22,7 @@ LIMITS = {
     "MAX_HEADER_SIZE": "4096",
     "MAX_BATCH_ITEMS": "20",
     "MAX_TRANSACTION_OPERATIONS": "6",
+    "REQUEST_MEMORY": "8000000",
     "MAX_PARKED_POPS": "6",
     "MAX_PARKED_POPS_PER_ADDRESS": "4",
 }
@@ -89,10 +90,15 @@ async def test_a_push_of_too_many_items_stores_none(client: Client, queue: str) 
 async def test_an_ack_of_too_many_messages_acknowledges_none(
     client: Client, queue: str, uniform: bool
 ) -> None:
-    for _ in range(2):
-        await client.push(queue, list(range(20)), ids=[uuid7() for _ in range(20)])
-    pop = await client.pop(queue, batch=40)
-    assert len(pop.messages) == 40
+    messages = []
+    for partition in ("a", "b"):
+        ids = [uuid7() for _ in range(21)]
+        for some in (ids[:20], ids[20:]):
+            await client.push(queue, list(range(len(some))), partition=partition, ids=some)
+        # No more than can be acknowledged together.
+        pop = await client.pop(queue, partition=partition, batch=40)
+        assert len(pop.messages) == 20
+        messages += pop.messages
     acks: list[dict[str, Any]] = [
         {
             "transactionId": message["transactionId"],
@@ -100,7 +106,7 @@ async def test_an_ack_of_too_many_messages_acknowledges_none(
             "leaseId": message["leaseId"],
             "status": "completed",
         }
-        for message in pop.messages
+        for message in messages
     ]
     if not uniform:
         acks[3]["error"] = None
@@ -189,6 +195,20 @@ async def test_a_body_that_stops_coming_is_answered_408(
     assert (await client.pop(queue)).data == ["slow"]
 
 
+async def test_a_body_that_trickles_in_ends(limited: ClusterProcess) -> None:
+    """There is progress all the time, and no end of it."""
+    head = b"POST /api/v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    began = time.monotonic()
+    async with connected(limited.url) as (reader, writer):
+        answered = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        writer.write(head)
+        while not answered.done() and time.monotonic() - began < 10:
+            writer.write(b" ")
+            await asyncio.wait([answered], timeout=0.3)
+        assert (await answered).startswith(b"HTTP/1.1 408")
+    assert 4 < time.monotonic() - began < 9
+
+
 # -- how large --
 
 
@@ -230,6 +250,70 @@ async def test_what_is_no_http_is_answered_400(limited: ClusterProcess, garbage:
     answer = await raw(limited.url, garbage)
     assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400")), answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
+
+
+def announced(size: int | None, path: str = "push") -> bytes:
+    """The head of a request with a body of *size* bytes; None = in chunks."""
+    length = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
+    return f"POST /api/v1/{path} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()
+
+
+async def test_bodies_wait_for_memory(limited: ClusterProcess, client: Client, queue: str) -> None:
+    """A body weighs two and a half times its bytes, complete or not, and each worker has 7 MB for
+    large ones.
+    """
+    size = 2_000_000
+    async with contextlib.AsyncExitStack() as stack:
+        # Connections alternate between the workers, so each gets two, and takes one of them.
+        held = [await stack.enter_async_context(connected(limited.url)) for _ in range(4)]
+        answers = []
+        for reader, writer in held:
+            writer.write(announced(size + 1) + b" " * size)
+            answers.append(asyncio.create_task(reader.readuntil(b"\r\n\r\n")))
+        async with asyncio.timeout(10):
+            while sum(answer.done() for answer in answers) < 2:
+                await asyncio.wait(answers, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+        refused = [answer.result() for answer in answers if answer.done()]
+        assert len(refused) == 2
+        for text in refused:
+            assert text.startswith(b"HTTP/1.1 429"), text
+            assert b"\r\nRetry-After: 1\r\n" in text
+        # Refused at its head, or when the chunks are too many; what is small goes on.
+        for path in ("push", "transaction", "ack/batch"):
+            async with connected(limited.url) as (reader, writer):
+                writer.write(announced(size, path))
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 429")
+        async with connected(limited.url) as (reader, writer):
+            writer.write(announced(None) + b"%x\r\n%b" % (size, b" " * (size - 1)))
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 429")
+        for number in range(4):
+            await client.push(queue, [number])
+        # The others end, too: no more comes of them.
+        for answer in answers:
+            await answer
+    payload = "x" * size
+
+    async def is_taken() -> bool:
+        items = {"items": [{"queue": queue, "payload": payload}]}
+        return (await client.post("/api/v1/push", items)).status == 201
+
+    await eventually(is_taken)
+    assert (await client.pop(queue)).data == [0, 1, 2, 3, payload]
+
+
+async def test_only_batches_may_be_large(client: Client, queue: str) -> None:
+    await client.push(queue, [1])
+    message = (await client.pop(queue)).messages[0]
+    pad = "x" * 1024 * 1024
+    for path, body in (
+        ("configure", {"queue": queue}),
+        ("ack", {"status": "completed"}),
+        ("traces", {"data": 1}),
+        ("dlq/redrive", {"queue": queue}),
+    ):
+        refused = await client.post(f"/api/v1/{path}", message | body | {"pad": pad})
+        assert (refused.status, refused.json["code"]) == (413, "body_too_large"), path
+    await client.ack(message)
 
 
 # -- how many wait --

@@ -130,3 +130,30 @@ async def test_nobody_waits_longer_than_patience_lasts() -> None:
     second.go_on.set()
     async with asyncio.timeout(5):
         await asyncio.gather(*tasks)
+
+
+async def test_a_requester_that_leaves_takes_its_request_along() -> None:
+    """Requests of clients that have gone do not wait for their turn, and take nobody's room."""
+    flushed: list[Sequence[bytes]] = []
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def flush(requests: Sequence[bytes]) -> list[int]:
+        flushed.append(requests)
+        begun.set()
+        await goes_on.wait()
+        return [len(request) for request in requests]
+
+    coalescer = Coalescer("push", flush, weight=len, flush_weight_max=10, waiting_weight_max=10)
+    running = asyncio.create_task(coalescer.submit(b"first"))
+    await begun.wait()
+    for _ in range(20):
+        left = asyncio.create_task(coalescer.submit(b"x" * 10))
+        await asyncio.sleep(0)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+    stayed = asyncio.create_task(coalescer.submit(b"y" * 10))
+    await asyncio.sleep(0)
+    goes_on.set()
+    assert [await running, await stayed] == [5, 10]
+    assert flushed == [[b"first"], [b"y" * 10]]

@@ -22,6 +22,7 @@ from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
 from queue_server.http.access import hide_partitions
+from queue_server.http.memory import ITEM_BYTES, UNIFORM_ACK_BYTES, memory_of
 from queue_server.http.request import (
     check_count,
     check_nesting,
@@ -34,7 +35,7 @@ from queue_server.http.request import (
 from queue_server.http.state import STATE, State
 from queue_server.http.tracing import SPAN, describe, traceparent_of
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
-from queue_server.http.whole_answer import WholeAnswer, reader_deadline
+from queue_server.http.whole_answer import SLICE_BYTES, WholeAnswer, reader_deadline, whole_answer
 from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
 from queue_server.storage.leases import Claim, Run
 
@@ -42,17 +43,26 @@ BATCH_MAX = 1_000_000
 PARTITIONS_MAX = 64
 LEASE_SECONDS_MAX = 7 * 24 * 3600
 
-# Answers up to this size go out whole, with a Content-Length; larger ones are streamed.
-_WHOLE_BYTES_MAX = 256 * 1024
+# A larger chunk of a pop is not copied together with what comes before it.
+_JOINED_BYTES_MAX = 1024 * 1024
+# A chunk of a streamed pop is there as a segment, as its text, and as what is written of it. What
+# its answer takes is refused before it begins (429, the lease goes back), and counted from then on.
+_CHUNK_COPIES = 3
 
 
 async def push(request: web.Request) -> web.StreamResponse:
+    return await _json(request, await _push(request), status=201)
+
+
+async def _push(request: web.Request) -> bytes:
     state = request.app[STATE]
-    body = await read_body(request)
+    body = await read_body(request, is_batch=True)
     state.row.add(Counter.PUSH_REQUESTS)
     state.row.add(Counter.BYTES_RECEIVED, len(body))
+    wire.push_limit.check(body, state.settings.max_batch_items)
     items = wire.push_reader.read(body).items
     check_count(len(items), state.settings.max_batch_items, "items")
+    memory_of(request).grow(len(items) * ITEM_BYTES)
     await check_nesting([item.payload for item in items], "items[{}].payload".format)
     grants = grants_of(request)
     if grants is not None:
@@ -62,17 +72,16 @@ async def push(request: web.Request) -> web.StreamResponse:
         queues = {item.queue for item in items}
         describe(request, len(items), queue=queues.pop() if len(queues) == 1 else None)
     if state.maintenance.modes.push:
-        answer = await state.maintenance.hold(
+        return await state.maintenance.hold(
             items, producer_sub(request), traceparent_of(request), grants
         )
-        return _json(state, answer, status=201)
     answer = await state.pusher.push(
         items, len(body), producer_sub(request), traceparent_of(request), grants
     )
     if state.live.is_listened_to:
         state.live.pushed(items, answer)
     state.row.observe(BATCH_MESSAGES[Operation.PUSH], len(items))
-    return _json(state, answer, status=201)
+    return answer
 
 
 async def pop(request: web.Request) -> web.StreamResponse:
@@ -102,7 +111,9 @@ async def pop(request: web.Request) -> web.StreamResponse:
         state.popper.note_empty(wanted.queue)
         if wanted.conflation:
             # Who asked must see whether it was granted, so here nothing has a body.
-            return _json(state, wire.encoder.encode({"success": True, "messages": [], **echo}))
+            return await _json(
+                request, wire.encoder.encode({"success": True, "messages": [], **echo})
+            )
         return WholeAnswer(state.heads, status=204)
     if autopilot:
         echo["autopilot"] = {
@@ -150,8 +161,10 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
         wait_ms = 0
     # What is not said is the server's choice: the defaults, or by the group's pace.
     autopilot = query_bool(request, "autopilot") and queue is not None and partition is None
+    # What is delivered together can be acknowledged together.
+    batch_max = min(BATCH_MAX, settings.max_batch_items)
     message_limit: int | None = query_int(
-        request, "batch", settings.default_batch_size, 1, BATCH_MAX
+        request, "batch", settings.default_batch_size, 1, batch_max
     )
     if autopilot and "batch" not in query:
         message_limit = None
@@ -229,24 +242,39 @@ async def _send(
     describe(request, delivery.message_count, queue=first.queue, group=group)
     pieces = [head]
     size_bytes = len(head)
+    waiting_bytes = 0
+    memory = memory_of(request)
     response: web.StreamResponse | None = None
     try:
         async for chunk in state.popper.chunks(delivery, claim_text):
             if state.live.is_listened_to:
                 state.live.delivered(chunk)
-            pieces.append(chunk)
             size_bytes += len(chunk)
             if span is not None:
                 span.link_messages(chunk)
-            if size_bytes > _WHOLE_BYTES_MAX:
-                if response is None:
-                    response = web.StreamResponse(
-                        status=200, headers={"Content-Type": "application/json; charset=utf-8"}
-                    )
-                    await response.prepare(request)
+            if size_bytes <= SLICE_BYTES:
+                pieces.append(chunk)
+                continue
+            if response is None:
+                waiting_bytes = delivery.inline_bytes
+            weight_bytes = waiting_bytes + _CHUNK_COPIES * size_bytes
+            if response is None and delivery.lease_id is not None:
+                memory.grow(weight_bytes)
+            elif weight_bytes > memory.held_bytes:
+                memory.set(weight_bytes)  # what is committed or begun is not refused
+            if response is None:
+                response = web.StreamResponse(
+                    status=200, headers={"Content-Type": "application/json; charset=utf-8"}
+                )
+                await response.prepare(request)
+            if len(chunk) <= _JOINED_BYTES_MAX:
+                pieces.append(chunk)
                 await _write(request, state, response, b"".join(pieces))
-                pieces.clear()
-                size_bytes = 0
+            else:
+                await _write(request, state, response, b"".join(pieces))
+                await _write(request, state, response, chunk)
+            pieces.clear()
+            size_bytes = 0
     except QueueServerError as exc:
         if response is None:
             raise
@@ -256,7 +284,7 @@ async def _send(
     pieces.append(b"]}")
     if response is None:
         # Sent here and not by aiohttp: should it fail, the lease is given back.
-        response = _json(state, b"".join(pieces))
+        response = await _json(request, b"".join(pieces))
         await response.prepare(request)
     else:
         await _write(request, state, response, b"".join(pieces))
@@ -271,13 +299,19 @@ async def _write(
     request: web.Request, state: State, response: web.StreamResponse, piece: bytes
 ) -> None:
     begin = time.perf_counter_ns()
-    async with reader_deadline(request):
-        await response.write(piece)
+    with memoryview(piece) as view:
+        for start in range(0, len(view), SLICE_BYTES):
+            async with reader_deadline(request):
+                await response.write(view[start : start + SLICE_BYTES])
     state.row.add(Counter.POP_SEND_US, (time.perf_counter_ns() - begin) // 1000)
     state.row.add(Counter.BYTES_SENT, len(piece))
 
 
 async def ack(request: web.Request) -> web.StreamResponse:
+    return await _json(request, await _ack_one(request))
+
+
+async def _ack_one(request: web.Request) -> bytes:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
     one = wire.ack_reader.read(await read_body(request))
@@ -286,12 +320,18 @@ async def ack(request: web.Request) -> web.StreamResponse:
 
 
 async def ack_batch(request: web.Request) -> web.StreamResponse:
+    return await _json(request, await _ack_batch(request))
+
+
+async def _ack_batch(request: web.Request) -> bytes:
     state = request.app[STATE]
     state.row.add(Counter.ACK_REQUESTS)
-    raw = await read_body(request)
+    raw = await read_body(request, is_batch=True)
+    wire.ack_batch_limit.check(raw, state.settings.max_batch_items)
     uniform = read_uniform_acks(raw)
     if uniform is not None:
         check_count(len(uniform.ids), state.settings.max_batch_items, "acknowledgments")
+        memory_of(request).grow(len(uniform.ids) * UNIFORM_ACK_BYTES)
         describe(request, len(uniform.ids))
         likes = await hide_partitions(request, Use.POP, [run.like for run in uniform.runs])
         answer = await _ack_uniform(state, uniform, likes)
@@ -299,15 +339,14 @@ async def ack_batch(request: web.Request) -> web.StreamResponse:
             return answer
     body = wire.ack_batch_reader.read(raw)
     check_count(len(body.acknowledgments), state.settings.max_batch_items, "acknowledgments")
+    memory_of(request).grow(len(body.acknowledgments) * ITEM_BYTES)
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
     describe(request, len(body.acknowledgments))
     acks = await hide_partitions(request, Use.POP, body.acknowledgments)
     return await _ack(state, acks, group)
 
 
-async def _ack_uniform(
-    state: State, acks: UniformAcks, likes: list[Ack]
-) -> web.StreamResponse | None:
+async def _ack_uniform(state: State, acks: UniformAcks, likes: list[Ack]) -> bytes | None:
     """*likes*: what the runs say. None when it is not that simple, and nothing was done."""
     group = ConsumerGroup(acks.group) if acks.group else QUEUE_MODE
     _check_groups(likes, group)
@@ -322,10 +361,10 @@ async def _ack_uniform(
         (run.count, _ack_entry(0, like, outcome))
         for run, like, outcome in zip(acks.runs, likes, outcomes, strict=True)
     ]
-    return _json(state, uniform_answer(acks.ids, entries))
+    return uniform_answer(acks.ids, entries)
 
 
-async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.StreamResponse:
+async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> bytes:
     _check_groups(acks, group)
     outcomes = await state.acker.ack(acks, group)
     if state.live.is_listened_to:
@@ -335,14 +374,11 @@ async def _ack(state: State, acks: list[Ack], group: ConsumerGroup) -> web.Strea
             if outcome.result.success
         )
     state.row.observe(BATCH_MESSAGES[Operation.ACK], len(acks))
-    return _json(
-        state,
-        wire.encoder.encode(
-            [
-                _ack_entry(index, ack, outcome)
-                for index, (ack, outcome) in enumerate(zip(acks, outcomes, strict=True))
-            ]
-        ),
+    return wire.encoder.encode(
+        [
+            _ack_entry(index, ack, outcome)
+            for index, (ack, outcome) in enumerate(zip(acks, outcomes, strict=True))
+        ]
     )
 
 
@@ -367,6 +403,7 @@ def _ack_entry(index: int, ack: Ack, outcome: AckOutcome) -> wire.AckEntry | wir
     )
 
 
-def _json(state: State, body: bytes, status: int = 200) -> WholeAnswer:
+async def _json(request: web.Request, body: bytes, status: int = 200) -> WholeAnswer:
+    state = request.app[STATE]
     state.row.add(Counter.BYTES_SENT, len(body))
-    return WholeAnswer(state.heads, body, status)
+    return await whole_answer(request, state.heads, body, status)

@@ -13,29 +13,34 @@ from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
 from queue_server.http.access import hide_partitions
+from queue_server.http.memory import ITEM_BYTES, memory_of
 from queue_server.http.request import check_count, check_nesting, grants_of, producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.http.tracing import traceparent_of
+from queue_server.http.whole_answer import whole_answer
 from queue_server.observability.counters import Counter
 
 
-async def execute(request: web.Request) -> web.Response:
+async def execute(request: web.Request) -> web.StreamResponse:
+    heads = request.app[STATE].heads
     try:
-        return await _execute(request)
+        return await whole_answer(request, heads, await _execute(request))
     except (BodyTooLarge, NameTooLong, wire.BadTransaction):
         raise
     except BadRequest as exc:
         raise wire.BadTransaction(exc.message) from None
 
 
-async def _execute(request: web.Request) -> web.Response:
+async def _execute(request: web.Request) -> bytes:
     state = request.app[STATE]
-    raw = await read_body(request)
+    raw = await read_body(request, is_batch=True)
     state.row.add(Counter.BYTES_RECEIVED, len(raw))
+    count_max = state.settings.max_transaction_operations
+    wire.transaction_limit.check(raw, count_max)
     body = wire.transaction_reader.read(raw)
     if not body.operations:
         raise wire.BadTransaction("operations array cannot be empty")
-    if body.kv or body.timers or body.positions:
+    if body.has_riders:
         raise wire.BadTransaction("kv, timers and positions are not supported by this server")
     items: list[NewMessage] = []
     places: list[int] = []  # of the operations that the items belong to
@@ -55,7 +60,9 @@ async def _execute(request: web.Request) -> web.Response:
                 raise wire.BadTransaction(
                     f'type must be "push" or "ack", not {operation.type[:100]!r}'
                 )
-    check_count(len(order), state.settings.max_transaction_operations, "pushes and acks")
+    check_count(len(order), count_max, "pushes and acks")
+    memory_of(request).grow(len(order) * ITEM_BYTES)
+    leases = body.leases(count_max)
     await check_nesting(
         [item.payload for item in items],
         lambda index: f"operations[{places[index]}]: a payload",
@@ -73,7 +80,7 @@ async def _execute(request: web.Request) -> web.Response:
         result = await state.transactor.execute(
             items,
             acks,
-            body.required_leases or (),
+            leases,
             producer_sub(request),
             traceparent_of(request),
             grants,
@@ -92,7 +99,7 @@ async def _execute(request: web.Request) -> web.Response:
             "success": True,
             "results": _results(order, acks, result),
         }
-    return web.Response(body=wire.encoder.encode(answer), content_type="application/json")
+    return wire.encoder.encode(answer)
 
 
 def _results(
