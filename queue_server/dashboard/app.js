@@ -87,6 +87,8 @@ function Shell() {
       scrollTo(0, 0);
     }
     first.current = false;
+    // Where the navigation is wider than the screen.
+    document.querySelector(".nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   }, [place]);
   return html`
     <a class="skip" href="#main" onClick=${(event) => {

@@ -9,6 +9,7 @@
      |   +- BadParameter        a parameter of the query cannot be read (400)
      |   +- BadPop              a pop that asks for what does not go together (400)
      |   +- QueueFull           the queue has a maxSize (409)
+     |   +- QueueExists         the queue was to be created, and exists (409)
      +- Unauthenticated         no credential, or one that does not hold (401)
      +- Forbidden               the credential does not open this (403)
      +- NotFound                the thing named does not exist (404)
@@ -82,6 +83,12 @@ class QueueFull(BadRequest):
     """The queue is full."""
 
     code = "queue_full"
+
+
+class QueueExists(BadRequest):
+    """The queue exists already."""
+
+    code = "queue_exists"
 
 
 class Unauthenticated(QueueServerError):

@@ -98,7 +98,7 @@ def _messaging_routes() -> list[Route]:
             "POST", "/api/v1/configure", queues.configure,
             access=Access.WRITE, scope=(Use.ADMINISTER, Named.HANDLER), tag="Queues",
             summary="Make a queue, or change its options",
-            body=wire.ConfigureBody, answers={201: answer.Configured},
+            body=wire.ConfigureBody, answers={201: answer.Configured}, errors=(409,),
         ),
         Route(
             "POST", "/api/v1/push", messages.push,

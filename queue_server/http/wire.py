@@ -5,6 +5,7 @@ Names and shapes: wire-api sections 1 and 3. Unknown fields are ignored everywhe
 
 from __future__ import annotations
 
+import difflib
 import re
 import uuid
 from collections.abc import Mapping
@@ -347,6 +348,36 @@ transaction_reader = BodyReader(TransactionBody, {"operations": "operations arra
 configure_reader = BodyReader(ConfigureBody, {"queue": "queue is required"})
 # Without `options` they may stand at the top level.
 flat_options_reader = BodyReader(OptionChanges, {})
+
+
+class _OptionNames(msgspec.Struct):
+    options: dict[str, msgspec.Raw] | None = None
+
+
+_KNOWN_OPTIONS = {field.encode_name for field in msgspec.structs.fields(OptionChanges)} | {
+    "minPopWaitTime",  # of the protocol, without effect since 2.0
+}
+_CONFIGURE_FIELDS = {field.encode_name for field in msgspec.structs.fields(ConfigureBody)} | {
+    "partition",  # of the protocol, without effect
+}
+_NAMED_OPTIONS_MAX = 10
+
+
+def unknown_options(body: bytes) -> list[str]:
+    """Return a sentence for each option of a valid `configure` body that the server ignores."""
+    names = msgspec.json.decode(body, type=_OptionNames).options
+    known = _KNOWN_OPTIONS
+    if names is None:
+        names = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        known = _KNOWN_OPTIONS | _CONFIGURE_FIELDS
+    sentences = []
+    for name in [name for name in names if name not in known][:_NAMED_OPTIONS_MAX]:
+        near = difflib.get_close_matches(name[:100], _KNOWN_OPTIONS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sentences.append(f"there is no option {name[:100]!r}, it was ignored{hint}")
+    return sentences
+
+
 extend_reader = BodyReader(ExtendBody, {})
 encoder = msgspec.json.Encoder()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import psycopg
 
 from queue_server.domain.access import Grants
+from queue_server.domain.errors import QueueExists
 from queue_server.domain.names import (
     ConsumerGroup,
     PartitionId,
@@ -210,6 +212,9 @@ async def seed_cursor(
     )
 
 
+ConfigureMode = Literal["create", "merge", "replace"]
+
+
 async def configure(
     transactions: Transactions,
     queue: QueueName,
@@ -217,22 +222,25 @@ async def configure(
     task: str | None,
     changes: OptionChanges,
     *,
-    replace: bool,
+    mode: ConfigureMode,
     grants: Grants | None = None,
 ) -> Configured:
     """Create a queue or change its options; labels that are None stay.
 
     *grants* of a credential for some queues bound the labels and the priority that are new.
-    Errors: `BadRequest` for an option that is out of bounds, `Forbidden`; nothing changes then.
+    Errors: `BadRequest` for an option that is out of bounds, `Forbidden`, `QueueExists` with the
+    mode "create"; nothing changes then.
     """
     changes.check()
+    # One id for all attempts: a repeated transaction recognises the queue that it made itself.
+    new_id = uuid.uuid4()
 
     async def work(connection: Connection) -> Configured:
         cursor = connection.cursor(binary=True)
         await cursor.execute(
             STATEMENTS["ensure_queue"],
             {
-                "id": uuid.uuid4(),
+                "id": new_id,
                 "name": queue,
                 "namespace": "",
                 "task": "",
@@ -242,13 +250,18 @@ async def configure(
         ensured = await cursor.fetchone()
         assert ensured is not None
         queue_id = ensured[0]
+        if mode == "create" and queue_id != new_id:
+            raise QueueExists(
+                f"Queue '{queue}' exists already; nothing was changed. Choose another name, or "
+                'configure it with the mode "merge"'
+            )
         await cursor.execute(STATEMENTS["lock_queue"], {"name": queue})
         row = await cursor.fetchone()
         if row is None:
             # Deleted between the two statements.
             raise QueueVanished
         stored = QueueOptions(*row[3:])
-        options = changes.apply_to(QueueOptions() if replace else stored)
+        options = changes.apply_to(QueueOptions() if mode == "replace" else stored)
         labels = {
             "namespace": row[1] if namespace is None else namespace,
             "task": row[2] if task is None else task,

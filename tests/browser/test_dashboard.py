@@ -177,7 +177,7 @@ async def test_a_queue_is_made_filled_watched_and_deleted(
         await dialog.get_by_label("Transaction id").fill("first")
         await dialog.get_by_label("Payload (JSON)").fill('{"total": ')
         await button(page, "Push").click()
-        await expect(dialog.get_by_role("alert")).to_contain_text("no JSON")
+        await expect(dialog.get_by_role("alert")).to_contain_text("not valid JSON")
         await dialog.get_by_label("Payload (JSON)").fill('{"total": 12.5}')
         await button(page, "Push").click()
         await expect(stat(page, "Unread")).to_have_text("1")
@@ -334,6 +334,7 @@ async def test_a_partition_with_the_name_of_a_folder_is_not_the_whole_queue(
         await expect(stat(page, "Unread")).to_have_text("2")
         await button(page, "Move in partition ..").click()
         dialog = page.get_by_role("dialog")
+        await dialog.get_by_label("To the end").check()
         await dialog.get_by_role("button", name="Move the group").click()
         await expect(dialog.get_by_role("alert")).to_contain_text("cannot be reached by a browser")
         await page.goto("/#/queues")
@@ -356,6 +357,10 @@ async def test_a_seek_tells_before_it_is_done_what_it_will_do(
         await button(page, "Move…").first.click()
         dialog = page.get_by_role("dialog")
         effect = dialog.locator(".effect div")
+        # Nothing is chosen beforehand, least of all what skips everything.
+        await expect(dialog.get_by_role("radio", checked=True)).to_have_count(0)
+        await expect(dialog.get_by_role("button", name="Move the group")).to_be_disabled()
+        await dialog.get_by_label("To the end").check()
         await expect(effect).to_have_text(
             ["16 skipped", "0 read again", "0 unread afterwards", "1 leases ended"]
         )
@@ -367,6 +372,7 @@ async def test_a_seek_tells_before_it_is_done_what_it_will_do(
         assert len((await client.pop(queue, group="ledger", partition="one")).messages) == 10
 
         await page.get_by_role("button", name="Move in partition two").click()
+        await dialog.get_by_label("To the end").check()
         await expect(effect.first).to_have_text("10 skipped")
         await dialog.get_by_role("button", name="Move the group").click()
         await expect(stat(page, "Unread")).to_have_text("10")

@@ -340,6 +340,32 @@ async def test_configure_with_mode_replace_resets_what_is_absent(
     assert _known(body["options"]) == DEFAULT_OPTIONS | {"leaseTime": 63}
 
 
+async def test_configure_warns_of_options_that_it_ignores(client: Client, queue: str) -> None:
+    body = await client.configure(queue, {"leeseTime": 5, "retryLimit": 1, "minPopWaitTime": 5})
+    assert body["warning"] == (
+        "there is no option 'leeseTime', it was ignored; did you mean leaseTime?"
+    )
+    assert _known(body["options"]) == DEFAULT_OPTIONS | {"retryLimit": 1}
+    flat = await client.configure(queue, partition="x", maxSise=3)
+    assert flat["warning"].endswith("'maxSise', it was ignored; did you mean maxSize?")
+    assert "warning" not in await client.configure(queue, {"leaseTime": 5})
+
+
+async def test_configure_with_mode_create_refuses_a_queue_that_exists(
+    client: Client, queue: str
+) -> None:
+    made = await client.configure(queue, {"leaseTime": 63}, mode="create", namespace="shop")
+    answer = await client.post(
+        "/api/v1/configure", {"queue": queue, "mode": "create", "options": {"leaseTime": 7}}
+    )
+    assert answer.status == 409
+    assert answer.json["code"] == "queue_exists"
+    assert f"Queue '{queue}' exists already" in answer.error
+    kept = await client.configure(queue)
+    assert kept["queueId"] == made["queueId"]
+    assert (kept["namespace"], kept["options"]["leaseTime"]) == ("shop", 63)
+
+
 async def test_configure_keeps_an_explicit_zero(client: Client, queue: str) -> None:
     body = await client.configure(queue, {"retryLimit": 0, "ttl": 0, "retryDelay": 0})
     expected = DEFAULT_OPTIONS | {"retryLimit": 0, "ttl": 0, "retryDelay": 0}

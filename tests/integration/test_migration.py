@@ -232,7 +232,7 @@ async def test_a_database_of_the_first_version_is_migrated_and_served(old: str) 
         assert [m["transactionId"] for m in await broker.pop()] == ["fresh"]
 
         await queues.configure(
-            transactions, QueueName("q"), None, None, OptionChanges(ttl=5), replace=False
+            transactions, QueueName("q"), None, None, OptionChanges(ttl=5), mode="merge"
         )
     assert ask(
         old, "SELECT message_offset, transaction_id, error_message FROM queen.dead_letters"

@@ -46,7 +46,7 @@ class Log:
 
     async def configure(self, queue: str = "q", **options: Any) -> None:
         await queues.configure(
-            self.transactions, QueueName(queue), None, None, OptionChanges(**options), replace=False
+            self.transactions, QueueName(queue), None, None, OptionChanges(**options), mode="merge"
         )
 
     async def partition(self, name: str = "p", queue: str = "q") -> PartitionRef:

@@ -222,6 +222,20 @@ export function Dialog({ title, onClose, children, wide = false }) {
     </dialog>`;
 }
 
+/** The buttons of a dialog, which stay in view, below what went wrong; that gets the focus, so that it is
+ *  seen and read out wherever the form was scrolled to. */
+export function DialogFooter({ error, children }) {
+  const box = useRef(null);
+  useEffect(() => {
+    if (error) box.current.focus();
+  }, [error]);
+  return html`
+    <footer>
+      ${error && html`<div ref=${box} class="failure" tabindex="-1"><${ErrorBox} error=${error} /></div>`}
+      <div class="actions">${children}</div>
+    </footer>`;
+}
+
 /** Asks before *act()*; with *word* only after that was typed. What happens is in *children*. */
 export function Confirm({ title, verb, word, act, onClose, children, kind = "danger", ready = true }) {
   const [typed, setTyped] = useState("");
@@ -249,13 +263,12 @@ export function Confirm({ title, verb, word, act, onClose, children, kind = "dan
               <input type="text" autocomplete="off" spellcheck="false" value=${typed}
                 onInput=${(event) => setTyped(event.currentTarget.value)} />
             <//>`}
-          ${error && html`<${ErrorBox} error=${error} />`}
         </div>
-        <footer>
+        <${DialogFooter} error=${error}>
           <button type="button" onClick=${onClose}>Cancel</button>
           <button type="submit" class=${kind} disabled=${busy || !ready || (word && typed !== word)}>
             ${busy ? "Working…" : verb}</button>
-        </footer>
+        <//>
       </form>
     <//>`;
 }

@@ -3,7 +3,7 @@ import { get, path, post, remove } from "../lib/api.js";
 import { age, count, groupName, plural, short } from "../lib/format.js";
 import { useData } from "../lib/live.js";
 import { href, requery } from "../lib/router.js";
-import { Action, Ago, Card, Dialog, Empty, ErrorBox, Field, Loaded, Page, Pager, Payload, Search, Table, toast } from "../lib/components.js";
+import { Action, Ago, Card, Dialog, DialogFooter, Empty, Field, Loaded, Page, Pager, Payload, Search, Table, toast } from "../lib/components.js";
 
 const LIMIT = 50;
 const NO_REASON = "no reason given";
@@ -96,13 +96,13 @@ export function DeadLetters({ query }) {
             : html`<button type="button" class="small" onClick=${() => requery({ reason: "", offset: "" })}>Any reason</button>`}</div>
           <${Loaded} of=${letters}>${({ messages, total }) => (messages.length ? html`
             <${Table} caption="Dead letters" id=${(row) => row.id} rows=${messages} columns=${[
-              { key: "choose", label: html`<input type="checkbox" aria-label="Select all on this page" checked=${shown.length === messages.length}
+              { key: "choose", kind: "choose", label: html`<input type="checkbox" aria-label="Select all on this page" checked=${shown.length === messages.length}
                 onChange=${(event) => setChosen(event.currentTarget.checked ? new Set(messages.map((one) => one.id)) : new Set())} />`,
-                render: (row) => html`<input type="checkbox" aria-label=${`Select ${row.transactionId}`} checked=${chosen.has(row.id)} onChange=${(event) => choose(row.id, event.currentTarget.checked)} />` },
+                render: (row) => html`<label class="hit"><input type="checkbox" aria-label=${`Select ${row.transactionId}`} checked=${chosen.has(row.id)} onChange=${(event) => choose(row.id, event.currentTarget.checked)} /></label>` },
               { key: "id", label: "Transaction id", kind: "mono", render: (row) => html`<button type="button" class="link" onClick=${() => setDialog({ inspect: row })}>${row.transactionId}</button>` },
-              { key: "queue", label: "Queue / partition", render: (row) => `${row.queue} / ${row.partition}` },
+              { key: "queue", label: "Queue / partition", kind: "wide", render: (row) => `${row.queue} / ${row.partition}` },
               { key: "group", label: "Group", render: (row) => groupName(row.consumerGroup) },
-              { key: "error", label: "Reason", render: (row) => row.errorMessage || html`<span class="muted">${NO_REASON}</span>` },
+              { key: "error", label: "Reason", kind: "wide", render: (row) => row.errorMessage || html`<span class="muted">${NO_REASON}</span>` },
               { key: "retries", label: "Retries", number: true, render: (row) => count(row.retryCount) },
               { key: "at", label: "Given up", number: true, render: (row) => html`<${Ago} at=${row.failedAt} />` },
             ]} />
@@ -149,13 +149,12 @@ function Inspect({ letter, onClose, onDone }) {
           <dt>Given up</dt><dd><${Ago} at=${letter.failedAt} /></dd>
         </dl>
         <${Payload} value=${letter.data} />
-        ${failure && html`<${ErrorBox} error=${failure} />`}
       </div>
-      <footer>
+      <${DialogFooter} error=${failure}>
         <a href=${href(["messages", letter.partitionId, letter.transactionId])}>Message and trace</a>
         <button type="button" onClick=${onClose}>Close</button>
         <${Action} kind="primary" access="read-write" use="administer" queue=${letter.queue} onClick=${retry}>Redrive<//>
-      </footer>
+      <//>
     <//>`;
 }
 
@@ -202,13 +201,12 @@ function Progress({ title, verb, kind = "primary", did, word, total, explain, st
         ${(state.running || state.ended) && html`
           <progress max=${most} value=${state.ended && !state.error ? most : state.done}></progress>
           <p role="status">${count(state.done)} of ${count(total)} ${did}${state.note}${state.ended && !state.error && "."}</p>`}
-        ${state.error && html`<${ErrorBox} error=${state.error} />`}
       </div>
-      <footer>
+      <${DialogFooter} error=${state.error}>
         ${state.ended ? html`<button type="button" class="primary" onClick=${leave}>Done</button>`
           : state.running ? html`<button type="button" onClick=${leave}>Stop</button>`
           : html`<button type="button" onClick=${leave}>Cancel</button><button type="button" class=${kind} disabled=${!total || (word && typed !== word)} onClick=${run}>${verb}</button>`}
-      </footer>
+      <//>
     <//>`;
 }
 

@@ -5,7 +5,7 @@ import { OLD_S, VERY_OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Confirm, Dialog, Empty, ErrorBox, Field, Loaded, Page, Pager, Search, Stat, Stats, Table, toast,
+  Action, Ago, Badge, Card, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Page, Pager, Search, Stat, Stats, Table, toast,
 } from "../lib/components.js";
 
 const LIMIT = 50;
@@ -108,19 +108,28 @@ export function Group({ group, queue, query }) {
     <//>`;
 }
 
+// The one that skips everything unread comes last, and none is chosen beforehand.
 const TARGETS = [
-  ["end", "To the end", "skip everything that waits"],
+  ["time", "To a time", "continue with the first message since then"],
   ["start", "To the beginning", "read everything again that is stored"],
-  ["time", "To a time", "go on with the first message since then"],
+  ["end", "To the end", "skip everything unread"],
+];
+
+/** The local time *date* as a field of a form takes it. */
+function fieldTime(date) {
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+}
+
+const PRESETS = [
+  ["5 min ago", () => new Date(Date.now() - 300_000)],
+  ["1 h ago", () => new Date(Date.now() - 3_600_000)],
+  ["Today, 0:00", () => new Date(new Date().setHours(0, 0, 0, 0))],
 ];
 
 /** Shows what a seek does before it is done. */
 function Seek({ group, queue, partition, onClose, onDone }) {
-  const [target, setTarget] = useState("end");
-  const [time, setTime] = useState(() => {
-    const now = new Date(Date.now() - 3_600_000);
-    return new Date(now.getTime() - now.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
-  });
+  const [target, setTarget] = useState(null);
+  const [time, setTime] = useState(() => fieldTime(new Date(Date.now() - 3_600_000)));
   const [preview, setPreview] = useState(null);
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
@@ -164,16 +173,17 @@ function Seek({ group, queue, partition, onClose, onDone }) {
               <label key=${key} class="check"><input type="radio" name="target" value=${key} checked=${target === key} onChange=${() => setTarget(key)} />
                 <span>${label} <span class="muted small">– ${hint}</span></span></label>`)}
           </div>
-          ${target === "time" && html`<${Field} label="Time (yours)"><input type="datetime-local" step="1" required value=${time} onInput=${(event) => setTime(event.currentTarget.value)} /><//>`}
+          ${target === "time" && html`
+            <${Field} label="Time (of your browser)"><input type="datetime-local" step="1" required value=${time} onInput=${(event) => setTime(event.currentTarget.value)} /><//>
+            <div class="actions">${PRESETS.map(([label, at]) => html`<button key=${label} type="button" class="small" onClick=${() => setTime(fieldTime(at()))}>${label}</button>`)}</div>`}
           <div class="effect" aria-live="polite">
             ${[["skipped", "skipped"], ["readAgain", "read again"], ["lagAfter", "unread afterwards"], ["leasesEnded", "leases ended"]]
-              .map(([key, label]) => html`<div key=${key}><b>${preview ? count(preview[key]) : "…"}</b> ${label}</div>`)}
+              .map(([key, label]) => html`<div key=${key}><b>${preview ? count(preview[key]) : complete ? "…" : NONE}</b> ${label}</div>`)}
           </div>
           ${preview?.leasesEnded > 0 && html`<p class="notice warn">Consumers that hold these leases are refused when they acknowledge, and the messages are handed out again from the new place.</p>`}
-          ${error && html`<${ErrorBox} error=${error} />`}
         </div>
-        <footer><button type="button" onClick=${onClose}>Cancel</button>
-          <button type="submit" class=${preview?.skipped ? "danger" : "primary"} disabled=${busy || !preview}>${busy ? "Working…" : "Move the group"}</button></footer>
+        <${DialogFooter} error=${error}><button type="button" onClick=${onClose}>Cancel</button>
+          <button type="submit" class=${preview?.skipped ? "danger" : "primary"} disabled=${busy || !preview}>${busy ? "Working…" : "Move the group"}</button><//>
       </form>
     <//>`;
 }

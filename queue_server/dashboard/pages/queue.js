@@ -5,8 +5,7 @@ import { ageTone, OLD_S } from "../lib/health.js";
 import { useData, withRates } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Choice, Dialog, Empty, ErrorBox, Field, Loaded, Page, Pager, Search,
-  Stat, Stats, Table, TabPanel, Tabs, toast,
+  Action, Ago, Badge, Card, Choice, Dialog, DialogFooter, Empty, Field, Loaded, Page, Pager, Search, Stat, Stats, TabPanel, Table, Tabs, toast,
 } from "../lib/components.js";
 import { Chart } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
@@ -191,7 +190,7 @@ function Push({ name, onClose, onDone }) {
     try {
       payload = JSON.parse(text);
     } catch (failure) {
-      setError(new Error(`The payload is no JSON: ${failure.message}`));
+      setError(new Error(`The payload is not valid JSON: ${failure.message}`));
       return;
     }
     try {
@@ -212,9 +211,8 @@ function Push({ name, onClose, onDone }) {
           <${Field} label="Partition"><input type="text" required value=${partition} onInput=${(event) => setPartition(event.currentTarget.value)} /><//>
           <${Field} label="Transaction id" hint="Empty: one is made. An id is stored once in its partition."><input type="text" value=${id} onInput=${(event) => setId(event.currentTarget.value)} /><//>
           <${Field} label="Payload (JSON)"><textarea spellcheck="false" value=${text} onInput=${(event) => setText(event.currentTarget.value)}></textarea><//>
-          ${error && html`<${ErrorBox} error=${error} />`}
         </div>
-        <footer><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">Push</button></footer>
+        <${DialogFooter} error=${error}><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">Push</button><//>
       </form>
     <//>`;
 }

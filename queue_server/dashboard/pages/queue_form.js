@@ -1,8 +1,9 @@
 // Creates a queue, or changes the options of one that exists.
 import { html, useEffect, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
+import { href } from "../lib/router.js";
 import { MAY_BE_EMPTY, OPTION_GROUPS } from "../lib/options.js";
-import { Dialog, ErrorBox, Field, Skeleton, toast } from "../lib/components.js";
+import { Dialog, DialogFooter, Field, Skeleton, toast } from "../lib/components.js";
 
 // What a queue has that was configured without any option.
 const DEFAULTS = {
@@ -47,6 +48,7 @@ export function QueueForm({ name, onClose, onDone }) {
     try {
       const answer = await post("/api/v1/configure", {
         queue: values.queue, namespace: values.namespace, task: values.task, options,
+        mode: isNew ? "create" : "merge",
       });
       if (answer.warning) toast(answer.warning, "bad");
       else toast(isNew ? `Created ${values.queue}` : `Changed ${values.queue}`);
@@ -67,8 +69,8 @@ export function QueueForm({ name, onClose, onDone }) {
               <${Field} wide label="Name" hint=${isNew ? "Any text. Partitions are made as messages are pushed to them." : undefined}>
                 <input type="text" required maxlength="512" autofocus=${isNew} disabled=${!isNew} value=${values.queue} onInput=${set("queue")} />
               <//>
-              <${Field} label="Namespace" hint="Consumers may pop from all queues with it."><input type="text" value=${values.namespace ?? ""} onInput=${set("namespace")} /><//>
-              <${Field} label="Task" hint="Likewise."><input type="text" value=${values.task ?? ""} onInput=${set("task")} /><//>
+              <${Field} label="Namespace" hint="Consumers can pop from all queues of a namespace."><input type="text" value=${values.namespace ?? ""} onInput=${set("namespace")} /><//>
+              <${Field} label="Task" hint="Consumers can pop from all queues with the same task."><input type="text" value=${values.task ?? ""} onInput=${set("task")} /><//>
               ${OPTION_GROUPS.map(([title, fields]) => html`
                 <fieldset key=${title}><legend>${title}</legend>
                   <div class="form">${fields.map(([key, label, kind, hint]) => (kind === "bool" ? html`
@@ -80,12 +82,12 @@ export function QueueForm({ name, onClose, onDone }) {
                     <//>`))}</div>
                 </fieldset>`)}
             </div>`}
-          ${error && html`<${ErrorBox} error=${error} />`}
         </div>
-        <footer>
+        <${DialogFooter} error=${error}>
+          ${error?.body?.code === "queue_exists" && html`<a class="button" href=${href(["queues", values.queue])}>Open ${values.queue}</a>`}
           <button type="button" onClick=${onClose}>Cancel</button>
           <button type="submit" class="primary" disabled=${busy || !values}>${busy ? "Working…" : isNew ? "Create queue" : "Save"}</button>
-        </footer>
+        <//>
       </form>
     <//>`;
 }

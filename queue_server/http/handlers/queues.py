@@ -22,13 +22,21 @@ _NO_KEY = (
     "messages are stored as plain text until it has one"
 )
 
+_MODES: dict[str | None, queues.ConfigureMode] = {
+    None: "merge", "merge": "merge", "replace": "replace", "create": "create",
+}  # fmt: skip
+
 
 async def configure(request: web.Request) -> web.Response:
     state = request.app[STATE]
     raw = await read_body(request)
     body = wire.configure_reader.read(raw)
-    if body.mode not in (None, "merge", "replace"):
-        raise BadRequest(f'mode must be "merge" or "replace", not {body.mode[:100]!r}')
+    mode = _MODES.get(body.mode)
+    if mode is None:
+        raise BadRequest(
+            'mode must be "merge" or "replace", or "create" to refuse a queue that exists, '
+            f"not {str(body.mode)[:100]!r}"
+        )
     check_names(body.queue, "", "partition")
     grants = grants_of(request)
     if grants is not None:
@@ -44,7 +52,7 @@ async def configure(request: web.Request) -> web.Response:
         body.namespace,
         body.task,
         changes,
-        replace=body.mode == "replace",
+        mode=mode,
         grants=grants,
     )
     state.live.tell("queue.created", {"queue": body.queue, "partition": DEFAULT_PARTITION})
@@ -57,10 +65,13 @@ async def configure(request: web.Request) -> web.Response:
         "task": configured.task,
         "options": wire.options_body(configured.options),
     }
+    warnings = wire.unknown_options(raw)
     if configured.options.encryption_enabled and not state.settings.encryption_key:
         # Accepted, as every broker does, but never in silence.
-        answer["warning"] = _NO_KEY
+        warnings.append(_NO_KEY)
         logger.warning("queue '%s': %s", client_text(body.queue), _NO_KEY)
+    if warnings:
+        answer["warning"] = "; ".join(warnings)
     return web.Response(
         status=201, body=wire.encoder.encode(answer), content_type="application/json"
     )
