@@ -27,5 +27,5 @@ class Administration:
     ) -> None:
         self.groups = Groups(transactions, directory, rooms)
         self.dead_letters = DeadLetters(transactions, reads, pusher, keyring)
-        self.stored_messages = StoredMessages(transactions, reads, keyring)
+        self.stored_messages = StoredMessages(transactions, reads, keyring, rooms)
         self.traces = Traces(transactions, reads, self.stored_messages)

@@ -268,7 +268,7 @@ class DeadLetters:
         places = await self._transactions.run(work)
         if not places:
             return None
-        place = max(places, key=lambda p: p.offset)
+        place = max(places, key=lambda p: (not p.gone, p.offset))
         return PushResult(
             0,
             "duplicate",

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from queue_server.broker.wakeup import Rooms, wake_freed
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.names import PartitionId, PartitionKey, PartitionName, QueueName
@@ -116,10 +117,13 @@ def _batches(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
 class StoredMessages:
     """Administers messages."""
 
-    def __init__(self, transactions: Transactions, reads: Transactions, keyring: Keyring) -> None:
+    def __init__(
+        self, transactions: Transactions, reads: Transactions, keyring: Keyring, rooms: Rooms
+    ) -> None:
         self._transactions = transactions
         self._reads = reads
         self._keyring = keyring
+        self._rooms = rooms
 
     # -- look --
 
@@ -320,12 +324,14 @@ class StoredMessages:
 
     async def delete(self, partition_id: PartitionId, transaction_id: str) -> int | None:
         """Delete a message with its dead letters. Shape: how many those were; None = no message."""
-        letters, stored = await stored_messages.delete(
-            self._transactions, partition_id, transaction_id
+        removed = await stored_messages.delete(self._transactions, partition_id, transaction_id)
+        if removed.freed:
+            await wake_freed(self._transactions, self._rooms, [partition_id])
+        return (
+            removed.dead_letter_count if removed.was_stored or removed.dead_letter_count else None
         )
-        return letters if letters or stored else None
 
-    async def bury(self, partition_id: PartitionId, transaction_id: str) -> list[str] | None:
+    async def bury(self, partition_id: PartitionId, transaction_id: str) -> Sequence[str] | None:
         """Move a message to the dead letters of the groups that have not consumed it.
 
         Shape: those groups; None when there is no such message in the log.
@@ -334,7 +340,12 @@ class StoredMessages:
         found = await stored_messages.find_partition(self._transactions, partition_id)
         if found is None:
             return None
-        return await stored_messages.bury(self._transactions, *found, transaction_id, self._keyring)
+        removed = await stored_messages.bury(
+            self._transactions, *found, transaction_id, self._keyring
+        )
+        if removed.freed:
+            await wake_freed(self._transactions, self._rooms, [partition_id])
+        return removed.groups if removed.was_stored else None
 
     async def clear(self, queue: QueueName, partition: PartitionName | None) -> int | None:
         """Delete all messages of a queue or of one partition; how many.
@@ -364,13 +375,14 @@ class StoredMessages:
     async def _clear(
         self, queue_id: str, partition_ids: list[PartitionId], spans: list[Span]
     ) -> int:
-        raised, count = await retention.raise_low_watermarks(
+        raised = await retention.raise_low_watermarks(
             self._transactions,
             [Expired(queue_id, id_, _END, RetentionType.CLEAR) for id_ in partition_ids],
         )
-        spans += raised
-        if not raised:
+        if not raised.spans:
             return 0
-        return count - await stored_messages.count_holes(
-            self._transactions, [Range(s.partition_id, s.start, s.end) for s in raised]
+        spans += raised.spans
+        await wake_freed(self._transactions, self._rooms, raised.freed)
+        return raised.message_count - await stored_messages.count_holes(
+            self._transactions, [Range(s.partition_id, s.start, s.end) for s in raised.spans]
         )

@@ -27,6 +27,8 @@ from queue_server.domain.access import Grants
 from queue_server.domain.names import PartitionId, SubscriptionId
 from queue_server.observability.counters import Counter, Row
 from queue_server.storage.leases import ANY_PARTITION
+from queue_server.storage.stored_messages import view_partitions
+from queue_server.storage.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -220,3 +222,12 @@ class Rooms:
         """Wake everybody for good: the worker is stopping."""
         self.draining = True
         self.wake_all()
+
+
+async def wake_freed(
+    transactions: Transactions, rooms: Rooms, partition_ids: Sequence[PartitionId]
+) -> None:
+    """Tell that leases ended in these partitions: what lies behind their batches may be read."""
+    if partition_ids:
+        partitions = await view_partitions(transactions, partition_ids)
+        rooms.tell([News(one.queue, one.partition) for one in partitions])

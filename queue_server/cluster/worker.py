@@ -303,7 +303,9 @@ class QueueServer:
         maintenance = Maintenance(transactions, pusher, keyring, activity, self._rooms.wake_all)
         self._maintenance = maintenance
         self._popper.are_pops_paused = lambda: maintenance.modes.pop
-        self._background = Background(transactions, settings, administration.groups, maintenance)
+        self._background = Background(
+            transactions, settings, administration.groups, maintenance, self._rooms
+        )
         self._state = State(
             settings=settings,
             transactions=transactions,

@@ -11,6 +11,7 @@ from functools import partial
 
 from queue_server.broker.groups import Groups
 from queue_server.broker.maintenance import Maintenance
+from queue_server.broker.wakeup import Rooms
 from queue_server.domain.retention import eviction_rule, retention_rule
 from queue_server.services.election import Election
 from queue_server.services.maintenance import HeldPushes
@@ -34,17 +35,18 @@ class Background:
         settings: Settings,
         groups: Groups,
         maintenance: Maintenance,
+        rooms: Rooms,
     ) -> None:
         services: Sequence[tuple[Service, float]] = [
             (
                 MessageRetention(
-                    "retention", transactions, retention_rule, settings.retention_batch_size
+                    "retention", transactions, rooms, retention_rule, settings.retention_batch_size
                 ),
                 settings.retention_interval_ms / 1000,
             ),
             (
                 MessageRetention(
-                    "eviction", transactions, eviction_rule, settings.eviction_batch_size
+                    "eviction", transactions, rooms, eviction_rule, settings.eviction_batch_size
                 ),
                 settings.eviction_interval_ms / 1000,
             ),

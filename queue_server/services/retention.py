@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from queue_server.broker.groups import Groups
+from queue_server.broker.wakeup import Rooms, wake_freed
 from queue_server.domain.names import PartitionId
 from queue_server.domain.options import QueueOptions
 from queue_server.domain.retention import Rule
@@ -61,11 +62,13 @@ class MessageRetention:
         self,
         name: str,
         transactions: Transactions,
+        rooms: Rooms,
         rule_of: Callable[[QueueOptions], Rule | None],
         batch_size: int,
     ) -> None:
         self.name = name
         self._transactions = transactions
+        self._rooms = rooms
         self._rule_of = rule_of
         self._batch_size = batch_size
         # Where the next pass begins: a queue, and the partition it goes on behind.
@@ -90,10 +93,11 @@ class MessageRetention:
                 self._transactions, queues, after, STEP_PARTITIONS
             )
             if expired:
-                spans, count = await retention.raise_low_watermarks(self._transactions, expired)
-                messages += count
+                raised = await retention.raise_low_watermarks(self._transactions, expired)
+                messages += raised.message_count
+                await wake_freed(self._transactions, self._rooms, raised.freed)
                 await _pause(begin)
-                segments += await drop_all(self._transactions, spans, self._batch_size)
+                segments += await drop_all(self._transactions, raised.spans, self._batch_size)
             else:
                 await _pause(begin)
             queues = [] if place is None else queues[place.queue :]

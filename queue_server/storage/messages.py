@@ -36,7 +36,10 @@ class SegmentDraft(msgspec.Struct, frozen=True):
 
 
 class StoredId(msgspec.Struct, frozen=True, gc=False):
-    """Where an id is stored: list and position of the look-up, then its place in the log."""
+    """Where an id is stored: list and position of the look-up, then its place in the log.
+
+    `gone`: the message was removed; what is left of it waits for retention.
+    """
 
     list: int
     position: int
@@ -44,6 +47,7 @@ class StoredId(msgspec.Struct, frozen=True, gc=False):
     first_message_id: uuid.UUID
     index: int
     created_at: datetime.datetime
+    gone: bool = False
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -160,7 +164,7 @@ async def find_ids(
     """Where the ids of *lists* are stored, each list within its partition.
 
     Shape: ids that are not stored do not appear; one that is stored twice (its first message was
-    outside the deduplication window) appears twice.
+    removed, or outside the deduplication window) appears twice.
     """
     ranges = [id_ranges(keys) for _, keys in lists]
     owners = [i for i, own in enumerate(ranges) for _ in own]
@@ -180,6 +184,18 @@ async def find_ids(
         },
     )
     return [StoredId(row[0] - 1, *row[1:]) for row in await cursor.fetchall()]
+
+
+async def find_gone(
+    connection: Connection, partition_id: PartitionId, offsets: Sequence[int]
+) -> set[int]:
+    """Those of *offsets* whose messages were removed, in bulk or one by one."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["find_gone"],
+        {"shard": SHARD, "partition_id": partition_id, "offsets": list(offsets)},
+    )
+    return {row[0] for row in await cursor.fetchall()}
 
 
 async def read_segments(

@@ -57,6 +57,21 @@ class Span(msgspec.Struct, frozen=True):
     end: int
 
 
+class Raised(msgspec.Struct, frozen=True):
+    """What raising low watermarks has removed: `spans` are to be dropped.
+
+    `message_count` includes those that were taken out before; `freed` are the partitions in which a
+    lease ended because nothing was left of its batch.
+    """
+
+    spans: list[Span]
+    freed: list[PartitionId]
+
+    @property
+    def message_count(self) -> int:
+        return sum(span.end - span.start for span in self.spans)
+
+
 class Dropped(msgspec.Struct, frozen=True):
     """What one batch deleted, and what is left of what it was told to."""
 
@@ -130,25 +145,23 @@ async def find_expired(
     return expired, place
 
 
-async def raise_low_watermarks(
-    transactions: Transactions, expired: Sequence[Expired]
-) -> tuple[list[Span], int]:
-    """Take *expired* out of delivery; what is to be dropped, and how many messages that is.
+async def raise_low_watermarks(transactions: Transactions, expired: Sequence[Expired]) -> Raised:
+    """Take *expired* out of delivery.
 
     A partition that a push holds just now is asked for again, alone, and waited for as a push
     does: a busy one would otherwise be passed over for ever.
     """
-    spans = await _raise(transactions, expired, wait=False)
-    raised = {span.partition_id for span in spans}
+    raised = await _raise(transactions, expired, wait=False)
+    done = {span.partition_id for span in raised.spans}
     for one in expired:
-        if one.partition_id not in raised:
-            spans += await _raise(transactions, [one], wait=True)
-    return spans, sum(span.end - span.start for span in spans)
+        if one.partition_id not in done:
+            more = await _raise(transactions, [one], wait=True)
+            raised.spans.extend(more.spans)
+            raised.freed.extend(more.freed)
+    return raised
 
 
-async def _raise(
-    transactions: Transactions, expired: Sequence[Expired], *, wait: bool
-) -> list[Span]:
+async def _raise(transactions: Transactions, expired: Sequence[Expired], *, wait: bool) -> Raised:
     rows = await transactions.call(
         STATEMENTS["raise_low_watermarks"],
         {
@@ -160,7 +173,7 @@ async def _raise(
             "wait": wait,
         },
     )
-    return [Span(*row) for row in rows]
+    return Raised([Span(*row[:3]) for row in rows], [row[0] for row in rows if row[3]])
 
 
 async def drop(transactions: Transactions, spans: Sequence[Span], segment_limit: int) -> Dropped:

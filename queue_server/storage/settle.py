@@ -22,7 +22,7 @@ from queue_server.domain.names import PartitionRef, QueueName, SubscriptionId
 from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, decrypt
 from queue_server.domain.settlement import AckItem, AckResult, AckStatus, Cursor
 from queue_server.storage.leases import Exhausted
-from queue_server.storage.messages import SHARD, Segment, find_ids, read_segment_at
+from queue_server.storage.messages import SHARD, Segment, find_gone, find_ids, read_segment_at
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection
 
@@ -116,7 +116,10 @@ async def settle(
         own_rules = rules[request.subscription_id]
         outcome = settlement.settle(cursor, items, own_rules.retry_limit, allow_resend=allow_resend)
         if outcome.dead_letters:
-            await _bury(connection, request, outcome.dead_letters, keyring)
+            removed = await _bury(connection, request, outcome.dead_letters, keyring)
+            for offset, result in zip(own_offsets, outcome.results, strict=True):
+                if offset in removed:
+                    result.dead_letter = False
         if outcome.changed:
             delay_ms = None
             if outcome.nacked_by is not None:
@@ -173,8 +176,8 @@ async def _find_offsets(
         request = requests[place.list]
         cursor = cursors.get((request.partition.id, request.subscription_id))
         known = offsets[place.list][place.position]
-        # An id can be stored again after its deduplication window: the one that is out for
-        # delivery is meant, else the newest.
+        # An id can be stored again, after its deduplication window or when its first message was
+        # removed: the one that is out for delivery is meant, else the newest.
         if known is None or (
             cursor is not None
             and cursor.lease_end is not None
@@ -191,14 +194,23 @@ async def _bury(
     request: SettleRequest,
     dead_letters: Sequence[settlement.DeadLetter],
     keyring: Keyring,
-) -> None:
+) -> set[int]:
+    """Keep copies of messages that leave for the dead letters.
+
+    Shape: the offsets of those that were removed from the log since they were handed out. Of these
+    no copy is made: whoever removed them either kept one or wanted none.
+    """
+    gone = await find_gone(connection, request.partition.id, [d.offset for d in dead_letters])
     segment: Segment | None = None
     opened: OpenSegment | None = None
     for letter in dead_letters:
+        if letter.offset in gone:
+            continue
         if segment is None or not segment.base_offset <= letter.offset < segment.next_offset:
             segment = await read_segment_at(connection, request.partition.id, letter.offset)
             if segment is None:
                 # Retention dropped it since it was found: it is gone for everybody.
+                gone.add(letter.offset)
                 continue
             codec, body = decrypt(segment.codec, segment.body, keyring)
             opened = OpenSegment(segment.base_offset, segment.next_offset, codec, body)
@@ -231,6 +243,7 @@ async def _bury(
                 "created_at": segment.created_at,
             },
         )
+    return gone
 
 
 async def bury_exhausted(

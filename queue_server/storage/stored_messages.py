@@ -126,6 +126,19 @@ class TooManyPartitions(Exception):
     """More partitions than could be searched in the time that was given."""
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """What became of a message that was to be taken out of the log.
+
+    `dead_letter_count` were deleted with it; `groups` were given one. `freed`: a lease ended,
+    because nothing was left of its batch.
+    """
+
+    was_stored: bool
+    dead_letter_count: int = 0
+    groups: Sequence[str] = ()
+    freed: bool = False
+
+
 class NotPending(Exception):
     """Every group of the partition has consumed the message."""
 
@@ -436,20 +449,13 @@ async def find_in(
     connection: Connection, partition_id: PartitionId, transaction_id: str
 ) -> tuple[int, Segment] | None:
     """The newest stored message with this id, with its segment; None when there is none."""
-    stored = await find_ids(connection, [(partition_id, id_keys([transaction_id]))])
-    for place in sorted(stored, key=lambda p: p.offset, reverse=True):
-        segment = await read_segment_at(connection, partition_id, place.offset)
-        if segment is not None and not await _is_hole(connection, partition_id, place.offset):
-            return place.offset, segment
+    found = await find_ids(connection, [(partition_id, id_keys([transaction_id]))])
+    stored = [place.offset for place in found if not place.gone]
+    for offset in sorted(stored, reverse=True):
+        segment = await read_segment_at(connection, partition_id, offset)
+        if segment is not None:
+            return offset, segment
     return None
-
-
-async def _is_hole(connection: Connection, partition_id: PartitionId, offset: int) -> bool:
-    cursor = connection.cursor(binary=True)
-    await cursor.execute(
-        STATEMENTS["list_holes"], _ranges([Range(partition_id, offset, offset + 1)])
-    )
-    return await cursor.fetchone() is not None
 
 
 async def get(
@@ -486,25 +492,33 @@ async def get(
 
 async def delete(
     transactions: Transactions, partition_id: PartitionId, transaction_id: str
-) -> tuple[int, bool]:
-    """Remove a message's dead letters, and take it out of the log with its traces.
+) -> Removed:
+    """Remove a message with its dead letters and traces.
 
-    Shape: how many dead letters there were, and whether the log had it.
+    Locks: the cursors of the partition, then its allocator.
     """
 
-    async def work(connection: Connection) -> tuple[int, bool]:
+    async def work(connection: Connection) -> Removed:
+        address = {"shard": SHARD, "partition_id": partition_id}
         cursor = connection.cursor(binary=True)
+        await cursor.execute(STATEMENTS["lock_places"], address)
         await _lock_allocator(connection, partition_id)
         found = await find_in(connection, partition_id, transaction_id)
-        if found is not None:
-            await _take_out(connection, partition_id, found[0])
         await cursor.execute(
-            STATEMENTS["delete_message_dead_letters"],
-            {"shard": SHARD, "partition_id": partition_id, "transaction_id": transaction_id},
+            STATEMENTS["delete_message_dead_letters"], address | {"transaction_id": transaction_id}
         )
         row = await cursor.fetchone()
         assert row is not None
-        return row[0], found is not None
+        count, offsets = row
+        freed = False
+        if found is not None:
+            offsets.append(found[0])
+            freed = await _take_out(connection, partition_id, found[0])
+        if offsets:
+            await connection.execute(
+                STATEMENTS["delete_message_traces"], address | {"offsets": offsets}
+            )
+        return Removed(found is not None, dead_letter_count=count, freed=freed)
 
     return await transactions.run(work)
 
@@ -515,16 +529,16 @@ async def bury(
     config: QueueConfig,
     transaction_id: str,
     keyring: Keyring,
-) -> list[str] | None:
+) -> Removed:
     """Move a message to the dead letters of every group that has not consumed it.
 
-    Shape: those groups; queue mode when the partition has no group at all. None when the log does
-    not have the message.
+    Shape: those groups; queue mode when the partition has no group at all. There is always one, so
+    no message leaves the log without a dead letter.
     Errors: `NotPending`; nothing was done.
     Locks: the cursors of the partition, then its allocator.
     """
 
-    async def work(connection: Connection) -> list[str] | None:
+    async def work(connection: Connection) -> Removed:
         cursor = connection.cursor(binary=True)
         address = {"shard": SHARD, "partition_id": partition.id}
         await cursor.execute(STATEMENTS["lock_places"], address)
@@ -532,15 +546,12 @@ async def bury(
         await _lock_allocator(connection, partition.id)
         found = await find_in(connection, partition.id, transaction_id)
         if found is None:
-            return None
+            return Removed(was_stored=False)
         offset, segment = found
-        waiting = [subscription_id for subscription_id, committed in places if committed <= offset]
-        if places and not waiting:
+        groups: list[str] = [group for group, committed in places if committed <= offset]
+        if places and not groups:
             raise NotPending
-        groups: list[str] = [QUEUE_MODE]
-        if waiting:
-            await cursor.execute(STATEMENTS["group_names"], {"subscription_ids": waiting})
-            groups = [row[1] for row in await cursor.fetchall()]
+        groups = groups or [QUEUE_MODE]
         message = open_segment(segment, keyring).message(offset)
         for group in groups:
             await connection.execute(
@@ -565,23 +576,26 @@ async def bury(
                     "created_at": segment.created_at,
                 },
             )
-        await connection.execute(STATEMENTS["insert_hole"], address | {"message_offset": offset})
-        return groups
+        freed = await _take_out(connection, partition.id, offset)
+        return Removed(was_stored=True, groups=groups, freed=freed)
 
     return await transactions.run(work)
 
 
 async def _lock_allocator(connection: Connection, partition_id: PartitionId) -> None:
-    """Nothing is dropped from the partition, and the partition is not deleted, until the commit."""
+    """Nothing is removed from the partition, and the partition is not deleted, until the commit."""
     await connection.execute(
         STATEMENTS["lock_allocator"], {"shard": SHARD, "partition_id": partition_id}
     )
 
 
-async def _take_out(connection: Connection, partition_id: PartitionId, offset: int) -> None:
-    address = {"shard": SHARD, "partition_id": partition_id, "message_offset": offset}
-    await connection.execute(STATEMENTS["insert_hole"], address)
-    await connection.execute(STATEMENTS["delete_message_traces"], address)
+async def _take_out(connection: Connection, partition_id: PartitionId, offset: int) -> bool:
+    """Take a message out of the log; whether a lease ended because of it."""
+    address = {"shard": SHARD, "partition_id": partition_id}
+    await connection.execute(STATEMENTS["insert_hole"], address | {"message_offset": offset})
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(STATEMENTS["end_empty_leases"], address)
+    return bool(await cursor.fetchall())
 
 
 async def count_holes(transactions: Transactions, ranges: Sequence[Range]) -> int:

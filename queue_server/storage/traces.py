@@ -82,9 +82,10 @@ async def add(transactions: Transactions, trace: NewTrace) -> uuid.UUID | None:
 async def _find_offset(
     connection: Connection, partition_id: PartitionId, transaction_id: str
 ) -> int | None:
-    stored = await find_ids(connection, [(partition_id, id_keys([transaction_id]))])
+    found = await find_ids(connection, [(partition_id, id_keys([transaction_id]))])
+    stored = [place.offset for place in found if not place.gone]
     if stored:
-        return max(place.offset for place in stored)
+        return max(stored)
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         STATEMENTS["message_offset_in_dead_letters"],

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.client import Client, drain, unique, uuid7
+from tests.client import Client, drain, segment, unique, uuid7
 
 MINTERS: dict[str, Callable[[], str]] = {
     "uuid7": uuid7,
@@ -177,6 +177,39 @@ async def test_an_id_stays_taken_after_its_message_was_consumed(
     again = await client.push(queue, [2], ids=[one])
     assert summary(again) == [("duplicate", first[0]["message_id"], 0)]
     assert (await client.pop(queue)).status == 204
+
+
+async def test_the_id_of_a_deleted_message_is_new_again(
+    client: Client, queue: str, mint: Callable[[], str]
+) -> None:
+    ids = [mint() for _ in range(3)]
+    first = await client.push(queue, [0, 1, 2], ids=ids)
+    path = f"/api/v1/messages/{first[1]['partition_id']}/{segment(ids[1])}"
+    assert (await client.send("DELETE", path)).status == 200
+    again = await client.push(queue, ["again"] * 3, ids=ids)
+    assert [result["status"] for result in again] == ["duplicate", "queued", "duplicate"]
+    assert (await client.get(path)).json["data"] == "again"
+    assert (await client.send("DELETE", path)).status == 200
+    operations = [{"type": "push", "items": [{"queue": queue, "payload": 3, "transactionId": i}]}
+                  for i in (ids[1], mint())]  # fmt: skip
+    answer = await client.post("/api/v1/transaction", {"operations": operations})
+    assert answer.json["success"] is True, answer
+    assert (await client.pop(queue)).data == [0, 2, 3, 3]
+
+
+async def test_the_id_of_a_message_given_up_is_taken_while_its_dead_letter_is_kept(
+    client: Client, queue: str
+) -> None:
+    (result,) = await client.push(queue, [1], ids=["one"])
+    path = f"/api/v1/messages/{result['partition_id']}/one"
+    assert (await client.send("POST", f"{path}/dlq")).status == 200
+    (again,) = await client.push(queue, [2], ids=["one"])
+    assert (again["status"], again["message_id"]) == ("duplicate", result["message_id"])
+    purged = await client.send("DELETE", f"/api/v1/dlq?queue={segment(queue)}")
+    assert purged.json["deleted"] == 1
+    (again,) = await client.push(queue, [3], ids=["one"])
+    assert again["status"] == "queued"
+    assert (await client.pop(queue)).data == [3]
 
 
 async def test_spellings_of_one_uuid_are_different_ids(client: Client, queue: str) -> None:

@@ -370,6 +370,91 @@ async def test_an_ack_of_a_leased_batch_survives_a_deletion_in_it(
     assert (await client.pop(queue)).status == 204
 
 
+async def test_the_place_of_a_deleted_message_counts_nowhere(client: Client, queue: str) -> None:
+    """Not for maxSize, not as depth, not as lag; and the figures agree with one another."""
+    await client.configure(queue, {"maxSize": 4, "leaseTime": 300})
+    await client.push(queue, [0, 1, 2, 3])
+    messages = await stored(client, queue)
+    pop = await client.pop(queue, group="g", batch=2)
+    for number in (1, 3):
+        await delete(client, messages[number])
+    for group in ("", "?group=g"):
+        depth = (await client.get(f"/api/v1/resources/queues/{segment(queue)}/depth{group}")).json
+        assert (depth["pending"], depth["processing"], depth["ready"]) == (2, 1, 1), group
+    body = (await client.get(f"/api/v1/resources/queues/{segment(queue)}")).json
+    assert body["totals"] | {"deadLetter": 0} == {
+        "total": 2, "pending": 1, "processing": 1, "completed": 0, "failed": 0, "deadLetter": 0,
+    }  # fmt: skip
+    (group,) = (await client.get("/api/v1/consumer-groups/g")).json[queue]["partitions"]
+    assert group["offsetLag"] == 2
+    await client.push(queue, [4, 5])
+    refused = await client.post("/api/v1/push", {"items": [{"queue": queue, "payload": 6}]})
+    assert refused.status == 409
+    assert "Current: 4" in refused.error
+    await client.complete(pop, group="g")
+    assert [m["data"] for m in await drain(client, queue, group="g")] == [2, 4, 5]
+    for group in ("", "?group=g"):
+        depth = (await client.get(f"/api/v1/resources/queues/{segment(queue)}/depth{group}")).json
+        assert (depth["pending"], depth["processing"], depth["ready"]) == (0, 0, 0), group
+
+
+async def test_a_full_queue_takes_more_after_deletions(client: Client, queue: str) -> None:
+    await client.configure(queue, {"maxSize": 3})
+    await client.push(queue, [1, 2, 3])
+    for message in (await stored(client, queue)).values():
+        await delete(client, message)
+    await client.push(queue, [4, 5, 6])
+    assert [m["data"] for m in await drain(client, queue)] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("how", ["delete", "bury"])
+async def test_a_lease_ends_with_the_last_message_of_its_batch(
+    client: Client, queue: str, how: str
+) -> None:
+    remove = delete if how == "delete" else bury
+    await client.configure(queue, {"leaseTime": 300})
+    await client.push(queue, [1, 2, 3])
+    pop = await client.pop(queue, batch=2)
+    await remove(client, pop.messages[0])
+    # Part of the batch is left: the lease goes on.
+    assert (await client.pop(queue)).status == 204
+    assert (await client.extend(pop.lease_id, 400))["success"] is True
+    waiting = asyncio.create_task(client.pop(queue, wait_ms=10_000))
+    await asyncio.sleep(0.3)
+    await remove(client, pop.messages[1])
+    assert (await waiting).data == [3]
+    assert (await client.extend(pop.lease_id, 400))["success"] is False
+    result = await client.ack(pop.messages[1])
+    assert (result["success"], result["error"]) == (False, "Invalid or expired lease")
+
+
+async def test_a_deleted_message_does_not_become_a_dead_letter(client: Client, queue: str) -> None:
+    """Nor does one that was given up become two. The rest of the batch goes its way."""
+    await client.push(queue, [1, 2, 3])
+    pop = await client.pop(queue)
+    await delete(client, pop.messages[0])
+    await bury(client, pop.messages[1])
+    results = await client.ack_batch([(message, "dlq") for message in pop.messages[:2]])
+    assert [(r["success"], r["dlq"]) for r in results] == [(True, False)] * 2
+    entries = (await client.get(f"/api/v1/dlq?queue={segment(queue)}")).json["messages"]
+    assert [entry["data"] for entry in entries] == [2]
+    assert (await client.pop(queue)).data == [3]
+
+
+async def test_the_retries_of_a_deleted_message_are_not_the_next_ones(
+    client: Client, queue: str
+) -> None:
+    await client.configure(queue, {"retryLimit": 1})
+    await client.push(queue, [1, 2])
+    pop = await client.pop(queue, batch=1)
+    await client.ack(pop.messages[0], "failed")
+    await delete(client, pop.messages[0])
+    pop = await client.pop(queue, batch=1)
+    assert (pop.data, pop.messages[0]["retryCount"]) == ([2], 0)
+    assert (await client.ack(pop.messages[0], "failed"))["dlq"] is False
+    assert (await client.pop(queue)).data == [2]
+
+
 # ── to the dead letters ─────────────────────────────────────────────────────────────────────────
 
 
@@ -629,6 +714,22 @@ async def test_clear_deletes_all_messages_and_keeps_positions(
     assert (await clear(client, queue)).json["count"] == 0
 
 
+async def test_a_lease_ends_when_its_messages_are_cleared(client: Client, queue: str) -> None:
+    await client.configure(queue, {"leaseTime": 300})
+    await client.push(queue, [1, 2], partition="a")
+    pop = await client.pop(queue, batch=1)
+    waiting = asyncio.create_task(client.pop(queue, wait_ms=10_000))
+    await clear(client, queue)
+    await client.push(queue, ["fresh"], partition="a")
+    assert (await waiting).data == ["fresh"]
+    for status in ("completed", "failed", "retry"):
+        result = await client.ack(pop.messages[0], status)
+        assert (result["success"], result["error"]) == (False, "Invalid or expired lease")
+    assert (await client.extend(pop.lease_id, 60))["success"] is False
+    depth = (await client.get(f"/api/v1/resources/queues/{segment(queue)}/depth")).json
+    assert (depth["pending"], depth["processing"], depth["ready"]) == (1, 1, 0)
+
+
 async def test_clear_of_one_partition(client: Client, queue: str) -> None:
     await client.push(queue, [1, 2], partition="a")
     await client.push(queue, [3], partition="b")
@@ -646,10 +747,10 @@ async def test_acks_of_messages_that_were_cleared(client: Client, queue: str) ->
     await clear(client, queue)
     result = await client.ack(pop.messages[0])
     assert result["success"] is False
-    assert "unresolv" in result["error"]
+    assert "lease" in result["error"]
+    assert (await client.extend(pop.lease_id, 60))["success"] is False
     await client.push(queue, [3])
-    held = (await client.pop(queue)).status
-    assert held in (200, 204)
+    assert (await client.pop(queue)).data == [3]
 
 
 async def test_queues_are_cleared_while_everybody_pushes(client: Client, queue: str) -> None:

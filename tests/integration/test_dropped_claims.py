@@ -69,10 +69,11 @@ class Worker:
 async def drop(transactions: Transactions, before: int) -> None:
     """What retention does to everything below an offset."""
     rows = await transactions.call("SELECT queue_id, partition_id FROM queen.allocators", {})
-    spans, _ = await retention.raise_low_watermarks(
+    raised = await retention.raise_low_watermarks(
         transactions,
         [Expired(str(queue_id), id_, before, RetentionType.RETENTION) for queue_id, id_ in rows],
     )
+    spans = raised.spans
     while spans:
         spans = (await retention.drop(transactions, spans, 1000)).left
 

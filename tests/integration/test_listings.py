@@ -47,7 +47,7 @@ class Log:
     def __init__(self, conninfo: str, transactions: Transactions, seed: int) -> None:
         self.conninfo = conninfo
         self.random = random.Random(seed)
-        self.messages = StoredMessages(transactions, transactions, Keyring())
+        self.messages = StoredMessages(transactions, transactions, Keyring(), Rooms())
         row = Counters(1).worker(0)
         self._pusher = Pusher(transactions, Directory(transactions), Rooms(), row, Keyring())
 

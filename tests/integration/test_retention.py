@@ -23,6 +23,7 @@ from queue_server.domain.names import (
     PartitionName,
     PartitionRef,
     QueueName,
+    SubscriptionId,
 )
 from queue_server.domain.options import OptionChanges, QueueOptions
 from queue_server.domain.retention import RetentionType, Rule, eviction_rule, retention_rule
@@ -30,9 +31,11 @@ from queue_server.domain.segment import CODEC_RENDERED
 from queue_server.domain.subscription import ALL, NEW, Start
 from queue_server.services import retention as service
 from queue_server.services.retention import Cleanup, MessageRetention
-from queue_server.storage import groups, messages, queues, retention
+from queue_server.storage import groups, leases, messages, queues, retention
+from queue_server.storage.leases import ANY_PARTITION, ClaimRequest
 from queue_server.storage.messages import SHARD, SegmentDraft
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.retention import Expired
+from queue_server.storage.transactions import Connection, Transactions
 from tests.client import uuid7
 
 DAY_S = 24 * 3600
@@ -126,11 +129,13 @@ class Log:
 
     async def retain(self, batch_size: int = 1000) -> Mapping[str, int]:
         return await MessageRetention(
-            "retention", self.transactions, retention_rule, batch_size
+            "retention", self.transactions, Rooms(), retention_rule, batch_size
         ).run_once()
 
     async def evict(self) -> Mapping[str, int]:
-        return await MessageRetention("eviction", self.transactions, eviction_rule, 1000).run_once()
+        return await MessageRetention(
+            "eviction", self.transactions, Rooms(), eviction_rule, 1000
+        ).run_once()
 
     async def clean(self, idle_days: int = 30) -> Mapping[str, int]:
         return await Cleanup(
@@ -335,10 +340,85 @@ async def test_cursors_and_live_leases_stay_as_they_are(log: Log) -> None:
         " lease_expires_at = now() + interval '1 minute' RETURNING 1"
     )
     before = await log.run("SELECT * FROM queen.cursors")
-    await log.age(partition, 61)
+    await log.age(partition, 61, before=10)
     await log.retain()
-    assert await log.kept(partition) == (20, 20, [])
+    assert await log.kept(partition) == (10, 20, [10])
     assert await log.run("SELECT * FROM queen.cursors") == before
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_lease_ends_when_nothing_is_left_of_its_batch(log: Log, held: bool) -> None:
+    """In the transaction that removes; a cursor that a claim holds just then is judged by the low
+    watermark. Messages that were deleted before do not keep it.
+    """
+    partition = await log.partition()
+    await log.push(partition)
+    await log.push(partition)
+    await log.commit(partition, "g", 3)
+    await log.run(
+        "UPDATE queen.cursors SET lease_id = gen_random_uuid(), lease_end = 12,"
+        " consumed_at = now(), lease_expires_at = now() + interval '1 minute' RETURNING 1"
+    )
+    await log.run(
+        "INSERT INTO queen.leases (shard, lease_id, partition_id, subscription_id)"
+        " SELECT shard, lease_id, partition_id, subscription_id FROM queen.cursors RETURNING 1"
+    )
+    await log.run(
+        "INSERT INTO queen.holes SELECT 1, %(p)s, unnest(ARRAY[10, 11]) RETURNING 1", p=partition.id
+    )
+    low = 20 if held else 10
+    [(lease_id, subscription_id)] = await log.run(
+        "SELECT lease_id, subscription_id FROM queen.cursors"
+    )
+    expired = [Expired(partition.queue_id, partition.id, low, RetentionType.RETENTION)]
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("SELECT 1 FROM queen.cursors FOR NO KEY UPDATE")
+        raised = await retention.raise_low_watermarks(log.transactions, expired)
+        assert (len(raised.spans), raised.freed) == (1, [])
+
+    if held:
+        await log.transactions.run(work)
+    else:
+        raised = await retention.raise_low_watermarks(log.transactions, expired)
+        assert raised.freed == [partition.id]
+        assert await log.count("leases", partition) == 0
+    waiting = [leases.Waiting(SubscriptionId(subscription_id), ANY_PARTITION, 1)]
+    assert await leases.extend(log.transactions, lease_id, 60) == []
+    if held:
+        await log.push(partition)
+    assert (await leases.claimable(log.transactions, waiting))[0].count == 1
+    [claimed] = await leases.claim(
+        log.transactions,
+        [
+            ClaimRequest(
+                SubscriptionId(subscription_id), ANY_PARTITION, ANY_PARTITION, 100, 1, 60,
+                uuid.uuid4(), auto_ack=False,
+            )
+        ],
+    )  # fmt: skip
+    [claim] = claimed.claims
+    assert [(run.start, run.end) for run in claim.runs] == [(20, 30) if held else (12, 20)]
+    assert not claim.taken_over
+    assert await log.count("leases", partition) == 1
+
+
+async def test_ids_below_the_low_watermark_are_new_before_their_segments_are_dropped(
+    log: Log,
+) -> None:
+    partition = await log.partition()
+    ids = await log.push(partition)
+    expired = [Expired(partition.queue_id, partition.id, 10, RetentionType.CLEAR)]
+    [span] = (await retention.raise_low_watermarks(log.transactions, expired)).spans
+    assert await log.push(partition, ids=ids) == ids
+    assert await log.kept(partition) == (10, 20, [0, 10])
+    await retention.drop(log.transactions, [span], 1000)
+
+    async def find(connection: Connection) -> list[int]:
+        places = await messages.find_ids(connection, [(partition.id, id_keys(ids))])
+        return [place.offset for place in places]
+
+    assert sorted(await log.transactions.run(find)) == list(range(10, 20))
 
 
 @pytest.mark.parametrize("ids", ["time-ordered", "random", "skewed clocks"])
@@ -475,7 +555,7 @@ async def test_a_pass_is_bounded_and_the_next_goes_on_there(
             partition = await log.partition(f"p{i}", queue)
             await log.push(partition)
             await log.age(partition, 61)
-    passes = MessageRetention("retention", log.transactions, retention_rule, 1000)
+    passes = MessageRetention("retention", log.transactions, Rooms(), retention_rule, 1000)
     counts = [(await passes.run_once())["messages"] for _ in range(3)]
     assert sum(counts) == 80
     assert max(counts) <= 40
@@ -559,7 +639,7 @@ async def test_a_queue_that_goes_in_the_middle_of_a_pass_is_no_failure(log: Log)
     )
     assert len(expired) == 1
     await queues.delete_queue(log.transactions, QueueName("q"))
-    assert await retention.raise_low_watermarks(log.transactions, expired) == ([], 0)
+    assert (await retention.raise_low_watermarks(log.transactions, expired)).spans == []
 
 
 async def test_what_a_crash_left_below_the_watermark_is_dropped_later(log: Log) -> None:

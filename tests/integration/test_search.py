@@ -24,7 +24,7 @@ MESSAGES = 3
 
 @pytest.fixture
 def messages(transactions: Transactions) -> StoredMessages:
-    return StoredMessages(transactions, transactions, Keyring())
+    return StoredMessages(transactions, transactions, Keyring(), Rooms())
 
 
 @pytest.fixture

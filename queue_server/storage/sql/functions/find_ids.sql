@@ -4,8 +4,10 @@
 --             1-based number of the list it belongs to, the partition, its bounds, and the highest
 --             max_id that a stored range overlapping it can have; and the lists of 16-byte id keys.
 -- Returns:    one row for each sought id that is stored: its list, its 0-based position there, the
---             offset, the message id's base and index, and the time of its segment.
--- Reads:      id_ranges (one short index scan a range), segments (only where ranges overlap).
+--             offset, the message id's base and index, the time of its segment, and whether the
+--             message is gone: below the low watermark, or taken out of the log by itself.
+-- Reads:      id_ranges (one short index scan a range); segments and allocators (only where ranges
+--             overlap); holes (only for an id that is found).
 -- Locks:      none. push calls it under the allocator's lock.
 -- Plan:       see pop.sql, candidates, on OFFSET 0.
 -- Isolation:  READ COMMITTED; what a concurrent, uncommitted push stores is not seen.
@@ -24,7 +26,8 @@ CREATE OR REPLACE FUNCTION queen.find_ids(
     o_offset bigint,
     o_first_message_id uuid,
     o_index integer,
-    o_created_at timestamptz
+    o_created_at timestamptz,
+    o_gone boolean
 ) LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -49,7 +52,7 @@ BEGIN
     ),
     stored AS MATERIALIZED (
         SELECT
-            c.list, s.base_offset, s.first_message_id, s.created_at, g.i,
+            c.list, c.partition_id, s.base_offset, s.first_message_id, s.created_at, g.i,
             substring(s.ids FROM g.i * 16 + 1 FOR 16) AS id
         FROM candidates c
         CROSS JOIN LATERAL (
@@ -70,8 +73,19 @@ BEGIN
         WHERE l.list IN (SELECT c.list FROM candidates c)
     )
     SELECT
-        f.list, f.i, s.base_offset + s.i, s.first_message_id, s.i, s.created_at
+        f.list, f.i, s.base_offset + s.i, s.first_message_id, s.i, s.created_at,
+        h.taken_out IS NOT NULL OR s.base_offset + s.i < a.low_watermark
     FROM sought f
-    JOIN stored s ON s.list = f.list AND s.id = f.id;
+    JOIN stored s ON s.list = f.list AND s.id = f.id
+    CROSS JOIN LATERAL queen.allocator_of(p_shard, s.partition_id) a
+    LEFT JOIN LATERAL (
+        SELECT true AS taken_out
+        FROM queen.holes k
+        WHERE
+            k.shard = p_shard
+            AND k.partition_id = s.partition_id
+            AND k.message_offset = s.base_offset + s.i
+        OFFSET 0
+    ) h ON true;
 END
 $$;

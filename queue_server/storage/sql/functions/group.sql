@@ -52,7 +52,7 @@ $$;
 -- Parameters: the registration; how many partitions at most.
 -- Returns:    how many cursors were deleted, the names of the visited partitions that hold messages,
 --             and whether partitions are left.
--- Writes:     cursors, pending, subscription_remains.
+-- Writes:     cursors, leases, pending, subscription_remains.
 -- Locks:      the remains (one clean-up at a time), cursors, then allocators FOR SHARE, ascending:
 --             waits for the pushes that began before the deletion, which may list the group.
 -- Isolation:  READ COMMITTED; partitions made after the deletion never meet the group.
@@ -106,6 +106,16 @@ BEGIN
         ORDER BY a.partition_id
         FOR SHARE;
 
+        DELETE FROM queen.leases l
+        USING queen.cursors c
+        WHERE
+            c.shard = p_shard
+            AND c.partition_id = ANY (v_ids)
+            AND c.subscription_id = p_subscription_id
+            AND l.shard = p_shard
+            AND l.lease_id = c.lease_id
+            AND l.partition_id = c.partition_id
+            AND l.subscription_id = p_subscription_id;
         DELETE FROM queen.cursors c
         WHERE
             c.shard = p_shard

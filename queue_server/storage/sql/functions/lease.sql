@@ -43,8 +43,9 @@ $$;
 -- extend_lease: put off the expiry of a live lease.
 --
 -- Parameters: the lease and the seconds from now. An expiry is never brought forward.
--- Returns:    one row for each partition extended: its new expiry. None for a lease that is over.
--- Calls:      lock_leased.
+-- Returns:    one row for each partition extended: its new expiry. None for a lease that is over,
+--             because it expired, was ended, or because all its messages were removed.
+-- Calls:      lock_leased, allocator_of.
 -- Writes:     cursors.
 -- Locks:      cursors, ascending (partition, subscription).
 -- Isolation:  READ COMMITTED; a lease that ends before the lock is granted is not extended.
@@ -67,7 +68,12 @@ BEGIN
     RETURN QUERY
     UPDATE queen.cursors c
     SET lease_expires_at = greatest(c.lease_expires_at, v_now + make_interval(secs => p_seconds))
-    WHERE c.ctid = ANY (v_places) AND c.lease_expires_at > v_now
+    WHERE
+        c.ctid = ANY (v_places)
+        AND c.lease_expires_at > v_now
+        AND c.lease_end > (
+            SELECT a.low_watermark FROM queen.allocator_of(p_shard, c.partition_id) a
+        )
     RETURNING c.lease_expires_at;
 END
 $$;

@@ -48,7 +48,11 @@ AS $$
     SELECT
         u.partition_id,
         queen.readable_at(
-            CASE WHEN u.lease_id IS NOT NULL THEN u.lease_expires_at END,
+            -- A lease whose messages were all removed is over (queen.end_empty_leases).
+            CASE
+                WHEN u.lease_id IS NOT NULL AND u.lease_end > a.low_watermark
+                    THEN u.lease_expires_at
+            END,
             u.available_at, o.o_at, p_delay, a.last_segment_at, p_window
         ),
         o.o_at
@@ -314,7 +318,8 @@ BEGIN
 
             SELECT
                 u.ctid AS place, u.partition_id, u.committed_offset, u.attempt, u.attempt_offset,
-                u.retry_count, u.consumed_at, u.lease_id, a.next_offset, a.low_watermark,
+                u.retry_count, u.retry_offset, u.consumed_at, u.lease_id, u.lease_expires_at,
+                a.next_offset, a.low_watermark,
                 (
                     SELECT array_agg(h.message_offset ORDER BY h.message_offset)
                     FROM queen.holes h
@@ -329,7 +334,7 @@ BEGIN
                 -- As queen.cursor_of, and locked.
                 SELECT
                     k.ctid, k.partition_id, k.committed_offset, k.attempt, k.attempt_offset,
-                    k.retry_count, k.consumed_at, k.lease_id
+                    k.retry_count, k.retry_offset, k.consumed_at, k.lease_id, k.lease_expires_at
                 FROM queen.cursors k
                 WHERE
                     k.shard = p_shard
@@ -337,11 +342,17 @@ BEGIN
                     AND k.subscription_id BETWEEN r.subscription_id AND r.subscription_id
                     -- Said again of the row that is locked; and nothing is locked in vain, as a pop
                     -- that comes with the news of a push would pass over it.
-                    AND k.committed_offset < (
-                        SELECT x.next_offset
+                    AND (
+                        SELECT
+                            k.committed_offset < x.next_offset
+                            AND (
+                                k.lease_id IS NULL
+                                OR k.lease_expires_at <= v_now
+                                -- All its messages were removed while it was being made.
+                                OR k.lease_end <= x.low_watermark
+                            )
                         FROM queen.allocator_of(p_shard, v_partition_id) x
                     )
-                    AND (k.lease_id IS NULL OR k.lease_expires_at <= v_now)
                     AND (k.available_at IS NULL OR k.available_at <= v_now)
                 ORDER BY k.subscription_id DESC
                 LIMIT 1
@@ -397,9 +408,11 @@ BEGIN
                 o_status := 'segment';
                 CONTINUE;
             END IF;
-            -- A lease that is still there ran out: nobody ended it.
+            -- A lease that is still there ran out, unless its messages were removed: nobody ended it.
             IF c.lease_id IS NOT NULL THEN
-                o_status := 'taken_over';
+                IF c.lease_expires_at <= v_now THEN
+                    o_status := 'taken_over';
+                END IF;
                 DELETE FROM queen.leases l
                 WHERE
                     l.shard = p_shard
@@ -407,7 +420,8 @@ BEGIN
                     AND l.partition_id = c.partition_id
                     AND l.subscription_id = r.subscription_id;
             END IF;
-            o_retry_count := c.retry_count;
+            -- The budget of a message that was removed is not the next one's.
+            o_retry_count := CASE WHEN c.retry_offset < v_place THEN 0 ELSE c.retry_count END;
             o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
 
             v_end := v_start;
@@ -472,7 +486,9 @@ BEGIN
                 -- Nothing but holes and stale messages: pass them.
                 IF v_start > c.committed_offset THEN
                     UPDATE queen.cursors u
-                    SET committed_offset = v_start
+                    SET
+                        committed_offset = v_start, lease_id = NULL, lease_end = NULL,
+                        lease_expires_at = NULL
                     WHERE u.ctid = c.place;
                 END IF;
                 CONTINUE;
@@ -498,7 +514,9 @@ BEGIN
                 SET
                     committed_offset = v_place, lease_id = r.lease_id, lease_end = v_end,
                     lease_expires_at = o_lease_expires_at, attempt = o_attempt,
-                    attempt_offset = v_place, available_at = NULL, consumed_at = v_now
+                    attempt_offset = v_place, retry_count = o_retry_count,
+                    retry_offset = CASE WHEN u.retry_offset < v_place THEN -1 ELSE u.retry_offset END,
+                    available_at = NULL, consumed_at = v_now
                 WHERE u.ctid = c.place;
                 v_leases := v_leases || r.lease_id;
                 v_leased_partitions := v_leased_partitions || c.partition_id;

@@ -6,8 +6,8 @@
 --             `p_encrypted` says which bodies are; `p_can_encrypt` whether the caller has a key.
 -- Returns:    o_status 'stored':    one row a partition: the offset of its first new message and the
 --                                   segments' time;
---             o_status 'duplicate': one row for each id that is stored already, by segment number
---                                   and position: nothing was written, push again without them;
+--             o_status 'duplicate': one row for each id that is taken, by segment number and
+--                                   position: nothing was written, push again without them;
 --             o_status 'missing':   one row for each partition that is gone: nothing was written;
 --             o_status 'encrypt':   one row for each partition whose queue wants its bodies
 --                                   encrypted, or no longer does: nothing was written;
@@ -182,12 +182,39 @@ BEGIN
         JOIN queen.allocators a
             ON a.shard = p_shard AND a.partition_id = p_partition_ids[f.o_list]
         JOIN queen.queues q ON q.id = a.queue_id
-        -- Without a window an id is taken for as long as its message is kept. An append that is
-        -- repeated because its answer was lost finds its own messages whatever the window.
+        -- An id is taken by a message that may be delivered, or is kept as a dead letter in its place
+        -- in the log. One that was removed, or that pops pass over for its age, takes none: whoever
+        -- pushes its id again would be told that the new message is stored. An append that is
+        -- repeated because its answer was lost finds its own messages whatever became of them.
         WHERE
-            q.dedup_window_seconds IS NULL
-            OR f.o_first_message_id = ANY (p_first_message_ids)
-            OR f.o_created_at > clock_timestamp() - make_interval(secs => q.dedup_window_seconds);
+            f.o_first_message_id = ANY (p_first_message_ids)
+            OR (
+                (
+                    q.dedup_window_seconds IS NULL
+                    OR f.o_created_at
+                        > clock_timestamp() - make_interval(secs => q.dedup_window_seconds)
+                )
+                AND (
+                    least(nullif(q.max_wait_time_seconds, 0), nullif(q.ttl, 0)) IS NULL
+                    OR f.o_created_at >= clock_timestamp() - make_interval(
+                        secs => least(nullif(q.max_wait_time_seconds, 0), nullif(q.ttl, 0))
+                    )
+                )
+                AND (
+                    NOT f.o_gone
+                    OR (
+                        f.o_offset >= a.low_watermark
+                        AND EXISTS (
+                            SELECT 1
+                            FROM queen.dead_letters d
+                            WHERE
+                                d.shard = p_shard
+                                AND d.partition_id = a.partition_id
+                                AND d.message_offset = f.o_offset
+                        )
+                    )
+                )
+            );
         IF FOUND THEN
             RETURN;
         END IF;
@@ -303,20 +330,30 @@ $$;
 -- unread_count: the messages of a queue that not every group has read.
 --
 -- Parameters: the queue.
--- Returns:    their number; without a group, all that are kept.
--- Reads:      partitions, allocators, cursors of the whole queue: for queues with a max_size only.
+-- Returns:    their number; without a group, all that are kept. Messages that were taken out one by
+--             one do not count, nor do cursors that a deleted group has left.
+-- Reads:      subscriptions, partitions, allocators, cursors and holes of the whole queue: for queues
+--             with a max_size only.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.unread_count(p_shard smallint, p_queue_id uuid) RETURNS bigint
 LANGUAGE sql STABLE
 AS $$
-    SELECT coalesce(sum(a.next_offset - greatest(a.low_watermark, coalesce(m.lowest, 0))), 0)::bigint
+    SELECT coalesce(sum(a.next_offset - n.place - h.o_count), 0)::bigint
     FROM queen.partitions p
+    CROSS JOIN (
+        SELECT array_agg(u.id) AS ids FROM queen.subscriptions u WHERE u.queue_id = p_queue_id
+    ) s
     JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
     LEFT JOIN LATERAL (
         SELECT min(c.committed_offset) AS lowest
         FROM queen.cursors c
-        WHERE c.shard = p_shard AND c.partition_id = p.id
+        WHERE
+            c.shard = p_shard AND c.partition_id = p.id AND c.subscription_id = ANY (s.ids)
     ) m ON true
+    CROSS JOIN LATERAL (
+        SELECT greatest(a.low_watermark, coalesce(m.lowest, 0)) AS place
+    ) n
+    CROSS JOIN LATERAL queen.holes_between(p_shard, p.id, n.place, a.next_offset) h
     WHERE p.shard = p_shard AND p.queue_id = p_queue_id
 $$;

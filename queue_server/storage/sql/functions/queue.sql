@@ -101,7 +101,8 @@ $$;
 --
 -- Parameters: the name.
 -- Returns:    whether it existed.
--- Writes:     every table.
+-- Writes:     every table with something of the queue in it; not the figures of past minutes, which
+--             go by their names.
 -- Locks:      the queue (FOR UPDATE: no partition is created meanwhile), its subscriptions, its
 --             cursors, its allocators; each ascending. A push that holds an allocator finishes
 --             first and is deleted with the rest; one that waits for it finds the partition gone.
@@ -140,7 +141,25 @@ BEGIN
 
     DELETE FROM queen.pending p
     WHERE p.shard = p_shard AND p.subscription_id = ANY (v_subscription_ids);
+    DELETE FROM queen.leases l
+    USING queen.cursors c
+    WHERE
+        c.shard = p_shard
+        AND c.partition_id = ANY (v_ids)
+        AND l.shard = p_shard
+        AND l.lease_id = c.lease_id
+        AND l.partition_id = c.partition_id
+        AND l.subscription_id = c.subscription_id;
     DELETE FROM queen.cursors c WHERE c.shard = p_shard AND c.partition_id = ANY (v_ids);
+    WITH gone AS (
+        DELETE FROM queen.traces t
+        WHERE t.shard = p_shard AND t.partition_id = ANY (v_ids)
+        RETURNING t.id
+    )
+    DELETE FROM queen.trace_names n
+    USING gone
+    WHERE n.shard = p_shard AND n.trace_id = gone.id;
+    DELETE FROM queen.holes h WHERE h.shard = p_shard AND h.partition_id = ANY (v_ids);
     DELETE FROM queen.subscriptions u WHERE u.queue_id = v_queue_id;
     DELETE FROM queen.dead_letters d WHERE d.shard = p_shard AND d.queue_id = v_queue_id;
     DELETE FROM queen.id_ranges x WHERE x.shard = p_shard AND x.partition_id = ANY (v_ids);

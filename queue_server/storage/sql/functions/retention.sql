@@ -5,7 +5,9 @@
 -- in batches, without any lock that a push or a pop could wait for. Deleting them under the
 -- allocator's lock would make each push to the partition wait for a batch.
 --
--- What a crash leaves between the two is found by find_leftovers.
+-- Raising it is the removal. In the same transaction leases end of which nothing is left, ids become
+-- new again (find_ids compares offsets with the watermark), and no count reaches below it. What a
+-- crash leaves between the two steps is space, and is found by find_leftovers.
 --
 -- Neither step waits for the disk at its commit: a crash that undoes one brings back messages that
 -- the next pass drops again.
@@ -150,14 +152,17 @@ $$;
 -- Parameters: one element for each partition: its queue, the new low watermark (the base of a
 --             segment, or the end of the log) and why (retention_history's words); `p_wait` =
 --             wait for a partition that a push holds just now, otherwise leave it out.
--- Returns:    one row for each partition raised: what is to be dropped, [o_from, o_to). A
---             watermark never falls.
--- Writes:     allocators; retention_history, one row for each queue and reason (its partition_id is
---             0 when it sums up several: a row for each partition would be millions a day).
+-- Returns:    one row for each partition raised: what is to be dropped, [o_from, o_to), and whether
+--             a lease ended there. A watermark never falls.
+-- Calls:      end_empty_leases.
+-- Writes:     allocators; cursors and leases of which nothing is left; retention_history, one row for
+--             each queue and reason (its partition_id is 0 when it sums up several: a row for each
+--             partition would be millions a day).
 -- Locks:      allocators, ascending, FOR NO KEY UPDATE; SKIP LOCKED unless `p_wait`. To wait, name
---             one partition only: who holds others meanwhile makes their pushes wait too.
+--             one partition only: who holds others meanwhile makes their pushes wait too. Then
+--             cursors, SKIP LOCKED.
 -- Isolation:  READ COMMITTED; the second statement's snapshot is taken under the locks. A claim that
---             is being made meanwhile may still hand out what goes.
+--             is being made meanwhile may still hand out what goes; its lease is over from then on.
 CREATE OR REPLACE FUNCTION queen.raise_low_watermarks(
     p_shard smallint,
     p_queue_ids uuid[],
@@ -165,11 +170,16 @@ CREATE OR REPLACE FUNCTION queen.raise_low_watermarks(
     p_lows bigint[],
     p_types text[],
     p_wait boolean
-) RETURNS TABLE (o_partition_id bigint, o_from bigint, o_to bigint) LANGUAGE plpgsql
+) RETURNS TABLE (o_partition_id bigint, o_from bigint, o_to bigint, o_freed boolean)
+LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_locked bigint[];
+    v_raised bigint[];
+    v_froms bigint[];
+    v_tos bigint[];
+    v_freed bigint[];
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
 
@@ -196,7 +206,6 @@ BEGIN
         RETURN;
     END IF;
 
-    RETURN QUERY
     WITH raised AS (
         UPDATE queen.allocators a
         SET low_watermark = n.low
@@ -235,7 +244,21 @@ BEGIN
         GROUP BY r.queue_id, r.type
         HAVING sum(r.low - r.was - h.hole_count) > 0
     )
-    SELECT r.partition_id, r.was, r.low FROM raised r ORDER BY r.partition_id;
+    SELECT
+        array_agg(r.partition_id ORDER BY r.partition_id), array_agg(r.was ORDER BY r.partition_id),
+        array_agg(r.low ORDER BY r.partition_id)
+    INTO v_raised, v_froms, v_tos
+    FROM raised r;
+    IF v_raised IS NULL THEN
+        RETURN;
+    END IF;
+
+    SELECT coalesce(array_agg(e.o_partition_id), '{}') INTO v_freed
+    FROM queen.end_empty_leases(p_shard, v_raised) e;
+
+    RETURN QUERY
+    SELECT r.partition_id, r.was, r.low, r.partition_id = ANY (v_freed)
+    FROM unnest(v_raised, v_froms, v_tos) AS r (partition_id, was, low);
 END
 $$;
 
@@ -434,7 +457,7 @@ $$;
 -- Parameters: the walk begins behind the partition `p_after` and visits at most `p_limit`; idle is who
 --             was not pushed to or claimed from for `p_idle_seconds`. `p_now` is for tests.
 -- Returns:    how many were removed; where the walk goes on (null = it reached the end).
--- Writes:     cursors, pending, allocators, partitions, holes.
+-- Writes:     cursors, leases, pending, allocators, partitions, holes.
 -- Locks:      cursors, ascending (partition, subscription), FOR UPDATE SKIP LOCKED, then allocators,
 --             ascending, FOR UPDATE SKIP LOCKED: a partition that is in use in any way is not idle.
 -- Isolation:  READ COMMITTED; all is judged again under the locks. A push that waits for the allocator
@@ -546,6 +569,16 @@ BEGIN
         AND n.shard = p_shard
         AND n.subscription_id = u.id
         AND n.partition_id = a.partition_id;
+    -- Those that expired and that no pop took over.
+    DELETE FROM queen.leases l
+    USING queen.cursors c
+    WHERE
+        c.shard = p_shard
+        AND c.partition_id = ANY (v_ids)
+        AND l.shard = p_shard
+        AND l.lease_id = c.lease_id
+        AND l.partition_id = c.partition_id
+        AND l.subscription_id = c.subscription_id;
     DELETE FROM queen.cursors c WHERE c.shard = p_shard AND c.partition_id = ANY (v_ids);
     DELETE FROM queen.holes h WHERE h.shard = p_shard AND h.partition_id = ANY (v_ids);
     DELETE FROM queen.allocators a WHERE a.shard = p_shard AND a.partition_id = ANY (v_ids);

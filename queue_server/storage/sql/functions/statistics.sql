@@ -1,5 +1,5 @@
 -- Figures for dashboards. They come from watermarks and cursors, a row for each partition and group;
--- no message is counted one by one, so those that were taken out of a segment count as stored.
+-- of messages only those are counted one by one that were taken out of the log by themselves.
 
 -- partition_statistics: what lies in the partitions of some queues.
 --
@@ -9,7 +9,7 @@
 --             unread_count counts it; o_slowest: that consumer's place. The protocol's counters
 --             follow queue mode: o_passed are the messages behind its place, or, without one, behind
 --             the places of all groups; o_processing its live lease, or the largest of the groups'.
--- Reads:      subscriptions, partitions, allocators, cursors and dead_letters of the queues.
+-- Reads:      subscriptions, partitions, allocators, cursors, holes and dead_letters of the queues.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.partition_statistics(p_shard smallint, p_queue_ids uuid[])
@@ -33,17 +33,16 @@ RETURNS TABLE (
 AS $$
     SELECT
         p.queue_id, p.id, p.name, p.created_at, a.low_watermark, a.next_offset, a.last_segment_at,
-        a.next_offset - a.low_watermark,
-        greatest(coalesce(k.queue_mode, k.slowest, 0) - a.low_watermark, 0),
+        a.next_offset - a.low_watermark - h.passed - h.ahead,
+        w.passed_to - a.low_watermark - h.passed,
         least(
             coalesce(
                 CASE WHEN k.queue_mode IS NOT NULL THEN k.queue_mode_leased ELSE k.leased END, 0
             ),
-            -- What retention took away under a lease is not there any more.
-            a.next_offset - greatest(coalesce(k.slowest, 0), a.low_watermark)
+            a.next_offset - w.slowest - h.unread
         ),
-        a.next_offset - greatest(coalesce(k.slowest, 0), a.low_watermark),
-        greatest(coalesce(k.slowest, 0), a.low_watermark),
+        a.next_offset - w.slowest - h.unread,
+        w.slowest,
         coalesce(k.queue_mode, k.slowest, 0),
         k.consumed_at,
         d.count
@@ -65,21 +64,38 @@ AS $$
             min(c.committed_offset) AS slowest,
             max(c.committed_offset) FILTER (WHERE c.subscription_id = q.queue_mode_id)
                 AS queue_mode,
-            max(c.lease_end - c.committed_offset) FILTER (
+            max(l.o_count) FILTER (
                 WHERE
                     c.subscription_id = q.queue_mode_id
                     AND c.lease_expires_at > clock_timestamp()
             ) AS queue_mode_leased,
-            max(c.lease_end - c.committed_offset) FILTER (
-                WHERE c.lease_expires_at > clock_timestamp()
-            ) AS leased,
+            max(l.o_count) FILTER (WHERE c.lease_expires_at > clock_timestamp()) AS leased,
             max(c.consumed_at) AS consumed_at
         FROM queen.cursors c
+        CROSS JOIN LATERAL queen.left_in_lease(
+            p_shard, p.id, a.low_watermark, c.committed_offset, c.lease_end
+        ) l
         WHERE
             c.shard = p_shard
             AND c.partition_id = p.id
             AND c.subscription_id = ANY (q.subscription_ids)
     ) k
+    CROSS JOIN LATERAL (
+        SELECT
+            greatest(coalesce(k.slowest, 0), a.low_watermark) AS slowest,
+            greatest(coalesce(k.queue_mode, k.slowest, 0), a.low_watermark) AS passed_to
+    ) w
+    CROSS JOIN LATERAL (
+        SELECT
+            count(*) FILTER (WHERE o.message_offset < w.passed_to) AS passed,
+            count(*) FILTER (WHERE o.message_offset >= w.passed_to) AS ahead,
+            count(*) FILTER (WHERE o.message_offset >= w.slowest) AS unread
+        FROM queen.holes o
+        WHERE
+            o.shard = p_shard
+            AND o.partition_id = p.id
+            AND o.message_offset >= a.low_watermark
+    ) h
     CROSS JOIN LATERAL (
         -- By dead_letters_by_partition alone, however many there are.
         SELECT count(*) AS count
@@ -93,7 +109,8 @@ $$;
 -- Parameters: a group, a queue; null = any.
 -- Returns:    one row for each cursor; for a group without one, a row with nulls for the partition.
 --             o_oldest_at is the time of the first message not committed (null when there is none).
--- Reads:      subscriptions, partitions, allocators, cursors; one segment for each that is behind.
+-- Reads:      subscriptions, partitions, allocators, cursors, holes; one segment for each that is
+--             behind.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.group_places(p_shard smallint, p_consumer_group text, p_queue text)
@@ -117,14 +134,19 @@ AS $$
         SELECT
             c.partition_id, p.name AS partition, c.committed_offset, c.consumed_at,
             greatest(c.committed_offset, a.low_watermark) AS place,
-            a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
-            coalesce(c.lease_expires_at > clock_timestamp(), false) AS leased
+            a.next_offset - greatest(c.committed_offset, a.low_watermark) - h.o_count AS lag,
+            coalesce(
+                c.lease_expires_at > clock_timestamp() AND c.lease_end > a.low_watermark, false
+            ) AS leased
         FROM queen.partitions p
         JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = p.id
         JOIN queen.cursors c
             ON c.shard = p_shard
             AND c.partition_id = p.id
             AND c.subscription_id = u.id
+        CROSS JOIN LATERAL queen.holes_between(
+            p_shard, p.id, greatest(c.committed_offset, a.low_watermark), a.next_offset
+        ) h
         WHERE p.shard = p_shard AND p.queue_id = u.queue_id
     ) k ON true
     LEFT JOIN LATERAL queen.time_at(

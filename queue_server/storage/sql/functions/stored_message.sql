@@ -240,8 +240,8 @@ $$;
 -- Parameters: the partition behind which the run begins; how many partitions it has at most; the
 --             16-byte id key, and the highest max_id that a stored range with it can have, as
 --             domain/ids.py makes both.
--- Returns:    one row: the partitions that have it, in no order, without those in which it is a
---             hole; and where the next run begins, null after the last one.
+-- Returns:    one row: the partitions that have it, in no order, without those in which it was
+--             removed; and where the next run begins, null after the last one.
 -- Reads:      partitions; id_ranges (one index scan of a few rows for each of them), segments (only
 --             where a range fits).
 -- Locks:      none.
@@ -294,9 +294,11 @@ BEGIN
             AND g.base_offset = c.base_offset
         OFFSET 0
     ) s
+    CROSS JOIN LATERAL queen.allocator_of(p_shard, c.partition_id) a
     CROSS JOIN LATERAL generate_series(0, (s.next_offset - s.base_offset)::integer - 1) AS n (i)
     WHERE
         substring(s.ids FROM n.i * 16 + 1 FOR 16) = p_id
+        AND s.base_offset + n.i >= a.low_watermark
         AND NOT EXISTS (
             SELECT 1
             FROM queen.holes h

@@ -6,7 +6,13 @@
 -- none there, since it never got a message.
 SELECT
     c.partition_id, c.subscription_id, c.committed_offset, c.lease_id, c.lease_end,
-    coalesce(c.lease_expires_at > clock_timestamp(), false) AS lease_live,
+    -- A lease whose messages were all removed is over (queen.end_empty_leases).
+    coalesce(
+        c.lease_expires_at > clock_timestamp()
+        AND c.lease_end > (
+            SELECT a.low_watermark FROM queen.allocator_of(c.shard, c.partition_id) a
+        ), false
+    ) AS lease_live,
     c.attempt, c.attempt_offset, c.retry_count, c.retry_offset,
     c.settled_lease_id, c.settled_from, c.settled_end
 FROM unnest(

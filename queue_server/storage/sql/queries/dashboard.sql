@@ -24,14 +24,17 @@ WITH places AS MATERIALIZED (
     SELECT
         u.id, c.partition_id,
         greatest(c.committed_offset, a.low_watermark) AS place,
-        a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
+        a.next_offset - greatest(c.committed_offset, a.low_watermark) - h.o_count AS lag,
         c.consumed_at,
-        c.lease_expires_at > clock_timestamp() AS leased
+        c.lease_expires_at > clock_timestamp() AND c.lease_end > a.low_watermark AS leased
     FROM queen.subscriptions u
     JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = u.queue_id
     JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
     JOIN queen.cursors c
         ON c.shard = %(shard)s AND c.partition_id = p.id AND c.subscription_id = u.id
+    CROSS JOIN LATERAL queen.holes_between(
+        p.shard, p.id, greatest(c.committed_offset, a.low_watermark), a.next_offset
+    ) h
     WHERE u.queue_id = %(queue_id)s::uuid
 ),
 sums AS (
@@ -59,14 +62,18 @@ WITH shown AS (
     SELECT
         p.id, p.name, c.committed_offset, a.low_watermark, a.next_offset,
         greatest(c.committed_offset, a.low_watermark) AS place,
-        a.next_offset - greatest(c.committed_offset, a.low_watermark) AS lag,
-        c.consumed_at, c.lease_expires_at,
+        a.next_offset - greatest(c.committed_offset, a.low_watermark) - h.o_count AS lag,
+        c.consumed_at,
+        CASE WHEN c.lease_end > a.low_watermark THEN c.lease_expires_at END AS lease_expires_at,
         count(*) OVER () AS matching
     FROM queen.subscriptions u
     JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = u.queue_id
     JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
     JOIN queen.cursors c
         ON c.shard = %(shard)s AND c.partition_id = p.id AND c.subscription_id = u.id
+    CROSS JOIN LATERAL queen.holes_between(
+        p.shard, p.id, greatest(c.committed_offset, a.low_watermark), a.next_offset
+    ) h
     WHERE
         u.queue_id = %(queue_id)s::uuid
         AND u.consumer_group = %(consumer_group)s
@@ -89,15 +96,15 @@ ORDER BY s.lag DESC, s.name
 -- would read again, and the leases that would end. A group without a place owes all that is stored.
 SELECT
     count(*),
-    coalesce(sum(greatest(t.target - t.place, 0)), 0)::bigint,
-    coalesce(sum(greatest(t.place - t.target, 0)), 0)::bigint,
-    coalesce(sum(t.next_offset - t.target), 0)::bigint,
+    coalesce(sum(greatest(t.target - t.place - b.o_count, 0)), 0)::bigint,
+    coalesce(sum(greatest(t.place - t.target - b.o_count, 0)), 0)::bigint,
+    coalesce(sum(t.next_offset - t.target - h.o_count), 0)::bigint,
     count(*) FILTER (WHERE t.leased)
 FROM (
     SELECT
-        a.next_offset,
+        a.shard, a.partition_id, a.next_offset,
         greatest(coalesce(c.committed_offset, 0), a.low_watermark) AS place,
-        c.lease_expires_at > clock_timestamp() AS leased,
+        c.lease_expires_at > clock_timestamp() AND c.lease_end > a.low_watermark AS leased,
         CASE
             WHEN %(time)s::timestamptz IS NULL THEN a.next_offset
             ELSE queen.offset_at(%(shard)s::smallint, a.partition_id, %(time)s::timestamptz)
@@ -108,7 +115,12 @@ FROM (
     LEFT JOIN queen.cursors c
         ON c.shard = a.shard AND c.partition_id = a.partition_id AND c.subscription_id = u.id
     WHERE a.shard = %(shard)s AND a.partition_id = ANY (%(partition_ids)b::bigint[])
+    OFFSET 0
 ) t
+CROSS JOIN LATERAL queen.holes_between(
+    t.shard, t.partition_id, least(t.target, t.place), greatest(t.target, t.place)
+) b
+CROSS JOIN LATERAL queen.holes_between(t.shard, t.partition_id, t.target, t.next_offset) h
 
 -- name: dead_letter_errors
 -- Dead letters by their error, the most frequent first, at most so many errors of each queue. All of

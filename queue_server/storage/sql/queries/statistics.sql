@@ -133,25 +133,28 @@ WHERE q.id = %(queue_id)s::uuid
 -- is the slowest of all. Sums over all partitions, with a page of these; a row without a partition
 -- where the page is empty. LATERAL as in queen.partition_statistics.
 WITH places AS MATERIALIZED (
-    SELECT p.name, d.depth AS pending, least(coalesce(k.leased, 0), d.depth) AS processing
+    SELECT p.name, n.depth AS pending, least(coalesce(k.leased, 0), n.depth) AS processing
     FROM queen.partitions p
     JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
     LEFT JOIN LATERAL (
         SELECT
             min(c.committed_offset) AS place,
-            max(c.lease_end - c.committed_offset) FILTER (
-                WHERE c.lease_expires_at > clock_timestamp()
-            ) AS leased
+            max(l.o_count) FILTER (WHERE c.lease_expires_at > clock_timestamp()) AS leased
         FROM queen.cursors c
         JOIN queen.subscriptions u ON u.id = c.subscription_id
+        CROSS JOIN LATERAL queen.left_in_lease(
+            p.shard, p.id, a.low_watermark, c.committed_offset, c.lease_end
+        ) l
         WHERE c.shard = p.shard AND c.partition_id = p.id
         GROUP BY u.consumer_group = '__QUEUE_MODE__'
         ORDER BY u.consumer_group = '__QUEUE_MODE__'
         LIMIT 1
     ) k ON true
     CROSS JOIN LATERAL (
-        SELECT a.next_offset - greatest(coalesce(k.place, 0), a.low_watermark) AS depth
+        SELECT greatest(coalesce(k.place, 0), a.low_watermark) AS place
     ) d
+    CROSS JOIN LATERAL queen.holes_between(p.shard, p.id, d.place, a.next_offset) h
+    CROSS JOIN LATERAL (SELECT a.next_offset - d.place - h.o_count AS depth) n
     WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
 )
 SELECT
@@ -177,18 +180,21 @@ ORDER BY g.name
 WITH places AS MATERIALIZED (
     SELECT
         p.name,
-        a.next_offset - greatest(coalesce(c.committed_offset, 0), a.low_watermark) AS pending,
-        CASE
-            WHEN c.lease_expires_at > clock_timestamp()
-                THEN c.lease_end - greatest(c.committed_offset, a.low_watermark)
-            ELSE 0
-        END AS processing
+        a.next_offset - d.place - h.o_count AS pending,
+        CASE WHEN c.lease_expires_at > clock_timestamp() THEN l.o_count ELSE 0 END AS processing
     FROM queen.partitions p
     JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
     LEFT JOIN queen.cursors c
         ON c.shard = %(shard)s
         AND c.partition_id = p.id
         AND c.subscription_id = %(subscription_id)s
+    CROSS JOIN LATERAL (
+        SELECT greatest(coalesce(c.committed_offset, 0), a.low_watermark) AS place
+    ) d
+    CROSS JOIN LATERAL queen.holes_between(p.shard, p.id, d.place, a.next_offset) h
+    CROSS JOIN LATERAL queen.left_in_lease(
+        p.shard, p.id, a.low_watermark, c.committed_offset, c.lease_end
+    ) l
     WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
 )
 SELECT
@@ -259,17 +265,22 @@ GROUP BY q.task
 ORDER BY q.task
 
 -- name: lease_statistics
--- Leases that are live.
+-- Leases that are live, and what is left of their batches.
 SELECT
     count(DISTINCT c.lease_id), count(DISTINCT c.partition_id),
-    coalesce(sum(c.lease_end - c.committed_offset), 0)::bigint
+    coalesce(sum(i.o_count), 0)::bigint
 FROM queen.leases l
 CROSS JOIN LATERAL queen.cursor_of(l.shard, l.partition_id, l.subscription_id) c
 JOIN queen.subscriptions u ON u.id = c.subscription_id
+CROSS JOIN LATERAL queen.allocator_of(l.shard, l.partition_id) a
+CROSS JOIN LATERAL queen.left_in_lease(
+    l.shard, l.partition_id, a.low_watermark, c.committed_offset, c.lease_end
+) i
 WHERE
     l.shard = %(shard)s
     AND c.lease_id = l.lease_id
     AND c.lease_expires_at > clock_timestamp()
+    AND c.lease_end > a.low_watermark
     AND (%(queue_ids)b::uuid[] IS NULL OR u.queue_id = ANY (%(queue_ids)b::uuid[]))
 
 -- name: dead_letter_statistics

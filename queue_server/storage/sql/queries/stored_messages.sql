@@ -264,23 +264,36 @@ ORDER BY d.partition_id
 LIMIT %(limit)s
 
 -- name: lock_places
--- Before a message leaves for the dead letters: the groups stay where they are meanwhile.
-SELECT c.subscription_id, c.committed_offset
+-- Before a message leaves the log: the groups stay where they are meanwhile. A cursor that a deleted
+-- registration has left belongs to no group.
+SELECT u.consumer_group, c.committed_offset
 FROM queen.cursors c
+JOIN queen.subscriptions u ON u.id = c.subscription_id
 WHERE c.shard = %(shard)s AND c.partition_id = %(partition_id)s
 ORDER BY c.subscription_id
-FOR NO KEY UPDATE
+FOR NO KEY UPDATE OF c
 
 -- name: lock_allocator
+-- As a push locks it, so that of two who remove one message the second finds it gone.
 SELECT a.next_offset
 FROM queen.allocators a
 WHERE a.shard = %(shard)s AND a.partition_id = %(partition_id)s
-FOR SHARE
+FOR NO KEY UPDATE
 
--- name: group_names
-SELECT u.id, u.consumer_group
-FROM queen.subscriptions u
-WHERE u.id = ANY (%(subscription_ids)b::integer[])
+-- name: end_empty_leases
+SELECT o_partition_id
+FROM queen.end_empty_leases(%(shard)s::smallint, ARRAY[%(partition_id)s::bigint])
+
+-- name: find_gone
+-- Which of these messages were removed.
+SELECT u.message_offset
+FROM unnest(%(offsets)b::bigint[]) AS u (message_offset)
+CROSS JOIN LATERAL queen.allocator_of(%(shard)s::smallint, %(partition_id)s::bigint) a
+LEFT JOIN queen.holes h
+    ON h.shard = a.shard
+    AND h.partition_id = a.partition_id
+    AND h.message_offset = u.message_offset
+WHERE u.message_offset < a.low_watermark OR h.message_offset IS NOT NULL
 
 -- name: insert_hole
 -- No row comes back when the message is one already.
@@ -290,15 +303,16 @@ ON CONFLICT DO NOTHING
 RETURNING message_offset
 
 -- name: delete_message_dead_letters
+-- How many there were, and the places of their messages.
 WITH gone AS (
     DELETE FROM queen.dead_letters d
     WHERE
         d.shard = %(shard)s
         AND d.partition_id = %(partition_id)s
         AND d.transaction_id = %(transaction_id)s
-    RETURNING d.id
+    RETURNING d.message_offset
 )
-SELECT count(*) FROM gone
+SELECT count(*), coalesce(array_agg(DISTINCT g.message_offset), '{}') FROM gone g
 
 -- name: delete_message_traces
 WITH gone AS (
@@ -306,7 +320,7 @@ WITH gone AS (
     WHERE
         t.shard = %(shard)s
         AND t.partition_id = %(partition_id)s
-        AND t.message_offset = %(message_offset)s
+        AND t.message_offset = ANY (%(offsets)b::bigint[])
     RETURNING t.id
 )
 DELETE FROM queen.trace_names n
