@@ -384,6 +384,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _encryption_keys,
         ),
     ] = ""
+    encryption_fallback_plaintext: Annotated[
+        bool,
+        Option(
+            ("ENCRYPTION_FALLBACK_PLAINTEXT",),
+            "Without QUEEN_ENCRYPTION_KEY, store the messages of queues with encryptionEnabled as"
+            " plain text, as Queen does. Otherwise pushes to them are refused with 503.",
+            "true",
+            _boolean,
+        ),
+    ] = False
     drain_timeout_ms: Annotated[
         int,
         Option(

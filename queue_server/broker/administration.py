@@ -28,4 +28,4 @@ class Administration:
         self.groups = Groups(transactions, directory, rooms)
         self.dead_letters = DeadLetters(transactions, reads, pusher, keyring)
         self.stored_messages = StoredMessages(transactions, reads, keyring, rooms)
-        self.traces = Traces(transactions, reads, self.stored_messages)
+        self.traces = Traces(transactions, reads, self.stored_messages, keyring)

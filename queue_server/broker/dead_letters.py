@@ -19,7 +19,7 @@ from queue_server.broker.push import (
     PushResult,
 )
 from queue_server.domain.access import Grants
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import Keyring, Unreadable
 from queue_server.domain.errors import QueueFull, Unavailable
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import NewMessage, message_id
@@ -91,6 +91,7 @@ class DeadLetters:
 
     async def page(self, filter_: DeadLetterFilter, limit: int, offset: int) -> Page:
         """Dead letters, newest failure first."""
+        filter_ = self._with_keys(filter_)
         letters = [
             self._opened(letter)
             for letter in await dead_letters.page(self._reads, filter_, limit, offset)
@@ -106,21 +107,37 @@ class DeadLetters:
         letter = await dead_letters.get(self._reads, id_)
         return self._opened(letter) if letter is not None and is_visible(letter.queue) else None
 
+    def _with_keys(self, filter_: DeadLetterFilter) -> DeadLetterFilter:
+        """The filter, so that it finds a sealed error as well."""
+        if filter_.error is None:
+            return filter_
+        keys = self._keyring.reason_keys(filter_.error)
+        return msgspec.structs.replace(filter_, error_keys=keys)
+
     def _opened(self, letter: DeadLetter) -> DeadLetter:
-        return msgspec.structs.replace(letter, payload=self._keyring.open_payload(letter.payload))
+        """A dead letter as a listing shows it, without what cannot be read of it."""
+        try:
+            return dead_letters.opened(letter, self._keyring)
+        except Unreadable:
+            return msgspec.structs.replace(
+                letter, payload=None, error_message=None, sealed_error=None
+            )
 
     async def purge(self, filter_: DeadLetterFilter, limit: int | None) -> Purged:
         """Remove what the filter lets through, oldest failure first, at most *limit*."""
+        filter_ = self._with_keys(filter_)
         deleted = await dead_letters.purge(self._transactions, filter_, limit)
         return Purged(deleted, await dead_letters.count(self._transactions, filter_))
 
     async def replay(self, id_: uuid.UUID, destination: Destination) -> Replay | None:
         """Move one dead letter. Shape: None when it does not exist (any more).
 
-        Errors: `QueueFull`, `BadRequest` for a name that cannot exist.
+        Errors: `QueueFull`, `BadRequest` for a name that cannot exist; `Unreadable`.
         """
         letter = await dead_letters.get(self._transactions, id_)
-        return None if letter is None else await self._replay(letter, destination)
+        if letter is None:
+            return None
+        return await self._replay(dead_letters.opened(letter, self._keyring), destination)
 
     async def retry(
         self, partition_id: PartitionId, transaction_id: str, creator: Grants | None = None
@@ -130,7 +147,10 @@ class DeadLetters:
         *creator*: as of `redrive`.
         """
         letters = await dead_letters.of_message(self._transactions, partition_id, transaction_id)
-        return await self._replay(letters[0], Destination(), creator) if letters else None
+        if not letters:
+            return None
+        letter = dead_letters.opened(letters[0], self._keyring)
+        return await self._replay(letter, Destination(), creator)
 
     async def redrive(
         self, filter_: DeadLetterFilter, limit: int, creator: Grants | None = None
@@ -138,10 +158,12 @@ class DeadLetters:
         """Move up to *limit* dead letters back, oldest failure first, in bounded batches.
 
         Duplicates on the way do not count: many of them must not keep the others from being moved.
+        Nor do those that are encrypted and cannot be read: they stay.
         *creator*: what bounds the labels of a queue that was deleted meanwhile and is made anew.
 
         Errors: `QueueFull` when nothing could be moved.
         """
+        filter_ = self._with_keys(filter_)
         moved_count = duplicate_count = 0
         after: DeadLetter | None = None
         while (left := limit - moved_count) > 0:
@@ -149,8 +171,9 @@ class DeadLetters:
             if not run:
                 break
             after = run[-1]
+            readable = [one for one in map(self._opened, run) if one.payload is not None]
             try:
-                moved, duplicates = await self._move_run(run, creator)
+                moved, duplicates = await self._move_run(readable, creator)
             except QueueFull:
                 if moved_count == 0:
                     raise
@@ -158,7 +181,9 @@ class DeadLetters:
             moved_count += moved
             duplicate_count += duplicates
         return Redriven(
-            moved_count, duplicate_count, await dead_letters.count(self._transactions, filter_)
+            moved_count,
+            duplicate_count,
+            await dead_letters.count(self._transactions, filter_),
         )
 
     async def _move_run(self, run: Sequence[DeadLetter], creator: Grants | None) -> tuple[int, int]:
@@ -168,9 +193,7 @@ class DeadLetters:
             letters = list(left.values())
             try:
                 await self._move(
-                    letters,
-                    [_copy(letter, Destination(), self._keyring) for letter in letters],
-                    creator,
+                    letters, [_copy(letter, Destination()) for letter in letters], creator
                 )
             except _Taken as taken:
                 left = {id_: letter for id_, letter in left.items() if id_ not in taken.ids}
@@ -186,7 +209,7 @@ class DeadLetters:
     async def _replay(
         self, letter: DeadLetter, destination: Destination, creator: Grants | None = None
     ) -> Replay | None:
-        message = _copy(letter, destination, self._keyring)
+        message = _copy(letter, destination)
         try:
             results = await self._move([letter], [message], creator)
         except _Taken:
@@ -281,14 +304,15 @@ class DeadLetters:
         )
 
 
-def _copy(letter: DeadLetter, destination: Destination, keyring: Keyring) -> NewMessage:
+def _copy(letter: DeadLetter, destination: Destination) -> NewMessage:
+    assert letter.payload is not None, "what is moved was opened"
     if destination.partition is not None:
         partition = destination.partition
     else:
         partition = letter.partition if destination.queue is None else "Default"
     return NewMessage(
         queue=destination.queue or letter.queue,
-        payload=msgspec.Raw(keyring.open_payload(letter.payload)),
+        payload=msgspec.Raw(letter.payload),
         partition=partition,
         transaction_id=f"dlq:{letter.id}",
         trace_id=None if letter.trace_id is None else uuid.UUID(letter.trace_id),

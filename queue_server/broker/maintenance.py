@@ -20,13 +20,13 @@ import msgspec
 from queue_server.broker.activity import Activity
 from queue_server.broker.push import PartitionsChanged, Pusher, check_ids
 from queue_server.domain.access import Grants
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import Keyring, held_push_place
 from queue_server.domain.errors import QueueServerError, Unavailable
 from queue_server.domain.message import MessageIdRun, NewMessage
 from queue_server.domain.names import DEFAULT_PARTITION, check_names
 from queue_server.storage import maintenance
 from queue_server.storage.maintenance import HeldCounts, HeldPush, Modes
-from queue_server.storage.queues import lock_limited_queues
+from queue_server.storage.queues import find_encrypted_queues, lock_limited_queues
 from queue_server.storage.transactions import Connection, Transactions
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Maintenance:
         ]
         await maintenance.hold(
             self._transactions,
-            self._keyring.seal_payload(self._encoder.encode(named), encrypt=True),
+            await self._sealed(named, producer_sub, None if creator is None else creator.push),
             len(items),
             producer_sub,
             traceparent,
@@ -158,6 +158,26 @@ class Maintenance:
                 for index, item in enumerate(named)
             ]
         )
+
+    async def _sealed(
+        self,
+        items: Sequence[NewMessage],
+        producer_sub: str | None,
+        push_patterns: Sequence[str] | None,
+    ) -> bytes:
+        """What is stored of a push that is held: sealed, whatever its queues are.
+
+        Errors: `EncryptionKeyMissing` when a queue is encrypted and there is no key.
+        """
+        plain = self._encoder.encode(items)
+        if self._keyring.can_seal:
+            place = held_push_place(len(items), producer_sub, push_patterns)
+            return self._keyring.seal(plain, place)
+        if not self._keyring.may_store_plain:
+            names = {item.queue for item in items}
+            for queue in await find_encrypted_queues(self._transactions, names):
+                self._keyring.require_key(queue)
+        return plain
 
     def refuse_pushes(self) -> None:
         """For pushes that cannot be put off. Errors: `Unavailable` in maintenance."""
@@ -196,7 +216,8 @@ class Maintenance:
         failed: dict[int, str] = {}
         for one in held:
             try:
-                items = self._decoder.decode(self._keyring.open_payload(one.items))
+                place = held_push_place(one.message_count, one.producer_sub, one.push_patterns)
+                items = self._decoder.decode(self._keyring.open_payload(one.items, place))
             except (QueueServerError, msgspec.MsgspecError, RecursionError) as exc:
                 failed[one.id] = exc.message if isinstance(exc, QueueServerError) else str(exc)
             else:

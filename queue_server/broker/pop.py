@@ -21,9 +21,16 @@ from queue_server.broker.activity import Activity
 from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.pace import Pace
+from queue_server.broker.unreadable import UnreadablePartitions
 from queue_server.broker.wakeup import News, Room, RoomKey, Rooms
 from queue_server.domain.access import Grants, Use
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import (
+    EncryptionKeyMissing,
+    Keyring,
+    Unreadable,
+    missing_key_text,
+    segment_place,
+)
 from queue_server.domain.errors import QueueServerError, Unavailable
 from queue_server.domain.names import (
     ConsumerGroup,
@@ -34,11 +41,19 @@ from queue_server.domain.names import (
     QueueName,
     SubscriptionId,
 )
-from queue_server.domain.segment import OpenSegment, decrypt
+from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, decrypt
 from queue_server.domain.subscription import Start
 from queue_server.observability.counters import Counter, Operation, Row
 from queue_server.storage import leases, queues
-from queue_server.storage.leases import ANY_PARTITION, Claim, Claimed, ClaimRequest, Run, Waiting
+from queue_server.storage.leases import (
+    ANY_PARTITION,
+    Claim,
+    Claimed,
+    ClaimRequest,
+    MissingKey,
+    Run,
+    Waiting,
+)
 from queue_server.storage.messages import read_segments
 from queue_server.storage.queues import Subscription
 from queue_server.storage.settle import bury_exhausted
@@ -72,6 +87,8 @@ _SWEEP_TIME_S = 0.25
 _ROUNDS_MAX = 10_000
 
 _RESOLVE_ATTEMPTS_MAX = 5
+# How often a pop looks further when it met only what it cannot read, a thousand partitions at most.
+_UNREADABLE_ATTEMPTS_MAX = 20
 # A pop of a partition that does not exist yet, or during an outage, looks again this often; with
 # many of them each looks less often, so that all together ask no more than this a second.
 _UNRESOLVED_NAP_S = 2.0
@@ -182,6 +199,7 @@ class Popper:
             turns=turns,
         )
         self._segments = SegmentCache(_CACHE_BYTES_MAX)
+        self.unreadable = UnreadablePartitions(counters)
         # Where each group's round over the partitions goes on in this worker.
         self._rounds: dict[SubscriptionId, PartitionId] = {}
         self._in_use: set[SubscriptionId] = set()
@@ -314,6 +332,7 @@ class Popper:
         answers = await leases.claimable(
             self._transactions,
             [Waiting(target.subscription.id, ANY_PARTITION, 1) for target in targets],
+            left_out=self.unreadable.left_out(),
             with_oldest=True,
         )
         ready = [
@@ -329,9 +348,10 @@ class Popper:
         self, request: PopRequest, room: Room, targets: Sequence[_Target]
     ) -> tuple[Delivery | None, Sequence[_Target]]:
         """What is there, and the targets as they are: what was remembered of them may be over."""
-        if not targets:
-            return None, targets
-        for _ in range(_RESOLVE_ATTEMPTS_MAX):
+        unreadable_attempts = attempts = 0
+        while attempts < _RESOLVE_ATTEMPTS_MAX:
+            if not targets or targets[0].partition_id in self.unreadable:
+                return None, targets
             requests = self._claim_requests(request, room, targets)
             answer = await self._coalescer.submit(requests)
             try:
@@ -341,9 +361,13 @@ class Popper:
                 raise
             if delivery is not None or not again:
                 return delivery, targets
+            if any(one.unreadable for one in answer[1]):
+                unreadable_attempts += 1
+                if unreadable_attempts >= _UNREADABLE_ATTEMPTS_MAX:
+                    return None, targets  # the next pop goes on from there
+                continue
+            attempts += 1
             targets = await self._resolve(request, room)
-            if not targets:
-                return None, targets
         raise Unavailable("the queue is being deleted or emptied again and again; try later")
 
     async def _deliver(
@@ -373,6 +397,11 @@ class Popper:
                 again = True
             elif one.exhausted:
                 await self._bury(one.exhausted)
+                again = True
+            if one.unreadable:
+                await self._leave_out(one.unreadable)
+                last = one.unreadable[-1].partition_id
+                self._note_round(target.subscription.id, last)
                 again = True
             if one.claims:
                 self._in_use.add(target.subscription.id)
@@ -445,18 +474,67 @@ class Popper:
         while delivery.claims:
             claim = delivery.claims[0]
             while claim.runs:
-                delivery.opened = await self._open(claim.partition_id, claim.runs[0])
+                try:
+                    delivery.opened = await self._open(delivery, claim, claim.runs[0])
+                except Unreadable as exc:
+                    await self._take_back(delivery, claim, 0, exc)
+                    break
                 if delivery.opened is not None:
                     return True
                 del claim.runs[0]
             del delivery.claims[0]
         return False
 
+    async def _leave_out(self, missing: Sequence[MissingKey]) -> None:
+        """Leave partitions out whose key this server does not have. Nothing was claimed there."""
+        partitions = await self._directory.name_partitions([one.partition_id for one in missing])
+        for one in missing:
+            partition = partitions.get(one.partition_id)
+            if partition is not None:
+                exc = EncryptionKeyMissing(missing_key_text(one.key_id), one.key_id)
+                self.unreadable.note(partition, exc, one.offset)
+
+    async def _take_back(
+        self, delivery: Delivery, claim: Claim, number: int, exc: Unreadable
+    ) -> None:
+        """Take what cannot be read out of a delivery: the runs of *claim* from *number* on.
+
+        Nothing is lost by it: they are not delivered, and not committed. A lease whose first
+        messages go out ends by itself.
+        """
+        start, end = claim.runs[number].start, claim.runs[-1].end
+        del claim.runs[number:]
+        partition = delivery.partitions[claim.partition_id]
+        self.unreadable.note(partition, exc, start)
+        if number and delivery.lease_id is not None:
+            return
+        try:
+            done = await leases.take_back(self._transactions, delivery.lease_id, claim, start, end)
+        except QueueServerError as failure:
+            logger.warning("a claim is left to expire", extra={"error": failure.message})
+            done = delivery.lease_id is not None
+        if not done and delivery.lease_id is None:
+            logger.error(
+                "messages that cannot be read were committed on delivery, and the group has gone on"
+                " from there: they are passed over",
+                extra={
+                    "queue": partition.queue,
+                    "partition": partition.partition,
+                    "start": start,
+                    "end": end,
+                },
+            )
+
     async def _flush(self, batch: Sequence[Sequence[ClaimRequest]]) -> list[_Answer]:
         begin = time.perf_counter_ns()
         # Those of one group beside each other: what they may have is looked for once.
         order = sorted(range(len(batch)), key=lambda i: _group_first(batch[i]))
-        answers = await leases.claim(self._transactions, [r for i in order for r in batch[i]])
+        answers = await leases.claim(
+            self._transactions,
+            [r for i in order for r in batch[i]],
+            self._keyring.key_ids,
+            self.unreadable.left_out(),
+        )
         self._counters.add(Counter.POP_TRANSACTIONS)
         self._spend(Counter.POP_LEASE_US, begin)
         claims = [claim for answer in answers for claim in answer.claims]
@@ -487,7 +565,12 @@ class Popper:
             ) -> bool:
                 return await bury_exhausted(connection, one, partition, self._keyring)
 
-            if await self._transactions.run(work):
+            try:
+                buried = await self._transactions.run(work)
+            except Unreadable as exc:
+                self.unreadable.note(partition, exc, one.offset)
+                continue
+            if buried:
                 self._counters.add(Counter.MESSAGES_DEAD_LETTERED)
                 self._activity.of(partition.queue).dead_letters += 1
 
@@ -533,10 +616,14 @@ class Popper:
         separator = b""
         opened, delivery.opened = delivery.opened, None
         for claim in delivery.claims:
-            for run in claim.runs:
+            for number, run in enumerate(claim.runs.copy()):
                 segment, opened = opened, None
                 if segment is None:
-                    segment = await self._open(claim.partition_id, run)
+                    try:
+                        segment = await self._open(delivery, claim, run)
+                    except Unreadable as exc:
+                        await self._take_back(delivery, claim, number, exc)
+                        break
                 if segment is None:
                     continue  # dropped since: nothing to hand out
                 begin = time.perf_counter_ns()
@@ -546,8 +633,9 @@ class Popper:
                 yield text
                 separator = b","
 
-    async def _open(self, partition_id: PartitionId, run: Run) -> OpenSegment | None:
-        key = (partition_id, run.base_offset)
+    async def _open(self, delivery: Delivery, claim: Claim, run: Run) -> OpenSegment | None:
+        """The segment of a run; None when it was dropped. Errors: those of `Keyring.open`."""
+        key = (claim.partition_id, run.base_offset)
         segment = self._segments.get(key)
         if segment is not None:
             run.body = None
@@ -562,7 +650,15 @@ class Popper:
                 return None
             body = stored[0].body
         begin = time.perf_counter_ns()
-        codec, body = decrypt(run.codec, body, self._keyring)
+        codec = run.codec
+        if codec & CODEC_ENCRYPTED:
+            place = segment_place(
+                delivery.partitions[claim.partition_id].queue,
+                claim.partition_id,
+                run.first_message_id,
+                run.next_offset - run.base_offset,
+            )
+            codec, body = decrypt(codec, body, self._keyring, place)
         self._spend(Counter.POP_DECRYPT_US, begin)
         begin = time.perf_counter_ns()
         segment = OpenSegment(run.base_offset, run.next_offset, codec, body)
@@ -655,11 +751,16 @@ class Popper:
             (room, Waiting(subscription_id, room.partition_id, room.sleeper_count))
             for room in self._rooms.occupied()
             for subscription_id in room.subscription_ids
+            if room.partition_id not in self.unreadable
         ]
         if not waiting or self.are_pops_paused():
             return None
         self._counters.add(Counter.FLOOR_POLLS)
-        answers = await leases.claimable(self._transactions, [one for _, one in waiting])
+        answers = await leases.claimable(
+            self._transactions,
+            [one for _, one in waiting],
+            left_out=self.unreadable.left_out(),
+        )
         for (room, _), answer in zip(waiting, answers, strict=True):
             if answer.count:
                 self._counters.add(Counter.FLOOR_POLL_HITS, answer.count)

@@ -21,7 +21,7 @@ from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.access import Grants
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import Keyring, segment_place
 from queue_server.domain.errors import BadRequest, QueueFull, Unavailable
 from queue_server.domain.ids import id_keys, uuid_keys
 from queue_server.domain.message import MessageIdRun, NewMessage, message_id
@@ -218,7 +218,10 @@ class _Lane:
                     messages[start:end], given[start:end], subs[start:end], traceparents[start:end]
                 )
             return
-        codec, body = pack(rendered, self.keyring)
+        place = b""
+        if self.keyring is not None:
+            place = segment_place(self.partition.queue, self.partition.id, run.first, len(messages))
+        codec, body = pack(rendered, self.keyring, place)
         self._message_ids += message_ids
         self._transaction_ids += transaction_ids
         self.drafts.append(
@@ -405,7 +408,7 @@ class Pusher:
             if not drafts:
                 break
             appended = await log.append(
-                self._transactions, drafts, can_encrypt=self._keyring.can_seal
+                self._transactions, drafts, can_encrypt=not self._keyring.may_store_plain
             )
             if appended.missing:
                 self._forget(ordered, appended.missing)
@@ -448,7 +451,9 @@ class Pusher:
         lanes = self._fill_lanes([request])
         places: dict[PartitionId, log.Place] = {}
         while drafts := [draft for lane in lanes for draft in lane.drafts]:
-            appended = await log.append_in(connection, drafts, can_encrypt=self._keyring.can_seal)
+            appended = await log.append_in(
+                connection, drafts, can_encrypt=not self._keyring.may_store_plain
+            )
             if appended.missing:
                 self._forget(lanes, appended.missing)
                 raise PartitionsChanged
@@ -496,12 +501,16 @@ class Pusher:
     def _correct_encryption(
         self, lanes: Sequence[_Lane], partition_ids: Sequence[PartitionId]
     ) -> None:
-        """Remember that the queues of these want the opposite of what the lanes did."""
+        """Remember that the queues of these want the opposite of what the lanes did.
+
+        Errors: `EncryptionKeyMissing` when one wants its messages encrypted and there is no key.
+        """
         encrypted_queues = self._directory.encrypted_queues
         mistaken = set(partition_ids)
         for lane in lanes:
             if lane.partition.id in mistaken:
                 if lane.keyring is None:
+                    self._keyring.require_key(lane.partition.queue)
                     encrypted_queues.add(lane.partition.queue)
                 else:
                     encrypted_queues.discard(lane.partition.queue)

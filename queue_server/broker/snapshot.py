@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from queue_server.domain.encryption import Keyring
 from queue_server.storage import dashboard, figures, statistics
 from queue_server.storage.dashboard import ErrorRow
 from queue_server.storage.figures import Figures
@@ -41,6 +42,8 @@ _METRICS_INTERVAL_S = 5.0
 _METRICS_PATIENCE_S = 3.0
 # Figures that are older than this are no longer told to metrics.
 _METRICS_AGE_MAX_S = 300.0
+
+_NO_KEYS = Keyring()
 
 
 class Snapshot(msgspec.Struct, Generic[T], frozen=True):
@@ -143,7 +146,9 @@ def _log_failure(look: asyncio.Task[Snapshot[T]]) -> None:
 class Looks:
     """The looks that callers share; *series_max* queues and groups have series of their own."""
 
-    def __init__(self, transactions: Transactions, series_max: int) -> None:
+    def __init__(
+        self, transactions: Transactions, series_max: int, keyring: Keyring = _NO_KEYS
+    ) -> None:
         async def look_at_queues() -> Overview:
             return await statistics.overview(transactions)
 
@@ -151,7 +156,7 @@ class Looks:
             return await statistics.groups(transactions)
 
         async def look_at_errors() -> list[ErrorRow]:
-            return await dashboard.dead_letter_errors(transactions)
+            return await dashboard.dead_letter_errors(transactions, keyring)
 
         async def look_for_metrics() -> Figures:
             overview = await self.overview.current()

@@ -8,6 +8,7 @@ look through is refused (docs/design/log.md, "Listings").
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 import uuid
@@ -17,11 +18,11 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from queue_server.broker.wakeup import Rooms, wake_freed
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import Keyring, Unreadable
 from queue_server.domain.errors import BadRequest
 from queue_server.domain.names import PartitionId, PartitionKey, PartitionName, QueueName
 from queue_server.domain.retention import RetentionType
-from queue_server.domain.segment import CODEC_ENCRYPTED
+from queue_server.domain.segment import OpenSegment
 from queue_server.domain.status import Consumption, MessageStatus
 from queue_server.storage import groups, queues, retention, stored_messages
 from queue_server.storage.messages import read_segments
@@ -228,7 +229,7 @@ class StoredMessages:
         skipped: dict[PartitionId, set[int]] = defaultdict(set)
         places = await stored_messages.holes(self._reads, covers)
         if filter_.status is not None:
-            places |= (await stored_messages.deaths(self._reads, covers)).keys()
+            places |= (await stored_messages.deaths(self._reads, covers, self._keyring)).keys()
         for partition_id, offset in places:
             skipped[partition_id].add(offset)
         return skipped
@@ -243,7 +244,7 @@ class StoredMessages:
         deaths: dict[tuple[PartitionId, int], Death] = {}
         if filter_.status is None:
             covers = _covers([piece.segment for piece in pieces])
-            deaths = await stored_messages.deaths(self._reads, covers)
+            deaths = await stored_messages.deaths(self._reads, covers, self._keyring)
         views: list[MessageView] = []
         for batch in _batches(pieces):
             keys = [(piece.segment.partition_id, piece.segment.base_offset) for piece in batch]
@@ -253,15 +254,18 @@ class StoredMessages:
                 segment = stored.get(key)
                 if segment is None:
                     continue
-                opened = open_segment(segment, self._keyring)
+                partition = partitions[segment.partition_id]
+                opened: OpenSegment | None = None
+                # A page shows what is known of a message that cannot be read.
+                with contextlib.suppress(Unreadable):
+                    opened = open_segment(segment, partition.queue, self._keyring)
                 views += [
                     stored_messages.view(
-                        partitions[segment.partition_id],
+                        partition,
                         segment,
                         offset,
-                        opened.message(offset),
-                        is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
-                        death=deaths.get((segment.partition_id, offset)),
+                        None if opened is None else opened.message(offset),
+                        deaths.get((segment.partition_id, offset)),
                     )
                     for offset in piece.offsets
                 ]

@@ -8,6 +8,7 @@ import uuid
 import msgspec
 
 from queue_server.broker.stored_messages import StoredMessages
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest, BodyTooLarge
 from queue_server.domain.names import PartitionId
 from queue_server.storage import traces
@@ -40,17 +41,22 @@ class Traces:
     """Keeps and shows traces."""
 
     def __init__(
-        self, transactions: Transactions, reads: Transactions, stored_messages: StoredMessages
+        self,
+        transactions: Transactions,
+        reads: Transactions,
+        stored_messages: StoredMessages,
+        keyring: Keyring,
     ) -> None:
         self._transactions = transactions
         self._reads = reads
+        self._keyring = keyring
         self._stored_messages = stored_messages
 
     async def add(self, trace: NewTrace) -> uuid.UUID | None:
         """Attach an event to a message. Shape: its id; None when there is no such message.
 
         Errors: `TraceNameTooLong`; `BadRequest` for too many names, `BodyTooLarge` for too much
-        data.
+        data; `EncryptionKeyMissing` when it would have to be sealed.
         """
         for text in (*trace.names, trace.transaction_id, trace.event_type, trace.consumer_group):
             if len(text.encode()) > _NAME_BYTES_MAX:
@@ -64,7 +70,7 @@ class Traces:
             raise BodyTooLarge(
                 f"data of a trace has {len(trace.data)} bytes, at most {_DATA_BYTES_MAX}"
             )
-        return await traces.add(self._transactions, trace)
+        return await traces.add(self._transactions, self._keyring, trace)
 
     async def of_message(
         self, partition_id: PartitionId, transaction_id: str, limit: int, offset: int
@@ -74,7 +80,7 @@ class Traces:
         A page ends early behind `_PAGE_BYTES` of data.
         """
         return await traces.of_message(
-            self._reads, partition_id, transaction_id, limit, offset, _PAGE_BYTES
+            self._reads, self._keyring, partition_id, transaction_id, limit, offset, _PAGE_BYTES
         )
 
     async def by_name(
@@ -90,7 +96,7 @@ class Traces:
         A page ends early behind `_PAGE_BYTES` of data and payloads.
         """
         found, total = await traces.by_name(
-            self._reads, name, start, end, limit, offset, _PAGE_BYTES
+            self._reads, self._keyring, name, start, end, limit, offset, _PAGE_BYTES
         )
         payloads: dict[tuple[PartitionId, str], bytes | None] = {}
         page: list[NamedTrace] = []
@@ -102,7 +108,7 @@ class Traces:
                 payloads[key] = None if detail is None else detail.listed.message.payload
             payload = payloads[key]
             # Each event carries the payload, also when several are of one message.
-            size_bytes += len(trace.data) + len(payload or b"")
+            size_bytes += len(trace.data or b"") + len(payload or b"")
             if page and size_bytes > _PAGE_BYTES:
                 break
             page.append(NamedTrace(trace, payload))

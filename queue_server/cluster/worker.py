@@ -32,6 +32,7 @@ from queue_server.broker.activity import Activity
 from queue_server.broker.administration import Administration
 from queue_server.broker.coalescer import Turns
 from queue_server.broker.directory import Directory
+from queue_server.broker.key_check import KeyCheck
 from queue_server.broker.maintenance import Maintenance
 from queue_server.broker.pace import Pace
 from queue_server.broker.pop import Popper
@@ -219,10 +220,10 @@ def build_server(context: WorkerContext) -> Server:
 
 def keyring_of(settings: Settings) -> Keyring:
     """The keys for queues that are encrypted at rest; the settings have checked their form."""
-    old = [key.strip() for key in settings.encryption_old_keys.split(",") if key.strip()]
-    return Keyring(
-        bytes.fromhex(settings.encryption_key) if settings.encryption_key else None,
-        tuple(bytes.fromhex(key) for key in old),
+    return Keyring.of_texts(
+        settings.encryption_key,
+        settings.encryption_old_keys,
+        fallback_plaintext=settings.encryption_fallback_plaintext,
     )
 
 
@@ -275,7 +276,7 @@ class QueueServer:
         )
         throughput = Throughput(context.counters)
         address = Address(socket.gethostname(), context.listener.getsockname()[1], context.index)
-        looks = Looks(reads, settings.metrics_queues_max)
+        looks = Looks(reads, settings.metrics_queues_max, keyring)
         self._live_events = Live(
             reads,
             looks,
@@ -302,6 +303,7 @@ class QueueServer:
         self._tracing = Tracing(context.index, __version__) if settings.tracing else None
         maintenance = Maintenance(transactions, pusher, keyring, activity, self._rooms.wake_all)
         self._maintenance = maintenance
+        self._key_check = KeyCheck(transactions, keyring, row, is_logging=context.index == 0)
         self._popper.are_pops_paused = lambda: maintenance.modes.pop
         self._background = Background(
             transactions, settings, administration.groups, maintenance, self._rooms
@@ -328,6 +330,7 @@ class QueueServer:
             live=self._live_events,
             maintenance=maintenance,
             rooms=self._rooms,
+            key_check=self._key_check,
         )
         self._http = HttpServer(
             build_app(self._state),
@@ -357,6 +360,7 @@ class QueueServer:
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         await self._maintenance.look()
         self._maintaining = asyncio.create_task(self._maintenance.watch(), name="maintenance")
+        self._checking = asyncio.create_task(self._key_check.watch(), name="key-check")
         self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
         self._sampling = asyncio.create_task(self._sampler.run(), name="sampling")
         await self._http.start()
@@ -390,7 +394,7 @@ class QueueServer:
         await self._popper.finish()
         await self._series.stop()
         await self._state.looks.close()
-        for task in (self._watch, self._maintaining, self._sampling):
+        for task in (self._watch, self._checking, self._maintaining, self._sampling):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

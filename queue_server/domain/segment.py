@@ -15,7 +15,11 @@ from datetime import UTC, datetime
 import msgspec
 import zstandard
 
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import (
+    Keyring,
+    sealing_key,
+    with_version,
+)
 from queue_server.domain.message import RUN_LENGTH_MAX, NewMessage
 from queue_server.domain.numerals import numerals
 from queue_server.domain.weave import weave
@@ -24,6 +28,8 @@ from queue_server.domain.weave import weave
 CODEC_RENDERED = 0
 CODEC_ZSTD = 1
 CODEC_ENCRYPTED = 2
+# With CODEC_ENCRYPTED: bound to its place. Without, it is from before there were places.
+CODEC_BOUND = 4
 
 # A pop may be much smaller than the segment it reads, so a segment is bounded: it is opened in
 # about a millisecond, and a slow reader holds no more than one.
@@ -95,10 +101,10 @@ def render(
     )  # fmt: skip
 
 
-def pack(rendered: bytes, keyring: Keyring | None = None) -> tuple[int, bytes]:
+def pack(rendered: bytes, keyring: Keyring | None = None, place: bytes = b"") -> tuple[int, bytes]:
     """Codec and stored form of a rendered body: compressed where that saves something.
 
-    It is encrypted when a *keyring* is given.
+    It is encrypted for *place* when a *keyring* is given.
     """
     codec, body = CODEC_RENDERED, rendered
     if len(rendered) >= _COMPRESS_BYTES_MIN:
@@ -106,18 +112,26 @@ def pack(rendered: bytes, keyring: Keyring | None = None) -> tuple[int, bytes]:
         if len(packed) < len(rendered) * 0.9:
             codec, body = CODEC_ZSTD, packed
     if keyring is not None:
-        codec, body = codec + CODEC_ENCRYPTED, keyring.seal(body)
+        codec, body = codec + CODEC_ENCRYPTED + CODEC_BOUND, keyring.seal(body, place)
     return codec, body
 
 
-def decrypt(codec: int, body: bytes, keyring: Keyring) -> tuple[int, bytes]:
+def decrypt(codec: int, body: bytes, keyring: Keyring, place: bytes) -> tuple[int, bytes]:
     """Codec and body without encryption; as they are when there is none.
 
     Errors: those of `Keyring.open`.
     """
     if codec & CODEC_ENCRYPTED:
-        return codec - CODEC_ENCRYPTED, keyring.open(body)
+        sealed = body if codec & CODEC_BOUND else with_version(body)
+        return codec & ~(CODEC_ENCRYPTED | CODEC_BOUND), keyring.open(sealed, place)
     return codec, body
+
+
+def sealed_by(codec: int, body: bytes) -> bytes | None:
+    """The id of the key that a stored body was encrypted with; None when it is not."""
+    if not codec & CODEC_ENCRYPTED:
+        return None
+    return sealing_key(body if codec & CODEC_BOUND else with_version(body))
 
 
 class OpenSegment:

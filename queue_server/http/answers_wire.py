@@ -566,6 +566,21 @@ class ThroughputPoint(TypedDict):
     dbPoolSize: float
 
 
+class MissingKey(TypedDict):
+    keyId: str
+    neededFor: list[str]
+
+
+class Encryption(TypedDict):
+    """As this server found it a minute ago at most."""
+
+    hasKey: bool
+    encryptedQueues: int
+    queuesWithoutKey: int
+    missingKeys: list[MissingKey]
+    unreadablePartitions: int
+
+
 class Status(Series):
     throughput: list[ThroughputPoint]
     queues: list[StatusQueue]
@@ -573,6 +588,7 @@ class Status(Series):
     messages: StatusMessages
     leases: Leases
     deadLetterQueue: DeadLetterSums
+    encryption: Encryption
     workers: list[Worker]
     errors: ErrorSums
     statsAge: int
@@ -629,7 +645,7 @@ MessageState = Literal["pending", "processing", "completed", "dead_letter"]
 
 class ListedMessage(TypedDict):
     id: Uuid
-    transactionId: str
+    transactionId: str | None  # null in a listing when `payloadAvailable` is false
     partitionId: str
     queuePath: str
     queue: str
@@ -1174,6 +1190,7 @@ class DeadLetter(TypedDict):
     errorMessage: str | None
     retryCount: int
     data: Json
+    payloadAvailable: bool  # false: it is encrypted and cannot be opened; `data` is null
     producerSub: str | None
     traceId: Uuid | None
     createdAt: Time
@@ -1234,7 +1251,7 @@ class BusStatus(TypedDict):
 
 class StoredMessage(TypedDict):
     id: Uuid
-    transactionId: str
+    transactionId: str | None  # null in a listing when `payloadAvailable` is false
     partitionId: str
     queuePath: str
     queue: str
@@ -1351,6 +1368,7 @@ class Trace(TypedDict):
     id: Uuid
     event_type: str
     data: Json
+    data_available: bool  # false: it is encrypted and cannot be opened; `data` is null
     consumer_group: str
     worker_id: str | None
     created_at: Time

@@ -81,6 +81,11 @@ _COUNTERS = (
         "acks_refused",
         "Messages acknowledged under a lease that was over: too late.",
     ),
+    (
+        Counter.POPS_UNREADABLE,
+        "unreadable_pops",
+        "Partitions that a pop passed over, because their next message could not be decrypted.",
+    ),
     (Counter.FLOOR_POLLS, "floor_polls", "Looks at the database for parked pops."),
     (
         Counter.WORKER_RESTARTS,
@@ -113,6 +118,11 @@ _WORKER_GAUGES = (
         "Connections to the database that nobody uses.",
     ),
     (Life.POOL_WAITING, "pool_waiting", "Transactions that wait for a connection."),
+    (
+        Life.PARTITIONS_UNREADABLE,
+        "unreadable_partitions",
+        "Partitions that pops leave out, because their next message cannot be decrypted.",
+    ),
     (Life.RESIDENT_BYTES, "worker_resident_memory_bytes", "Resident memory."),
     (Life.VIRTUAL_BYTES, "worker_virtual_memory_bytes", "Virtual memory."),
 )
@@ -179,6 +189,16 @@ def _metrics(
         counters.supervisor.get(Life.STARTED_AT_MS) / 1000,
     )
     yield _gauge("workers", "Worker slots.", counters.worker_count)
+    yield _gauge(
+        "encrypted_queues_without_key",
+        "Encrypted queues, while this server has no key for them: it refuses their pushes.",
+        max(counters.states(Life.QUEUES_WITHOUT_KEY)),
+    )
+    yield _gauge(
+        "encryption_keys_missing",
+        "Keys that this server does not have and that something stored is encrypted with.",
+        max(counters.states(Life.KEYS_MISSING)),
+    )
     yield from _requests(counters)
     for counter, name, text in _COUNTERS:
         yield _counter(name, text, counters.total(counter))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from queue_server.domain import errors
+from queue_server.domain.encryption import EncryptionKeyMissing
 from queue_server.http import wire
 
 _STATUS: Mapping[type[Exception], int] = {
@@ -21,6 +22,7 @@ _STATUS: Mapping[type[Exception], int] = {
     errors.NotFound: 404,
     errors.Unavailable: 503,
     errors.Overloaded: 429,
+    EncryptionKeyMissing: 503,
     errors.QueueServerError: 500,
 }
 

@@ -7,6 +7,7 @@ from aiohttp import web
 from queue_server.broker.ack import Acker
 from queue_server.broker.administration import Administration
 from queue_server.broker.directory import Directory
+from queue_server.broker.key_check import KeyCheck
 from queue_server.broker.maintenance import Maintenance
 from queue_server.broker.pop import Popper
 from queue_server.broker.push import Pusher
@@ -54,6 +55,7 @@ class State:
         live: Live,
         maintenance: Maintenance,
         rooms: Rooms,
+        key_check: KeyCheck,
     ) -> None:
         self.settings = settings
         self.transactions = transactions
@@ -75,6 +77,7 @@ class State:
         self.looks = looks
         self.live = live
         self.maintenance = maintenance
+        self.key_check = key_check
         self.rooms = rooms
         # Headers that every answer carries.
         self.headers = {

@@ -52,6 +52,7 @@ class Counter(enum.IntEnum):
     LEASES_GRANTED = enum.auto()  # one for each partition of a pop, none on commit on delivery
     LEASES_TAKEN_OVER = enum.auto()  # of these, after another one had run out unacknowledged
     ACKS_REFUSED = enum.auto()  # messages acknowledged under a lease that was over
+    POPS_UNREADABLE = enum.auto()  # partitions that a pop found encrypted and could not open
     FLOOR_POLLS = enum.auto()
     FLOOR_POLL_HITS = enum.auto()  # parked pops that the floor poll woke, not a message
     WAKE_UPS_TOLD = enum.auto()  # parked pops woken by what happened in their own worker
@@ -91,6 +92,9 @@ class Life(enum.IntEnum):
     CPU_USER_US = enum.auto()  # of this life
     CPU_SYSTEM_US = enum.auto()
     SOCKETS = enum.auto()  # WebSockets of dashboards, as of now
+    QUEUES_WITHOUT_KEY = enum.auto()  # encrypted ones, while the server has no key
+    KEYS_MISSING = enum.auto()  # that something stored is encrypted with
+    PARTITIONS_UNREADABLE = enum.auto()  # that it leaves out of pops: it cannot open what is next
 
 
 RETRY_COUNTERS = {

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 from collections.abc import Sequence
 
 import msgspec
 
+from queue_server.domain.encryption import REASON_CHARS, Keyring, Unreadable
 from queue_server.domain.names import ConsumerGroup, PartitionId
 from queue_server.storage.messages import SHARD
+from queue_server.storage.sealing import open_reason
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.statistics import QueueStatistics
 from queue_server.storage.transactions import Transactions
 
 ERRORS_MAX = 200
+_NO_KEYS = Keyring()
+# Stands for errors that are sealed with a key that is missing.
+UNREADABLE_REASON = "The reason is encrypted and cannot be read"
 
 
 class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -135,6 +141,16 @@ class ErrorRow(msgspec.Struct, frozen=True, rename="camel"):
     first_failed_at: datetime.datetime
     last_failed_at: datetime.datetime
 
+    def __add__(self, other: ErrorRow) -> ErrorRow:
+        return ErrorRow(
+            self.queue,
+            self.error,
+            self.count + other.count,
+            max(self.groups, other.groups),  # nearly always the same ones
+            min(self.first_failed_at, other.first_failed_at),
+            max(self.last_failed_at, other.last_failed_at),
+        )
+
 
 class SchemaFile(msgspec.Struct, frozen=True, rename="camel"):
     """A migration, or a file of functions, as it was applied to the database."""
@@ -221,7 +237,9 @@ async def preview_seek(
     return SeekPreview(*rows[0])
 
 
-async def dead_letter_errors(transactions: Transactions) -> list[ErrorRow]:
+async def dead_letter_errors(
+    transactions: Transactions, keyring: Keyring = _NO_KEYS
+) -> list[ErrorRow]:
     """Dead letters by queue and error, the most frequent first, ERRORS_MAX errors of each queue.
 
     Cost: every dead letter is read.
@@ -229,7 +247,27 @@ async def dead_letter_errors(transactions: Transactions) -> list[ErrorRow]:
     rows = await transactions.call(
         STATEMENTS["dead_letter_errors"], {"shard": SHARD, "limit": ERRORS_MAX}
     )
-    return [ErrorRow(*row) for row in rows]
+    errors: dict[tuple[str, str], ErrorRow] = {}
+    for *fields, id_, partition_id, sealed_error in rows:
+        one = ErrorRow(*fields)
+        if id_ is not None:
+            one = msgspec.structs.replace(
+                one, error=_reason(keyring, one.queue, partition_id, id_, sealed_error)
+            )
+        # The same error has another key, and a row of its own, for each key that sealed it.
+        known = errors.get((one.queue, one.error))
+        errors[one.queue, one.error] = one if known is None else known + one
+    return sorted(errors.values(), key=lambda one: (-one.count, one.queue, one.error))
+
+
+def _reason(
+    keyring: Keyring, queue: str, partition_id: PartitionId, id_: uuid.UUID, sealed_error: bytes
+) -> str:
+    try:
+        return open_reason(keyring, queue, partition_id, id_, "", sealed_error)[:REASON_CHARS]
+    except Unreadable as exc:
+        key = "" if exc.key_id is None else f" (key {exc.key_id.hex()})"
+        return UNREADABLE_REASON + key
 
 
 async def schema_files(transactions: Transactions) -> list[SchemaFile]:

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from queue_server.domain.encryption import Keyring
 from queue_server.domain.names import PartitionId, QueueName
 from queue_server.storage import groups
 from queue_server.storage.messages import SHARD
+from queue_server.storage.sealing import open_payload, open_reason
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
@@ -31,10 +33,11 @@ class DeadLetterFilter(msgspec.Struct, frozen=True):
     start: datetime.datetime | None = None
     end: datetime.datetime | None = None
     error: str | None = None  # the error text, of which the first 500 characters count
-    error_contains: str | None = None
+    error_contains: str | None = None  # of error texts that are not sealed
+    error_keys: Sequence[bytes] = []  # what `error` is known by where it is sealed
 
     async def parameters(self, transactions: Transactions) -> dict[str, Any]:
-        """What the statements take, planned for these values: see `find_dead_letters_v2`."""
+        """What the statements take, planned for these values: see `find_dead_letters`."""
         return {
             "shard": SHARD,
             "queue_id": await queue_id(transactions, self.queue),
@@ -42,7 +45,11 @@ class DeadLetterFilter(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that was given up for one group. `payload` is JSON text."""
+    """A message that was given up for one group. `payload` is JSON text.
+
+    As it is stored, `payload` may be sealed, and `sealed_error` stands for `error_message`; see
+    `opened`. Where they cannot be opened, both are None.
+    """
 
     id: uuid.UUID
     partition_id: PartitionId
@@ -52,11 +59,25 @@ class DeadLetter(msgspec.Struct, frozen=True):
     transaction_id: str
     trace_id: str | None
     producer_sub: str | None
-    payload: bytes
-    error_message: str
+    payload: bytes | None
+    error_message: str | None
     retry_count: int
     created_at: datetime.datetime  # of the message
     failed_at: datetime.datetime
+    sealed_error: bytes | None = None
+
+
+def opened(letter: DeadLetter, keyring: Keyring) -> DeadLetter:
+    """A dead letter that can be read. Errors: those of `Keyring.open`."""
+    assert letter.payload is not None
+    assert letter.error_message is not None
+    place = letter.queue, letter.partition_id, letter.id
+    return msgspec.structs.replace(
+        letter,
+        payload=open_payload(keyring, *place, letter.payload),
+        error_message=open_reason(keyring, *place, letter.error_message, letter.sealed_error),
+        sealed_error=None,
+    )
 
 
 async def queue_id(transactions: Transactions, name: str | None) -> str | None:
@@ -98,7 +119,9 @@ async def next_run(
 
 async def count(transactions: Transactions, filter_: DeadLetterFilter) -> int:
     rows = await transactions.call(
-        STATEMENTS["count_dead_letters"], await filter_.parameters(transactions), prepare=False
+        STATEMENTS["count_dead_letters"],
+        await filter_.parameters(transactions),
+        prepare=False,
     )
     number: int = rows[0][0]
     return number

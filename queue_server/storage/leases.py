@@ -50,6 +50,7 @@ class Run(msgspec.Struct):
     base_offset: int
     next_offset: int
     created_at: datetime.datetime
+    first_message_id: uuid.UUID  # of the segment
     codec: int
     body: bytes | None
 
@@ -65,7 +66,16 @@ class Claim(msgspec.Struct):
     retry_count: int
     priority: int
     runs: list[Run]
+    subscription_id: SubscriptionId
     taken_over: bool = False
+
+
+class MissingKey(msgspec.Struct, frozen=True, gc=False):
+    """A message that was not claimed because it is encrypted with a key that is not there."""
+
+    partition_id: PartitionId
+    offset: int
+    key_id: bytes
 
 
 class Exhausted(msgspec.Struct, frozen=True, gc=False):
@@ -85,6 +95,7 @@ class Claimed(msgspec.Struct):
     unknown_subscription: bool = False
     no_cursor: bool = False
     exhausted: list[Exhausted] = []
+    unreadable: list[MissingKey] = []
 
 
 class CommitRequest(msgspec.Struct, frozen=True):
@@ -121,9 +132,16 @@ class Claimable(msgspec.Struct, frozen=True, gc=False):
     oldest_at: datetime.datetime | None
 
 
-async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) -> list[Claimed]:
+async def claim(
+    transactions: Transactions,
+    requests: Sequence[ClaimRequest],
+    key_ids: Sequence[bytes] = (),
+    left_out: Sequence[PartitionId] = (),
+) -> list[Claimed]:
     """Serve *requests* in one transaction, one after another.
 
+    *key_ids*: only what is encrypted with one of these, or not at all, is claimed; *left_out*: not
+    of these partitions, unless a request names one.
     Shape: aligned with *requests*; an empty `claims` means that there is nothing to hand out.
     """
     rows = await transactions.call(
@@ -140,6 +158,8 @@ async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) ->
             "auto_acks": Booleans([r.auto_ack for r in requests]),
             "raw_bytes_max": POP_RAW_BYTES_MAX,
             "inline_bytes_max": POP_INLINE_BYTES_MAX,
+            "key_ids": Byteas(key_ids),
+            "left_out": Bigints(left_out),
         },
     )
     answers = [Claimed([]) for _ in requests]
@@ -156,11 +176,21 @@ async def claim(transactions: Transactions, requests: Sequence[ClaimRequest]) ->
                     *answer.exhausted,
                     Exhausted(requests[request - 1].subscription_id, partition_id, start, attempt),
                 ]
+            case "unreadable":
+                answer.unreadable = [*answer.unreadable, MissingKey(partition_id, start, row[15])]
             case _:
                 if not answer.claims or answer.claims[-1].partition_id != partition_id:
                     taken_over = status == "taken_over"
                     answer.claims.append(
-                        Claim(partition_id, attempt, retry_count, priority, [], taken_over)
+                        Claim(
+                            partition_id,
+                            attempt,
+                            retry_count,
+                            priority,
+                            [],
+                            requests[request - 1].subscription_id,
+                            taken_over,
+                        )
                     )
                 answer.claims[-1].runs.append(Run(start, end, *row[10:]))
                 answer.partition_limit = limit
@@ -244,6 +274,27 @@ async def release(
     return [(row[0], row[1]) for row in rows]
 
 
+async def take_back(
+    transactions: Transactions, lease_id: uuid.UUID | None, claim: Claim, start: int, end: int
+) -> bool:
+    """Undo the claim of one partition; without a lease, commit less: only what is before *start*.
+
+    Shape: False when it could not be: the group has gone on from *end*, or lost the lease.
+    """
+    rows = await transactions.call(
+        STATEMENTS["take_back"],
+        {
+            "shard": SHARD,
+            "partition_id": claim.partition_id,
+            "subscription_id": claim.subscription_id,
+            "lease_id": lease_id,
+            "start": start,
+            "end": end,
+        },
+    )
+    return bool(rows[0][0])
+
+
 async def sweep(
     transactions: Transactions, after: uuid.UUID | None, limit: int
 ) -> tuple[int, uuid.UUID | None]:
@@ -258,9 +309,16 @@ async def sweep(
 
 
 async def claimable(
-    transactions: Transactions, rooms: Sequence[Waiting], *, with_oldest: bool = False
+    transactions: Transactions,
+    rooms: Sequence[Waiting],
+    *,
+    left_out: Sequence[PartitionId] = (),
+    with_oldest: bool = False,
 ) -> list[Claimable]:
-    """Which of those who wait could be served now. Shape: aligned with *rooms*."""
+    """Which of those who wait could be served now. Shape: aligned with *rooms*.
+
+    *left_out* are partitions that do not count for those who wait for any.
+    """
     rows = await transactions.call(
         STATEMENTS["claimable"],
         {
@@ -269,6 +327,7 @@ async def claimable(
             "partition_ids": [r.partition_id for r in rooms],
             "limits": [r.count for r in rooms],
             "with_oldest": with_oldest,
+            "left_out": Bigints(left_out),
         },
     )
     return [Claimable(*row[1:]) for row in rows]

@@ -29,6 +29,7 @@ class HeldPush(msgspec.Struct, frozen=True):
     # Of a credential for some queues; None: it was for all.
     push_patterns: list[str] | None
     items: bytes
+    message_count: int
 
 
 class HeldCounts(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from psycopg.rows import TupleRow
 
+from queue_server.domain.encryption import segment_place
 from queue_server.domain.ids import id_ranges
 from queue_server.domain.names import PartitionId
 from queue_server.domain.segment import CODEC_ENCRYPTED
@@ -87,6 +88,12 @@ class Segment(msgspec.Struct, frozen=True):
     codec: int
     body: bytes
 
+    def place(self, queue: str) -> bytes:
+        """Where it belongs, if it is encrypted."""
+        return segment_place(
+            queue, self.partition_id, self.first_message_id, self.next_offset - self.base_offset
+        )
+
 
 async def append(
     transactions: Transactions, drafts: Sequence[SegmentDraft], *, can_encrypt: bool = False
@@ -94,7 +101,8 @@ async def append(
     """Append all *drafts* in one transaction, or none.
 
     Shape: *drafts* ascend by partition; those of one partition are appended in the given order.
-    *can_encrypt*: whether this server has a key, so that queues which want it must get it.
+    *can_encrypt*: the messages of encrypted queues have to be encrypted. False when this server
+    has no key and may store them as plain text.
     """
     return _appended(
         await transactions.call(STATEMENTS["push"], _push_parameters(drafts, can_encrypt))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -117,6 +117,12 @@ async def find_partitions(
         STATEMENTS["find_partitions"], {"shard": SHARD, "queue": queue, "names": list(names)}
     )
     return [PartitionRef(queue, name, str(queue_id), id_) for name, id_, queue_id in rows]
+
+
+async def find_encrypted_queues(transactions: Transactions, names: Iterable[str]) -> list[str]:
+    """Those of *names* that are queues whose messages are to be encrypted."""
+    rows = await transactions.call(STATEMENTS["find_encrypted_queues"], {"names": list(names)})
+    return [row[0] for row in rows]
 
 
 async def find_partition(transactions: Transactions, key: PartitionKey) -> PartitionRef | None:

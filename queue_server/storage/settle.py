@@ -19,10 +19,11 @@ from queue_server.domain.encryption import Keyring
 from queue_server.domain.ids import id_keys
 from queue_server.domain.message import message_id
 from queue_server.domain.names import PartitionRef, QueueName, SubscriptionId
-from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, decrypt
+from queue_server.domain.segment import OpenSegment, decrypt, sealed_by
 from queue_server.domain.settlement import AckItem, AckResult, AckStatus, Cursor
 from queue_server.storage.leases import Exhausted
 from queue_server.storage.messages import SHARD, Segment, find_gone, find_ids, read_segment_at
+from queue_server.storage.sealing import seal_letter
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection
 
@@ -73,6 +74,7 @@ class _Rules(msgspec.Struct, frozen=True):
     retry_limit: int
     retry_delay_ms: int | None
     retry_backoff: bool
+    is_encrypted: bool  # what is stored of its messages
 
     def delay_ms(self, item: SettleItem, retry_count: int) -> int | None:
         """How long a nacked message is to stay away; None = not at all."""
@@ -116,7 +118,13 @@ async def settle(
         own_rules = rules[request.subscription_id]
         outcome = settlement.settle(cursor, items, own_rules.retry_limit, allow_resend=allow_resend)
         if outcome.dead_letters:
-            removed = await _bury(connection, request, outcome.dead_letters, keyring)
+            removed = await _bury(
+                connection,
+                request,
+                outcome.dead_letters,
+                keyring,
+                is_encrypted=own_rules.is_encrypted,
+            )
             for offset, result in zip(own_offsets, outcome.results, strict=True):
                 if offset in removed:
                     result.dead_letter = False
@@ -194,13 +202,17 @@ async def _bury(
     request: SettleRequest,
     dead_letters: Sequence[settlement.DeadLetter],
     keyring: Keyring,
+    *,
+    is_encrypted: bool,
 ) -> set[int]:
     """Keep copies of messages that leave for the dead letters.
 
     Shape: the offsets of those that were removed from the log since they were handed out. Of these
     no copy is made: whoever removed them either kept one or wanted none.
+    Errors: those of `Keyring.open` and `seal_letter`.
     """
-    gone = await find_gone(connection, request.partition.id, [d.offset for d in dead_letters])
+    partition = request.partition
+    gone = await find_gone(connection, partition.id, [d.offset for d in dead_letters])
     segment: Segment | None = None
     opened: OpenSegment | None = None
     for letter in dead_letters:
@@ -212,7 +224,9 @@ async def _bury(
                 # Retention dropped it since it was found: it is gone for everybody.
                 gone.add(letter.offset)
                 continue
-            codec, body = decrypt(segment.codec, segment.body, keyring)
+            codec, body = decrypt(
+                segment.codec, segment.body, keyring, segment.place(partition.queue)
+            )
             opened = OpenSegment(segment.base_offset, segment.next_offset, codec, body)
         assert opened is not None
         message = opened.message(letter.offset)
@@ -220,9 +234,8 @@ async def _bury(
             STATEMENTS["insert_dead_letter"],
             {
                 "shard": SHARD,
-                "id": uuid.uuid4(),
-                "partition_id": request.partition.id,
-                "queue_id": request.partition.queue_id,
+                "partition_id": partition.id,
+                "queue_id": partition.queue_id,
                 "consumer_group": request.consumer_group,
                 "message_offset": letter.offset,
                 "message_id": message_id(
@@ -231,17 +244,19 @@ async def _bury(
                 "transaction_id": message.transactionId,
                 "trace_id": message.traceId,
                 "producer_sub": message.producerSub,
-                "payload": keyring.seal_payload(
-                    bytes(message.data), encrypt=bool(segment.codec & CODEC_ENCRYPTED)
-                ),
-                # PostgreSQL's text cannot hold a NUL; the error text is for people. A long one is
-                # cut, as its refusal would bring the message again and again.
-                "error_message": letter.error[:ERROR_CHARS_MAX].replace(
-                    "\x00", "\N{REPLACEMENT CHARACTER}"
-                ),
                 "retry_count": letter.retry_count,
                 "created_at": segment.created_at,
-            },
+            }
+            | seal_letter(
+                keyring,
+                partition.queue,
+                partition.id,
+                bytes(message.data),
+                # Cut: the refusal of a long one would bring the message again and again.
+                letter.error[:ERROR_CHARS_MAX],
+                is_encrypted=is_encrypted,
+                opened_with=sealed_by(segment.codec, segment.body),
+            ),
         )
     return gone
 
@@ -272,7 +287,8 @@ async def bury_exhausted(
         cursor.retry_count,
     )
     request = SettleRequest(partition, row[0], exhausted.subscription_id, [])
-    await _bury(connection, request, [letter], keyring)
+    rules = (await _rules(connection, [request]))[exhausted.subscription_id]
+    await _bury(connection, request, [letter], keyring, is_encrypted=rules.is_encrypted)
     cursor.committed_offset = exhausted.offset + 1
     cursor.lease_id = cursor.lease_end = None
     cursor.attempt, cursor.attempt_offset = 0, -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import heapq
 import itertools
@@ -12,11 +13,17 @@ from typing import Any
 
 import msgspec
 
-from queue_server.domain.encryption import Keyring
+from queue_server.domain.encryption import Keyring, Unreadable, is_sealed
 from queue_server.domain.ids import id_keys, id_ranges
 from queue_server.domain.message import RUN_LENGTH_MAX, message_id
 from queue_server.domain.names import QUEUE_MODE, PartitionId
-from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, StoredMessage, decrypt
+from queue_server.domain.segment import (
+    CODEC_ENCRYPTED,
+    OpenSegment,
+    StoredMessage,
+    decrypt,
+    sealed_by,
+)
 from queue_server.domain.status import Consumption, GroupPlace, MessageStatus
 from queue_server.storage.dead_letters import queue_id
 from queue_server.storage.messages import (
@@ -26,6 +33,7 @@ from queue_server.storage.messages import (
     read_segment_at,
     read_segments,
 )
+from queue_server.storage.sealing import open_payload, open_reason, seal_letter
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
@@ -73,26 +81,30 @@ class QueueConfig(msgspec.Struct, frozen=True):
     retry_limit: int
     retry_delay: int | None
     ttl: int | None
+    is_encrypted: bool = False  # what is stored of its messages from now on
 
 
 class Death(msgspec.Struct, frozen=True):
-    """What the newest dead letter of a message says."""
+    """What the newest dead letter of a message says; the reason is None when it cannot be read."""
 
-    error_message: str
+    error_message: str | None
     retry_count: int
     failed_at: datetime.datetime
 
 
 class MessageView(msgspec.Struct, frozen=True):
-    """A message as it is stored, or, when the log has it no more, in its dead letter."""
+    """A message as it is stored, or, when the log has it no more, in its dead letter.
+
+    Where it is encrypted and cannot be opened, `payload` is None, and so is what lies beside it.
+    """
 
     partition: PartitionView
     offset: int
     id: str
-    transaction_id: str
+    transaction_id: str | None
     trace_id: str | None
     producer_sub: str | None
-    payload: bytes  # JSON text
+    payload: bytes | None  # JSON text
     created_at: datetime.datetime
     is_encrypted: bool = False
     death: Death | None = None
@@ -143,9 +155,9 @@ class NotPending(Exception):
     """Every group of the partition has consumed the message."""
 
 
-def open_segment(segment: Segment, keyring: Keyring) -> OpenSegment:
+def open_segment(segment: Segment, queue: str, keyring: Keyring) -> OpenSegment:
     """A segment ready to be read. Errors: those of `Keyring.open`."""
-    codec, body = decrypt(segment.codec, segment.body, keyring)
+    codec, body = decrypt(segment.codec, segment.body, keyring, segment.place(queue))
     return OpenSegment(segment.base_offset, segment.next_offset, codec, body)
 
 
@@ -227,11 +239,30 @@ async def holes(
 
 
 async def deaths(
-    transactions: Transactions, ranges: Sequence[Range]
+    transactions: Transactions, ranges: Sequence[Range], keyring: Keyring
 ) -> dict[tuple[PartitionId, int], Death]:
     """The messages in *ranges* that are dead letters."""
     rows = await transactions.call(STATEMENTS["list_dead_offsets"], _ranges(ranges))
-    return {(row[0], row[1]): Death(*row[2:]) for row in rows}
+    return {
+        (partition_id, offset): _death(keyring, queue, partition_id, *rest)
+        for partition_id, offset, queue, *rest in rows
+    }
+
+
+def _death(
+    keyring: Keyring,
+    queue: str,
+    partition_id: PartitionId,
+    id_: uuid.UUID,
+    error_message: str,
+    sealed_error: bytes | None,
+    retry_count: int,
+    failed_at: datetime.datetime,
+) -> Death:
+    reason: str | None = None
+    with contextlib.suppress(Unreadable):
+        reason = open_reason(keyring, queue, partition_id, id_, error_message, sealed_error)
+    return Death(reason, retry_count, failed_at)
 
 
 async def consumptions(
@@ -276,9 +307,12 @@ async def dead_messages(
 
 def _dead_view(partition: PartitionView, row: Sequence[Any], keyring: Keyring) -> MessageView:
     (
-        offset, id_, transaction_id, trace_id, producer_sub, payload, created_at,
-        error_message, retry_count, failed_at,
+        offset, id_, transaction_id, trace_id, producer_sub, stored, created_at,
+        letter_id, error_message, sealed_error, retry_count, failed_at,
     ) = row  # fmt: skip
+    payload: bytes | None = None
+    with contextlib.suppress(Unreadable):
+        payload = open_payload(keyring, partition.queue, partition.id, letter_id, stored)
     return MessageView(
         partition=partition,
         offset=offset,
@@ -286,33 +320,47 @@ def _dead_view(partition: PartitionView, row: Sequence[Any], keyring: Keyring) -
         transaction_id=transaction_id,
         trace_id=trace_id,
         producer_sub=producer_sub,
-        payload=keyring.open_payload(payload),
+        payload=payload,
         created_at=created_at,
-        death=Death(error_message, retry_count, failed_at),
-    )
+        is_encrypted=is_sealed(stored),
+        death=_death(
+            keyring, partition.queue, partition.id, letter_id, error_message, sealed_error,
+            retry_count, failed_at,
+        ),
+    )  # fmt: skip
 
 
 def view(
     partition: PartitionView,
     segment: Segment,
     offset: int,
-    message: StoredMessage,
-    *,
-    is_encrypted: bool,
+    message: StoredMessage | None,
     death: Death | None,
+    transaction_id: str | None = None,
 ) -> MessageView:
+    """A message of a segment; without *message*, what is known of one that cannot be read."""
     return MessageView(
         partition=partition,
         offset=offset,
         id=message_id(segment.first_message_id, offset - segment.base_offset),
-        transaction_id=message.transactionId,
-        trace_id=message.traceId,
-        producer_sub=message.producerSub,
-        payload=bytes(message.data),
+        transaction_id=transaction_id if message is None else message.transactionId,
+        trace_id=None if message is None else message.traceId,
+        producer_sub=None if message is None else message.producerSub,
+        payload=None if message is None else bytes(message.data),
         created_at=segment.created_at,
-        is_encrypted=is_encrypted,
+        is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
         death=death,
     )
+
+
+def read_message(
+    segment: Segment, queue: str, offset: int, keyring: Keyring
+) -> StoredMessage | None:
+    """A message of a segment; None when it cannot be read."""
+    try:
+        return open_segment(segment, queue, keyring).message(offset)
+    except Unreadable:
+        return None
 
 
 async def find_partition(
@@ -407,9 +455,8 @@ async def search_message(
             partitions[0],
             segment,
             offset,
-            open_segment(segment, keyring).message(offset),
-            is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
-            death=(await deaths(transactions, [place])).get((segment.partition_id, offset)),
+            read_message(segment, partitions[0].queue, offset, keyring),
+            (await deaths(transactions, [place], keyring)).get((segment.partition_id, offset)),
         )
         return found, None
     return None, next_
@@ -477,14 +524,13 @@ async def get(
         if found is None:
             return dead
         offset, segment = found
-        opened = open_segment(segment, keyring)
         return view(
             partition,
             segment,
             offset,
-            opened.message(offset),
-            is_encrypted=bool(segment.codec & CODEC_ENCRYPTED),
-            death=dead.death if dead is not None and dead.offset == offset else None,
+            read_message(segment, partition.queue, offset, keyring),
+            dead.death if dead is not None and dead.offset == offset else None,
+            transaction_id,
         )
 
     return await transactions.run(work)
@@ -534,7 +580,7 @@ async def bury(
 
     Shape: those groups; queue mode when the partition has no group at all. There is always one, so
     no message leaves the log without a dead letter.
-    Errors: `NotPending`; nothing was done.
+    Errors: `NotPending`, those of `open_segment`; nothing was done.
     Locks: the cursors of the partition, then its allocator.
     """
 
@@ -552,13 +598,12 @@ async def bury(
         if places and not groups:
             raise NotPending
         groups = groups or [QUEUE_MODE]
-        message = open_segment(segment, keyring).message(offset)
+        message = open_segment(segment, partition.queue, keyring).message(offset)
         for group in groups:
             await connection.execute(
                 STATEMENTS["insert_dead_letter"],
                 address
                 | {
-                    "id": uuid.uuid4(),
                     "queue_id": config.queue_id,
                     "consumer_group": group,
                     "message_offset": offset,
@@ -568,13 +613,18 @@ async def bury(
                     "transaction_id": message.transactionId,
                     "trace_id": message.traceId,
                     "producer_sub": message.producerSub,
-                    "payload": keyring.seal_payload(
-                        bytes(message.data), encrypt=bool(segment.codec & CODEC_ENCRYPTED)
-                    ),
-                    "error_message": MOVED_BY_HAND,
                     "retry_count": 0,
                     "created_at": segment.created_at,
-                },
+                }
+                | seal_letter(
+                    keyring,
+                    partition.queue,
+                    partition.id,
+                    bytes(message.data),
+                    MOVED_BY_HAND,
+                    is_encrypted=config.is_encrypted,
+                    opened_with=sealed_by(segment.codec, segment.body),
+                ),
             )
         freed = await _take_out(connection, partition.id, offset)
         return Removed(was_stored=True, groups=groups, freed=freed)

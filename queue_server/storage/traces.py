@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from queue_server.domain.encryption import Keyring, Unreadable
 from queue_server.domain.ids import id_keys
 from queue_server.domain.names import PartitionId
 from queue_server.storage.messages import SHARD, find_ids
+from queue_server.storage.sealing import must_seal, open_trace, seal_trace
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
@@ -27,7 +29,10 @@ class NewTrace(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """An event of a message; queue and partition are filled in where a listing is by name."""
+    """An event of a message.
+
+    `data` is JSON text; None when it is encrypted and cannot be opened, as is `event_type`.
+    """
 
     id: uuid.UUID
     partition_id: PartitionId
@@ -35,12 +40,12 @@ class Trace(msgspec.Struct, frozen=True):
     transaction_id: str
     consumer_group: str
     event_type: str
-    data: bytes
+    data: bytes | None
     worker_id: str | None
     created_at: datetime.datetime
     names: list[str]
-    queue: str | None = None
-    partition: str | None = None
+    queue: str
+    partition: str
 
 
 class NameUse(msgspec.Struct, frozen=True):
@@ -52,14 +57,28 @@ class NameUse(msgspec.Struct, frozen=True):
     last_seen: datetime.datetime
 
 
-async def add(transactions: Transactions, trace: NewTrace) -> uuid.UUID | None:
-    """Attach an event to a message. Shape: its id; None when there is no such message."""
+async def add(transactions: Transactions, keyring: Keyring, trace: NewTrace) -> uuid.UUID | None:
+    """Attach an event to a message. Shape: its id; None when there is no such message.
+
+    Errors: `EncryptionKeyMissing` when it would have to be sealed.
+    """
     id_ = uuid.uuid4()
 
     async def work(connection: Connection) -> uuid.UUID | None:
         offset = await _find_offset(connection, trace.partition_id, trace.transaction_id)
         if offset is None:
             return None
+        cursor = await connection.execute(
+            STATEMENTS["encryption_of_partition"],
+            {"shard": SHARD, "partition_id": trace.partition_id},
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            return None
+        queue, is_encrypted = row
+        event_type, data = trace.event_type, trace.data
+        if must_seal(keyring, queue, is_encrypted=is_encrypted):
+            event_type, data = seal_trace(keyring, queue, trace.partition_id, id_, event_type, data)
         await connection.execute(
             STATEMENTS["insert_trace"],
             {
@@ -69,8 +88,8 @@ async def add(transactions: Transactions, trace: NewTrace) -> uuid.UUID | None:
                 "message_offset": offset,
                 "transaction_id": trace.transaction_id,
                 "consumer_group": trace.consumer_group,
-                "event_type": trace.event_type,
-                "data": trace.data,
+                "event_type": event_type,
+                "data": data,
                 "names": sorted(set(trace.names)),
             },
         )
@@ -97,6 +116,7 @@ async def _find_offset(
 
 async def of_message(
     transactions: Transactions,
+    keyring: Keyring,
     partition_id: PartitionId,
     transaction_id: str,
     limit: int,
@@ -115,11 +135,23 @@ async def of_message(
     if offset == 0 and not rows:
         return [], 0
     total = await transactions.call(STATEMENTS["count_traces_of_message"], parameters)
-    return [Trace(*row) for row in rows], total[0][0]
+    return [_opened(Trace(*row), keyring) for row in rows], total[0][0]
+
+
+def _opened(trace: Trace, keyring: Keyring) -> Trace:
+    assert trace.data is not None
+    try:
+        event_type, data = open_trace(
+            keyring, trace.queue, trace.partition_id, trace.id, trace.event_type, trace.data
+        )
+    except Unreadable:
+        return msgspec.structs.replace(trace, data=None)
+    return msgspec.structs.replace(trace, event_type=event_type, data=data)
 
 
 async def by_name(
     transactions: Transactions,
+    keyring: Keyring,
     name: str,
     start: datetime.datetime | None,
     end: datetime.datetime | None,
@@ -137,7 +169,7 @@ async def by_name(
         parameters | {"limit": limit, "offset": offset, "bytes_max": bytes_max},
     )
     total = await transactions.call(STATEMENTS["count_traces_by_name"], parameters)
-    return [Trace(*row) for row in rows], total[0][0]
+    return [_opened(Trace(*row), keyring) for row in rows], total[0][0]
 
 
 async def names(transactions: Transactions, limit: int, offset: int) -> tuple[list[NameUse], int]:

@@ -78,6 +78,7 @@ async def test_an_entry_tells_everything(client: Client, queue: str) -> None:
         "errorMessage": "tax down",
         "retryCount": 1,
         "data": {"total": 3},
+        "payloadAvailable": True,
         "producerSub": None,
         "traceId": None,
     }

@@ -198,9 +198,9 @@ def test_a_segment_gives_back_what_was_put_in(
     told_names = [m.transaction_id or id_.decode() for m, id_ in zip(messages, ids, strict=True)]
     subs = [sub for *_, sub in given_]
     keyring = Keyring(b"k" * 32) if encrypted else None
-    codec, body = pack(render(messages, ids, json_texts(told_names), subs), keyring)
+    codec, body = pack(render(messages, ids, json_texts(told_names), subs), keyring, b"here")
     if keyring is not None:
-        codec, body = decrypt(codec, body, keyring)
+        codec, body = decrypt(codec, body, keyring, b"here")
     segment = OpenSegment(base_offset, base_offset + len(messages), codec, body)
     for place, message in enumerate(messages):
         stored = segment.message(base_offset + place)

@@ -18,7 +18,8 @@ from queue_server.storage.transactions import Transactions
 _CLAIM = """
     SELECT o_status FROM queen.pop_v2(
         1::smallint, ARRAY[%(group)s::integer], ARRAY[%(partition)s::bigint], ARRAY[0::bigint],
-        ARRAY[10], ARRAY[1], ARRAY[60], ARRAY[gen_random_uuid()], ARRAY[false], 1000000, 1000000
+        ARRAY[10], ARRAY[1], ARRAY[60], ARRAY[gen_random_uuid()], ARRAY[false], 1000000, 1000000,
+        '{}', '{}'
     )
 """
 _CURSOR = "SELECT partition_id, subscription_id FROM queen.cursors"

@@ -6,6 +6,7 @@ Each time with a worker whose memory has lost the partitions by id, as when othe
 import asyncio
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import psycopg
@@ -128,9 +129,9 @@ async def test_a_claim_is_given_back_when_burying_fails(
     claim = leases.claim
 
     async def claim_and_note(
-        transactions: Transactions, requests: Sequence[leases.ClaimRequest]
+        transactions: Transactions, requests: Sequence[leases.ClaimRequest], *rest: Any
     ) -> list[leases.Claimed]:
-        answers = await claim(transactions, requests)
+        answers = await claim(transactions, requests, *rest)
         seen.extend((len(one.claims), len(one.exhausted)) for one in answers)
         return answers
 

@@ -6,6 +6,7 @@ segment before and gets the claim without its body, as it begins in the middle o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -98,9 +99,9 @@ def after_claim(monkeypatch: pytest.MonkeyPatch) -> After:
         claim = leases.claim
 
         async def claim_and_act(
-            transactions: Transactions, requests: Sequence[ClaimRequest]
+            transactions: Transactions, requests: Sequence[ClaimRequest], *rest: Any
         ) -> list[Claimed]:
-            answers = await claim(transactions, requests)
+            answers = await claim(transactions, requests, *rest)
             if any(answer.claims for answer in answers):
                 monkeypatch.setattr(leases, "claim", claim)
                 assert all(run.body is None for run in answers[0].claims[0].runs[:1])

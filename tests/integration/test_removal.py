@@ -48,7 +48,7 @@ class Server:
         self.popper = Popper(transactions, directory, rooms, row, keyring, Pace())
         self.groups = Groups(transactions, directory, rooms)
         self.stored = StoredMessages(transactions, transactions, keyring, rooms)
-        self.traces = Traces(transactions, transactions, self.stored)
+        self.traces = Traces(transactions, transactions, self.stored, keyring)
         self.maintenance = Maintenance(
             transactions, self.pusher, keyring, self.activity, on_pops_resumed=lambda: None
         )
@@ -129,7 +129,7 @@ async def test_a_message_that_all_registered_groups_have_read_is_not_given_up(
 
 async def test_what_a_deleted_group_has_not_read_does_not_fill_a_queue(server: Server) -> None:
     await queues.configure(
-        server.transactions, Q, None, None, OptionChanges(max_size=2), replace=False
+        server.transactions, Q, None, None, OptionChanges(max_size=2), mode="merge"
     )
     await server.push("a", "b")
     assert await server.pop("old") == 1

@@ -20,6 +20,7 @@ from queue_server.cli.session import Session, full_command
 from queue_server.settings import Settings
 
 if TYPE_CHECKING:
+    from queue_server.domain.encryption import EncryptionState
     from queue_server.storage.diagnostics import Diagnosis
 
 _MIB = 1024 * 1024
@@ -132,12 +133,21 @@ def _server(session: Session) -> Iterator[Check]:
 
 
 def _database(session: Session, settings: Settings) -> Iterator[Check]:
-    from queue_server.storage import diagnostics, migrate
+    from queue_server.domain.encryption import Keyring
+    from queue_server.storage import diagnostics, encryption, migrate
 
+    keyring = Keyring.of_texts(
+        settings.encryption_key,
+        settings.encryption_old_keys,
+        fallback_plaintext=settings.encryption_fallback_plaintext,
+    )
+    keys: EncryptionState | None = None
     try:
         with session.database(read_only=True) as connection:
             found = diagnostics.diagnose(connection)
             plan = migrate.plan(connection)
+            if plan.is_current:
+                keys = encryption.diagnose(connection, keyring)
     except CliError as exc:
         if exc.exit_code is not Exit.UNREACHABLE:
             raise
@@ -161,6 +171,8 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
             f"{len(plan.migrations)} migrations and {len(plan.functions)} function files to apply",
             "a start of this version applies them; queue-server migrate --plan lists them",
         )
+    if keys is not None:
+        yield _encryption(keys)
     yield from _durability(found)
     yield from _connections(found, settings)
     yield _timeouts(found)
@@ -179,6 +191,20 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
         )
     )
     yield Check("extensions", "ok", f"{', '.join(found.extensions)}; none is needed")
+
+
+def _encryption(keys: EncryptionState) -> Check:
+    problems = keys.problems()
+    if problems:
+        return Check(
+            "encryption keys",
+            # Data that cannot be read is as good as lost; pushes that are refused are not.
+            "fail" if keys.unknown_keys else "warn",
+            "; ".join(problems),
+            "give the server, and this command, the keys: docs/security.md, Encryption",
+        )
+    has = "there is a key" if keys.can_seal else "there is no key, and none is needed"
+    return Check("encryption keys", "ok", f"{keys.queue_count} queues are encrypted; {has}")
 
 
 def _durability(found: Diagnosis) -> Iterator[Check]:

@@ -11,8 +11,8 @@ export function Status({ status }) {
 
 export const MESSAGE_COLUMNS = [
   { key: "at", label: "Stored", kind: "one-line", render: (row) => html`<${Ago} at=${row.createdAt} />` },
-  { key: "id", label: "Transaction id", kind: "mono one-line", render: (row) => html`<a href=${href(["messages", row.partitionId, row.transactionId])}>${row.transactionId}</a>` },
+  { key: "id", label: "Transaction id", kind: "mono one-line", render: (row) => (row.transactionId === null ? html`<span class="muted">encrypted</span>` : html`<a href=${href(["messages", row.partitionId, row.transactionId])}>${row.transactionId}</a>`) },
   { key: "partition", label: "Partition", kind: "one-line", render: (row) => row.partition },
   { key: "status", label: "Status", render: (row) => html`<${Status} status=${row.status} />` },
-  { key: "payload", label: "Payload", kind: "mono fill", render: (row) => preview(row.data, 300) },
+  { key: "payload", label: "Payload", kind: "mono fill", render: (row) => (row.payloadAvailable === false ? html`<span class="muted">cannot be decrypted</span>` : preview(row.data, 300)) },
 ];

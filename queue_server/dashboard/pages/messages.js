@@ -117,7 +117,7 @@ export function Message({ partitionId, transactionId }) {
             ]} />` : html`<${Empty} title="Nobody yet">No group has read in this partition.<//>`}
           <//>
         </div>
-        <${Card} title="Payload"><${Payload} value=${one.payload} /><//>`}<//>
+        <${Card} title="Payload">${one.payloadAvailable ? html`<${Payload} value=${one.payload} />` : html`<${Empty} title="Encrypted">The server does not have its key, or it was damaged: see its log.<//>`}<//>`}<//>
       <${Card} title="Trace" about="What its consumers reported about it.">
         <${Loaded} of=${traces} lines=${2}>${({ traces: events }) => (events.length ? html`
           <ol class="timeline">${events.map((event) => html`

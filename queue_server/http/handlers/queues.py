@@ -17,10 +17,9 @@ from queue_server.storage import queues
 
 logger = logging.getLogger(__name__)
 
-_NO_KEY = (
-    "encryptionEnabled is set, but this server has no QUEEN_ENCRYPTION_KEY: "
-    "messages are stored as plain text until it has one"
-)
+_NO_KEY = "encryptionEnabled is set, but this server has no QUEEN_ENCRYPTION_KEY: "
+_REFUSED = "pushes to the queue are refused until it has one"
+_STORED_PLAIN = "messages are stored as plain text until it has one"
 
 _MODES: dict[str | None, queues.ConfigureMode] = {
     None: "merge", "merge": "merge", "replace": "replace", "create": "create",
@@ -68,8 +67,9 @@ async def configure(request: web.Request) -> web.Response:
     warnings = wire.unknown_options(raw)
     if configured.options.encryption_enabled and not state.settings.encryption_key:
         # Accepted, as every broker does, but never in silence.
-        warnings.append(_NO_KEY)
-        logger.warning("queue '%s': %s", client_text(body.queue), _NO_KEY)
+        plain = state.settings.encryption_fallback_plaintext
+        warnings.append(_NO_KEY + (_STORED_PLAIN if plain else _REFUSED))
+        logger.warning("queue '%s': %s", client_text(body.queue), warnings[-1])
     if warnings:
         answer["warning"] = "; ".join(warnings)
     return web.Response(

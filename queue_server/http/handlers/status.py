@@ -37,6 +37,7 @@ from queue_server.http.handlers.series import (
 )
 from queue_server.http.request import read_body
 from queue_server.http.state import STATE
+from queue_server.observability.counters import Life
 from queue_server.storage import statistics
 from queue_server.storage.dashboard import ErrorRow
 from queue_server.storage.statistics import NOTHING, PartitionPage, QueueFilter
@@ -79,6 +80,7 @@ async def status(request: web.Request) -> web.Response:
     ).value
     errors = await state.looks.errors.current()
     age_s = max(age_s, errors.age_s)
+    keys = state.key_check.state
     points = await points_of(state, range_, filter_)
     sums = sum_counts(points)
     requests = {
@@ -129,6 +131,16 @@ async def status(request: web.Request) -> web.Response:
                     {"error": text, "count": count}
                     for text, count in _top_errors(errors.value, {queue.name for queue in queues})
                 ],
+            },
+            "encryption": {
+                "hasKey": keys.can_seal,
+                "encryptedQueues": keys.queue_count,
+                "queuesWithoutKey": keys.keyless_count,
+                "missingKeys": [
+                    {"keyId": key_id, "neededFor": places}
+                    for key_id, places in keys.unknown_keys.items()
+                ],
+                "unreadablePartitions": max(state.counters.states(Life.PARTITIONS_UNREADABLE)),
             },
             "workers": await worker_entries(state, range_),
             "errors": {

@@ -175,7 +175,9 @@ async def _related(
                     "partitionId": str(one.message.partition.id),
                     "status": one.status.value,
                     "createdAt": wire_time(one.message.created_at),
-                    "payload": msgspec.Raw(one.message.payload),
+                    "payload": (
+                        None if one.message.payload is None else msgspec.Raw(one.message.payload)
+                    ),
                 }
                 for one in found
             ]
@@ -351,7 +353,7 @@ def _entry(listed: Listed) -> dict[str, Any]:
     message, consumption = listed.message, listed.consumption
     partition = message.partition
     status = listed.status.value
-    payload = msgspec.Raw(message.payload)
+    payload = None if message.payload is None else msgspec.Raw(message.payload)
     return {
         "id": message.id,
         "transactionId": message.transaction_id,
@@ -375,7 +377,7 @@ def _entry(listed: Listed) -> dict[str, Any]:
         "offset": message.offset,
         "data": payload,
         "payload": payload,
-        "payloadAvailable": True,
+        "payloadAvailable": payload is not None,
         "errorMessage": None if message.death is None else message.death.error_message,
         "retryCount": None if message.death is None else message.death.retry_count,
         "failedAt": None if message.death is None else wire_time(message.death.failed_at),

@@ -128,7 +128,8 @@ def _entry(trace: Trace) -> dict[str, Any]:
     return {
         "id": str(trace.id),
         "event_type": trace.event_type,
-        "data": msgspec.Raw(trace.data),
+        "data": None if trace.data is None else msgspec.Raw(trace.data),
+        "data_available": trace.data is not None,
         "consumer_group": trace.consumer_group,
         "worker_id": trace.worker_id,
         "created_at": wire_time(trace.created_at),

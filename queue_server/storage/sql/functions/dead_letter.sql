@@ -1,7 +1,8 @@
--- find_dead_letters_v2: the dead letters that a filter lets through.
+-- find_dead_letters: the dead letters that a filter lets through.
 --
 -- Parameters: queue, group, partition by name, bounds of the time of the failure [from, to), the error
---             text, of which the first 500 characters count, and a part of it; each null = any.
+--             text, of which the first 500 characters count, with the keyed hashes that a sealed one
+--             has, and a part of it, which no sealed one has; each null = any.
 -- Returns:    rows of dead_letters, in no order.
 -- Reads:      dead_letters, by queue when one is given, else all; partitions when one is named.
 -- Locks:      none.
@@ -10,7 +11,7 @@
 --             parameters (not prepared): else every filter is planned for as if it were given. The
 --             queue is given by its id, because its share of all dead letters decides by which index
 --             they are found.
-CREATE OR REPLACE FUNCTION queen.find_dead_letters_v2(
+CREATE OR REPLACE FUNCTION queen.find_dead_letters(
     p_shard smallint,
     p_queue_id uuid,
     p_consumer_group text,
@@ -18,6 +19,7 @@ CREATE OR REPLACE FUNCTION queen.find_dead_letters_v2(
     p_from timestamptz,
     p_to timestamptz,
     p_error text,
+    p_error_keys bytea[],
     p_error_contains text
 ) RETURNS SETOF queen.dead_letters LANGUAGE sql STABLE
 AS $$
@@ -40,6 +42,10 @@ AS $$
         )
         AND (p_from IS NULL OR d.failed_at >= p_from)
         AND (p_to IS NULL OR d.failed_at < p_to)
-        AND (p_error IS NULL OR left(d.error_message, 500) = left(p_error, 500))
+        AND (
+            p_error IS NULL
+            OR (d.sealed_error IS NULL AND left(d.error_message, 500) = left(p_error, 500))
+            OR d.error_key = ANY (p_error_keys)
+        )
         AND (p_error_contains IS NULL OR strpos(d.error_message, p_error_contains) > 0)
 $$;

@@ -120,7 +120,8 @@ $$;
 
 -- claimable_v2: which consumers could be served now, and when to look again.
 --
--- Parameters: the rooms in which consumers wait: group and partition (0 = any), and how many wait.
+-- Parameters: the rooms in which consumers wait: group and partition (0 = any), and how many wait;
+--             partitions that do not count for those who wait for any, as the caller cannot read them.
 -- Returns:    one row a room, in order: how many partitions are claimable (no more than wait), in how
 --             many seconds the next one will be that is hidden now (null without one), and the time
 --             of the oldest message waiting in those that were counted (p_with_oldest; else null).
@@ -133,7 +134,8 @@ CREATE OR REPLACE FUNCTION queen.claimable_v2(
     p_subscription_ids integer[],
     p_partition_ids bigint[],
     p_limits integer[],
-    p_with_oldest boolean
+    p_with_oldest boolean,
+    p_left_out bigint[]
 ) RETURNS TABLE (
     o_room integer, o_claimable integer, o_readable_in double precision, o_oldest_at timestamptz
 )
@@ -171,7 +173,7 @@ BEGIN
             SELECT k.o_readable_at AS readable_at, k.o_oldest_at AS oldest_at
             FROM queen.candidates(
                 p_shard, r.subscription_id, r.partition_id, 0, 9223372036854775807,
-                r.delay, r.win, r.stale_before, p_with_oldest
+                r.delay, r.win, r.stale_before, p_with_oldest, p_left_out
             ) k
         LOOP
             IF c.readable_at <= v_now THEN

@@ -23,7 +23,8 @@ $$;
 -- candidates: the partitions that hold messages for a group, readable now or later.
 --
 -- Parameters: the group; p_partition_id 0 = any partition pending for it, in ascending id between
---             the two bounds; the queue's visibility rules, null where they do not apply.
+--             the two bounds and without those left out; the queue's visibility rules, null where
+--             they do not apply.
 -- Returns:    a row a partition: its cursor's fields, its watermarks, when it is readable, and the
 --             time of the oldest unread message (null unless p_delay or p_with_oldest ask for it).
 -- Reads:      pending, cursors, allocators by primary key; segments for the oldest message.
@@ -41,7 +42,8 @@ CREATE OR REPLACE FUNCTION queen.candidates(
     p_delay interval,
     p_window interval,
     p_stale_before timestamptz,
-    p_with_oldest boolean
+    p_with_oldest boolean,
+    p_left_out bigint[]
 ) RETURNS TABLE (o_partition_id bigint, o_readable_at timestamptz, o_oldest_at timestamptz)
 LANGUAGE sql STABLE
 AS $$
@@ -65,6 +67,7 @@ AS $$
             AND p.subscription_id = p_subscription_id
             AND p.partition_id > p_first
             AND p.partition_id <= p_last
+            AND p.partition_id NOT IN (SELECT l.id FROM unnest(p_left_out) AS l (id))
         UNION ALL
         SELECT p_partition_id WHERE p_partition_id <> 0
     ) p
@@ -91,7 +94,8 @@ $$;
 --             row with one lease id are one request over several queues: what one leaves of the
 --             limits is for the next. Requests in a row of one group for any partition share one
 --             look at what there is. `p_raw_bytes_max` bounds what one request is handed out,
---             `p_inline_bytes_max` how much of it comes with the answer.
+--             `p_inline_bytes_max` how much of it comes with the answer. `p_key_ids` are the
+--             encryption keys that the caller has, `p_left_out` partitions that it cannot read.
 -- Returns:    o_status 'segment':   one row for each run of messages [o_from, o_to) handed out, in
 --                                   order, with its segment; a null o_body is to be read with
 --                                   read_segments (it is beyond the inline limit, or the run starts
@@ -99,6 +103,9 @@ $$;
 --             o_status 'taken_over': likewise, from a lease that ran out unacknowledged;
 --             o_status 'exhausted': the message at o_from was claimed o_attempt times without an
 --                                   acknowledgement, which is the queue's limit: bury it;
+--             o_status 'unreadable': the message at o_from is encrypted with the key o_body, which
+--                                   the caller does not have: nothing was claimed there. What lies
+--                                   before such a message is handed out without it;
 --             o_status 'unknown':   the subscription is gone, resolve it again;
 --             o_status 'no_cursor': the group has no cursor on the named partition, seed it;
 --             no row for a request: there is nothing to hand out.
@@ -122,7 +129,9 @@ CREATE OR REPLACE FUNCTION queen.pop_v2(
     p_lease_ids uuid[],
     p_auto_acks boolean[],
     p_raw_bytes_max bigint,
-    p_inline_bytes_max bigint
+    p_inline_bytes_max bigint,
+    p_key_ids bytea[],
+    p_left_out bigint[]
 ) RETURNS TABLE (
     o_request integer,
     o_status text,
@@ -137,6 +146,7 @@ CREATE OR REPLACE FUNCTION queen.pop_v2(
     o_base_offset bigint,
     o_next_offset bigint,
     o_created_at timestamptz,
+    o_first_message_id uuid,
     o_codec smallint,
     o_body bytea
 ) LANGUAGE plpgsql
@@ -175,6 +185,8 @@ DECLARE
     v_holes bigint[];
     v_hole bigint;
     v_read_out bigint[];
+    v_key_id bytea;
+    v_unreadable integer := 0;
     v_leases uuid[];
     v_leased_partitions bigint[];
     v_leased_subscriptions integer[];
@@ -245,7 +257,7 @@ BEGIN
                     SELECT 1
                     FROM queen.candidates(
                         p_shard, r.subscription_id, r.partition_id, 0, 9223372036854775807,
-                        v_delay, v_window, v_stale_before, false
+                        v_delay, v_window, v_stale_before, false, p_left_out
                     ) k
                     WHERE k.o_readable_at <= v_now
                     LIMIT 64 * least(-r.partition_limit, 64)
@@ -297,7 +309,7 @@ BEGIN
                     SELECT k.o_partition_id
                     FROM queen.candidates(
                         p_shard, r.subscription_id, r.partition_id, v_first, v_last,
-                        v_delay, v_window, v_stale_before, false
+                        v_delay, v_window, v_stale_before, false, p_left_out
                     ) k
                     WHERE k.o_readable_at <= v_now
                     LIMIT v_look_limit
@@ -425,9 +437,11 @@ BEGIN
             o_lease_expires_at := v_now + make_interval(secs => r.lease_length);
 
             v_end := v_start;
+            v_key_id := NULL;
             FOR s IN
                 SELECT
-                    g.base_offset, g.next_offset, g.created_at, g.codec, g.raw_bytes,
+                    g.base_offset, g.next_offset, g.created_at, g.first_message_id, g.codec,
+                    g.raw_bytes,
                     length(g.body) AS body_bytes, g.body
                 FROM queen.segments g
                 WHERE
@@ -447,9 +461,18 @@ BEGIN
             LOOP
                 EXIT WHEN v_messages_left = 0 OR v_raw_bytes_left <= 0;
                 EXIT WHEN s.created_at > v_visible_before;
+                IF s.codec & 2 <> 0 THEN
+                    -- domain/segment.py: where the id of the key lies in an encrypted body.
+                    v_key_id := substring(
+                        s.body FROM CASE WHEN s.codec & 4 <> 0 THEN 2 ELSE 1 END FOR 8
+                    );
+                    EXIT WHEN v_key_id <> ALL (p_key_ids);
+                    v_key_id := NULL;
+                END IF;
                 o_base_offset := s.base_offset;
                 o_next_offset := s.next_offset;
                 o_created_at := s.created_at;
+                o_first_message_id := s.first_message_id;
                 o_codec := s.codec;
                 o_from := greatest(v_start, s.base_offset);
                 IF o_from = s.base_offset AND v_inline_bytes_left > 0 THEN
@@ -483,6 +506,19 @@ BEGIN
             END LOOP;
 
             IF v_end = v_start THEN
+                IF v_key_id IS NOT NULL THEN
+                    o_status := 'unreadable';
+                    o_from := v_start;
+                    o_body := v_key_id;
+                    RETURN NEXT;
+                    o_status := 'segment';
+                    -- It must not take the place of one that can be read: look further. The caller
+                    -- leaves it out from now on, so there is an end to it.
+                    v_unreadable := v_unreadable + 1;
+                    IF v_unreadable <= 1000 THEN
+                        v_looks_left := greatest(v_looks_left, 1);
+                    END IF;
+                END IF;
                 -- Nothing but holes and stale messages: pass them.
                 IF v_start > c.committed_offset THEN
                     UPDATE queen.cursors u

@@ -3,7 +3,8 @@
 -- Parameters: one element for each new segment, ascending by partition id; `p_befores` says how many
 --             messages this call puts into the same partition before it, `p_afters` how many from it on. Then the id ranges, one or
 --             more for each segment (domain/ids.py), naming their segment by its 1-based number.
---             `p_encrypted` says which bodies are; `p_can_encrypt` whether the caller has a key.
+--             `p_encrypted` says which bodies are; `p_can_encrypt` that those of encrypted queues have
+--             to be. It is false for a caller without a key that may store them as plain text.
 -- Returns:    o_status 'stored':    one row a partition: the offset of its first new message and the
 --                                   segments' time;
 --             o_status 'duplicate': one row for each id that is taken, by segment number and

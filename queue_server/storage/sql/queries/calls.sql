@@ -23,7 +23,8 @@ SELECT * FROM queen.pop_v2(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],
     %(start_after)b::bigint[], %(message_limits)b::integer[], %(partition_limits)b::integer[],
     %(lease_seconds)b::integer[], %(lease_ids)b::uuid[], %(auto_acks)b::boolean[],
-    %(raw_bytes_max)s::bigint, %(inline_bytes_max)s::bigint
+    %(raw_bytes_max)s::bigint, %(inline_bytes_max)s::bigint,
+    %(key_ids)b::bytea[], %(left_out)b::bigint[]
 )
 
 -- name: ack
@@ -46,7 +47,7 @@ SELECT * FROM queen.sweep_leases(%(shard)s::smallint, %(after)s::uuid, %(limit)s
 -- name: claimable
 SELECT * FROM queen.claimable_v2(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],
-    %(limits)b::integer[], %(with_oldest)s::boolean
+    %(limits)b::integer[], %(with_oldest)s::boolean, %(left_out)b::bigint[]
 )
 
 -- name: sweep_pending

@@ -31,7 +31,7 @@ SELECT u.consumer_group FROM queen.subscriptions u WHERE u.id = %(id)s
 
 -- name: failure_rules
 -- What to do with a message that failed.
-SELECT u.id, q.retry_limit, q.retry_delay, q.retry_backoff
+SELECT u.id, q.retry_limit, q.retry_delay, q.retry_backoff, q.encryption_enabled
 FROM queen.subscriptions u
 JOIN queen.queues q ON q.id = u.queue_id
 WHERE u.id = ANY (%(subscription_ids)b::integer[])
@@ -67,12 +67,12 @@ WHERE
 -- name: insert_dead_letter
 INSERT INTO queen.dead_letters (
     shard, id, partition_id, queue_id, consumer_group, message_offset, message_id, transaction_id,
-    trace_id, producer_sub, payload, error_message, retry_count, created_at
+    trace_id, producer_sub, payload, error_message, sealed_error, error_key, retry_count, created_at
 )
 VALUES (
     %(shard)s, %(id)s, %(partition_id)s, %(queue_id)s::uuid, %(consumer_group)s,
     %(message_offset)s, %(message_id)s::uuid, %(transaction_id)s, %(trace_id)s, %(producer_sub)s,
-    %(payload)b, %(error_message)s, %(retry_count)s, %(created_at)s
+    %(payload)b, %(error_message)s, %(sealed_error)b, %(error_key)b, %(retry_count)s, %(created_at)s
 )
 
 -- name: lease_fates
@@ -92,3 +92,41 @@ LEFT JOIN queen.cursors c
     AND c.partition_id = u.partition_id
     AND c.subscription_id = u.subscription_id
 ORDER BY u.place
+
+-- name: take_back
+-- Undo the claim of one partition whose messages nobody received: end its lease, or, without one,
+-- commit less. It is listed again, as it may have been taken for read to the end.
+WITH back AS (
+    UPDATE queen.cursors c
+    SET
+        committed_offset = CASE
+            WHEN %(lease_id)s::uuid IS NULL THEN %(start)s::bigint
+            ELSE c.committed_offset
+        END,
+        lease_id = NULL, lease_end = NULL, lease_expires_at = NULL,
+        attempt = greatest(c.attempt - 1, 0)
+    WHERE
+        c.shard = %(shard)s::smallint
+        AND c.partition_id = %(partition_id)s::bigint
+        AND c.subscription_id = %(subscription_id)s::integer
+        AND c.lease_id IS NOT DISTINCT FROM %(lease_id)s::uuid
+        AND (%(lease_id)s::uuid IS NOT NULL OR c.committed_offset = %(end)s::bigint)
+    RETURNING c.shard, c.partition_id, c.subscription_id
+),
+ended AS (
+    DELETE FROM queen.leases l
+    USING back b
+    WHERE
+        l.shard = b.shard
+        AND l.lease_id = %(lease_id)s::uuid
+        AND l.partition_id = b.partition_id
+        AND l.subscription_id = b.subscription_id
+),
+listed AS (
+    INSERT INTO queen.pending (shard, subscription_id, partition_id)
+    SELECT b.shard, b.subscription_id, b.partition_id
+    FROM back b
+    JOIN queen.subscriptions s ON s.id = b.subscription_id AND s.queue_wide
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FROM back

@@ -124,24 +124,31 @@ CROSS JOIN LATERAL queen.holes_between(t.shard, t.partition_id, t.target, t.next
 
 -- name: dead_letter_errors
 -- Dead letters by their error, the most frequent first, at most so many errors of each queue. All of
--- them are read.
-SELECT e.queue, e.error, e.count, e.groups, e.first_failed_at, e.last_failed_at
+-- them are read. Sealed errors are counted by their key, and come with one of the entries that have it.
+SELECT
+    e.queue, e.error, e.count, e.groups, e.first_failed_at, e.last_failed_at,
+    s.id, s.partition_id, s.sealed_error
 FROM (
     SELECT
         q.name AS queue, g.error, sum(g.count)::bigint AS count, count(*) AS groups,
         min(g.first_failed_at) AS first_failed_at, max(g.last_failed_at) AS last_failed_at,
-        row_number() OVER (PARTITION BY q.name ORDER BY sum(g.count) DESC, g.error) AS place
+        min(g.sealed_id) AS sealed_id,
+        row_number() OVER (
+            PARTITION BY q.name ORDER BY sum(g.count) DESC, g.error, g.error_key
+        ) AS place
     FROM (
         SELECT
-            d.queue_id, left(d.error_message, 500) AS error, count(*) AS count,
-            min(d.failed_at) AS first_failed_at, max(d.failed_at) AS last_failed_at
+            d.queue_id, left(d.error_message, 500) AS error, d.error_key, count(*) AS count,
+            min(d.failed_at) AS first_failed_at, max(d.failed_at) AS last_failed_at,
+            min(d.id::text) FILTER (WHERE d.sealed_error IS NOT NULL) AS sealed_id
         FROM queen.dead_letters d
         WHERE d.shard = %(shard)s
-        GROUP BY d.queue_id, d.consumer_group, left(d.error_message, 500)
+        GROUP BY d.queue_id, d.consumer_group, left(d.error_message, 500), d.error_key
     ) g
     JOIN queen.queues q ON q.id = g.queue_id
-    GROUP BY q.name, g.error
+    GROUP BY q.name, g.error, g.error_key
 ) e
+LEFT JOIN queen.dead_letters s ON s.shard = %(shard)s AND s.id = e.sealed_id::uuid
 WHERE e.place <= %(limit)s
 ORDER BY e.count DESC, e.queue, e.error
 

@@ -2,12 +2,13 @@
 -- A page, newest failure first.
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
-    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at
+    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
+    d.sealed_error
 FROM (
     SELECT f.*
-    FROM queen.find_dead_letters_v2(
+    FROM queen.find_dead_letters(
         %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
-        %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+        %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text, %(error_keys)s::bytea[],
         %(error_contains)s::text
     ) f
     ORDER BY f.failed_at DESC, f.id DESC
@@ -22,7 +23,8 @@ ORDER BY d.failed_at DESC, d.id DESC
 -- many rows and, the last one apart, bytes of payloads.
 SELECT
     n.id, n.partition_id, n.partition, n.queue, n.consumer_group, n.transaction_id, n.trace_id,
-    n.producer_sub, n.payload, n.error_message, n.retry_count, n.created_at, n.failed_at
+    n.producer_sub, n.payload, n.error_message, n.retry_count, n.created_at, n.failed_at,
+    n.sealed_error
 FROM (
     SELECT
         r.*,
@@ -33,9 +35,9 @@ FROM (
         SELECT d.*, p.name AS partition, q.name AS queue
         FROM (
             SELECT f.*
-            FROM queen.find_dead_letters_v2(
+            FROM queen.find_dead_letters(
                 %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
-                %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+                %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text, %(error_keys)s::bytea[],
                 %(error_contains)s::text
             ) f
             WHERE
@@ -53,16 +55,17 @@ ORDER BY n.failed_at, n.id
 
 -- name: count_dead_letters
 SELECT count(*)
-FROM queen.find_dead_letters_v2(
+FROM queen.find_dead_letters(
     %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
-    %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+    %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text, %(error_keys)s::bytea[],
     %(error_contains)s::text
 ) d
 
 -- name: get_dead_letter
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
-    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at
+    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
+    d.sealed_error
 FROM queen.dead_letters d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
@@ -72,7 +75,8 @@ WHERE d.shard = %(shard)s AND d.id = %(id)s
 -- All of a message, by dead_letters_by_message; newest failure first.
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
-    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at
+    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
+    d.sealed_error
 FROM queen.dead_letters d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
@@ -95,9 +99,9 @@ WITH gone AS (
         d.shard = %(shard)s
         AND d.id = ANY (ARRAY(
             SELECT f.id
-            FROM queen.find_dead_letters_v2(
+            FROM queen.find_dead_letters(
                 %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
-                %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+                %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text, %(error_keys)s::bytea[],
                 %(error_contains)s::text
             ) f
             ORDER BY f.failed_at, f.id

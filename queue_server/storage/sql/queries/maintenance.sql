@@ -26,7 +26,7 @@ FROM queen.held_pushes h
 
 -- name: read_held
 -- The oldest pushes, up to a size, but at least one.
-SELECT s.id, s.producer_sub, s.traceparent, s.push_patterns, s.items
+SELECT s.id, s.producer_sub, s.traceparent, s.push_patterns, s.items, s.message_count
 FROM (
     SELECT
         h.*,

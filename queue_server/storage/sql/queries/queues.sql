@@ -104,3 +104,9 @@ SELECT queen.seed_cursor(
 
 -- name: ping
 SELECT 1
+
+-- name: find_encrypted_queues
+SELECT q.name
+FROM queen.queues q
+WHERE q.name = ANY (%(names)s::text[]) AND q.encryption_enabled
+ORDER BY q.name

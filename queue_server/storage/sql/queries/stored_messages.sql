@@ -111,7 +111,8 @@ JOIN queen.holes h
 -- name: list_dead_offsets
 -- The newest dead letter of each message.
 SELECT DISTINCT ON (d.partition_id, d.message_offset)
-    d.partition_id, d.message_offset, d.error_message, d.retry_count, d.failed_at
+    d.partition_id, d.message_offset, q.name AS queue, d.id, d.error_message, d.sealed_error,
+    d.retry_count, d.failed_at
 FROM unnest(%(partition_ids)b::bigint[], %(starts)b::bigint[], %(ends)b::bigint[])
     AS u (partition_id, first, past)
 JOIN queen.dead_letters d
@@ -119,6 +120,7 @@ JOIN queen.dead_letters d
     AND d.partition_id = u.partition_id
     AND d.message_offset >= u.first
     AND d.message_offset < u.past
+JOIN queen.queues q ON q.id = d.queue_id
 ORDER BY d.partition_id, d.message_offset, d.failed_at DESC
 
 -- name: list_places
@@ -138,7 +140,7 @@ ORDER BY c.partition_id, c.subscription_id
 SELECT
     d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
     d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
-    d.created_at, d.error_message, d.retry_count, d.failed_at
+    d.created_at, d.id, d.error_message, d.sealed_error, d.retry_count, d.failed_at
 FROM (
     SELECT DISTINCT ON (e.created_at, e.partition_id, e.message_offset) e.shard, e.id
     FROM queen.dead_letters e
@@ -178,7 +180,7 @@ ORDER BY d.created_at DESC, d.partition_id DESC, d.message_offset DESC
 -- A message by its dead letters, also when the log no longer has it; newest entry first.
 SELECT
     d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
-    d.created_at, d.error_message, d.retry_count, d.failed_at
+    d.created_at, d.id, d.error_message, d.sealed_error, d.retry_count, d.failed_at
 FROM queen.dead_letters d
 WHERE
     d.shard = %(shard)s
@@ -213,7 +215,7 @@ WHERE
 -- name: partition_of_message
 SELECT
     p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority, q.id AS queue_id,
-    q.lease_time, q.retry_limit, q.retry_delay, q.ttl
+    q.lease_time, q.retry_limit, q.retry_delay, q.ttl, q.encryption_enabled
 FROM queen.partitions p
 JOIN queen.queues q ON q.id = p.queue_id
 WHERE p.shard = %(shard)s AND p.id = %(partition_id)s
@@ -242,7 +244,7 @@ SELECT * FROM queen.find_message(
 SELECT
     d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
     d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
-    d.created_at, d.error_message, d.retry_count, d.failed_at
+    d.created_at, d.id, d.error_message, d.sealed_error, d.retry_count, d.failed_at
 FROM queen.dead_letters d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id

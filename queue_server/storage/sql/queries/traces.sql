@@ -8,6 +8,13 @@ WHERE
     AND d.transaction_id = %(transaction_id)s
 LIMIT 1
 
+-- name: encryption_of_partition
+-- The queue of a partition, and whether what is stored of its messages is encrypted.
+SELECT q.name, q.encryption_enabled
+FROM queen.partitions p
+JOIN queen.queues q ON q.id = p.queue_id
+WHERE p.shard = %(shard)s AND p.id = %(partition_id)s
+
 -- name: insert_trace
 WITH made AS (
     INSERT INTO queen.traces (
@@ -32,8 +39,11 @@ SELECT
     ARRAY(
         SELECT n.name FROM queen.trace_names n
         WHERE n.shard = t.shard AND n.trace_id = t.id ORDER BY n.name
-    ) AS names
+    ) AS names,
+    q.name AS queue, p.name AS partition
 FROM queen.traces t
+JOIN queen.partitions p ON p.shard = t.shard AND p.id = t.partition_id
+JOIN queen.queues q ON q.id = p.queue_id
 WHERE
     t.shard = %(shard)s
     AND t.id IN (
