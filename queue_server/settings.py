@@ -521,6 +521,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _milliseconds,
         ),
     ] = 5000
+    jwt_jwks_max_age_s: Annotated[
+        int,
+        Option(
+            ("JWT_JWKS_MAX_AGE",),
+            "Drop the keys, so that no token holds, when they could not be fetched for this many"
+            " seconds; 0 keeps them.",
+            "86400",
+            _integer(0, 365 * 24 * 3600),
+        ),
+    ] = 0
+    jwt_require_exp: Annotated[
+        bool,
+        Option(
+            ("JWT_REQUIRE_EXP",),
+            "Refuse tokens without an exp claim, which hold for ever.",
+            "true",
+            _boolean,
+        ),
+    ] = False
+    jwt_max_lifetime_s: Annotated[
+        int,
+        Option(
+            ("JWT_MAX_LIFETIME",),
+            "Refuse tokens that hold for longer than this many seconds, from iat (or now) to exp,"
+            " and those without exp; 0 accepts any.",
+            "86400",
+            _integer(0, 365 * 24 * 3600),
+        ),
+    ] = 0
     jwt_issuer: Annotated[
         str,
         Option(
@@ -604,7 +633,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Option(
             ("DATABASE_URL",),
-            "Use this PostgreSQL (15 or newer) instead of an own one.",
+            "Use this PostgreSQL (15 or newer) instead of an own one. Other users of the machine can"
+            " read a command line: with a password better set the variable.",
             "postgresql://queue:secret@db.example/queue",
             _database_url,
             flag="--database-url",
@@ -989,6 +1019,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if algorithm.startswith("HS") and not self.jwt_secret:
             raise SettingsError(
                 f"JWT_ENABLED=true with JWT_ALGORITHM={algorithm}: needs JWT_SECRET"
+            )
+        if 0 < self.jwt_jwks_max_age_s < self.jwt_jwks_refresh_interval_s:
+            raise SettingsError(
+                f"JWT_JWKS_MAX_AGE={self.jwt_jwks_max_age_s}: must be at least"
+                f" JWT_JWKS_REFRESH_INTERVAL, {self.jwt_jwks_refresh_interval_s}"
             )
         if algorithm.startswith(("RS", "Ed")):
             if not public:

@@ -165,7 +165,12 @@ class Coalescer(Generic[Request, Answer]):
                 total += weight
             waiting.request = None
         if batch:
-            await self._answer(batch)
+            try:
+                await self._answer(batch)
+            except Exception as exc:
+                # Behind the flush itself; whoever waits must not wait indefinitely.
+                logger.exception("a flush of %d could not be answered", len(batch))
+                self._fail(batch, exc)
 
     async def _answer(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         self.flush_count += 1

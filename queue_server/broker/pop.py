@@ -693,6 +693,9 @@ class Popper:
         except QueueServerError as exc:
             logger.warning("a lease is left to expire", extra={"error": str(exc)})
             return
+        except Exception:
+            logger.exception("a lease is left to expire")
+            return
         self._rooms.tell([News(p.queue, p.partition) for p in partitions.values()])
 
     async def finish(self) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 
 from queue_server.cluster.sockets import send_connection
 from queue_server.observability.counters import Counters, Life
+from queue_server.observability.tasks import keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener, self._accept)
         loop.add_reader(self._receiver, self._receive)
-        self._noting = asyncio.create_task(self._note_now_and_then(), name="connections")
+        self._noting = keep_running(self._note_now_and_then, "connections")
 
     async def stop(self) -> None:
         """Leave new connections to a successor: they wait in the slot's sockets."""

@@ -50,6 +50,7 @@ from queue_server.http.live import Live
 from queue_server.http.state import State
 from queue_server.observability.counters import Counters
 from queue_server.observability.sampling import Sampler
+from queue_server.observability.tasks import keep_running
 from queue_server.observability.tracing import Tracing
 from queue_server.services.background import Background
 from queue_server.services.series import Series
@@ -359,10 +360,10 @@ class QueueServer:
         receiver = self._context.wakeup_receiver
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         await self._maintenance.look()
-        self._maintaining = asyncio.create_task(self._maintenance.watch(), name="maintenance")
-        self._checking = asyncio.create_task(self._key_check.watch(), name="key-check")
-        self._watch = asyncio.create_task(self._popper.watch(), name="floor-poll")
-        self._sampling = asyncio.create_task(self._sampler.run(), name="sampling")
+        self._maintaining = keep_running(self._maintenance.watch, "maintenance")
+        self._checking = keep_running(self._key_check.watch, "key-check")
+        self._watch = keep_running(self._popper.watch, "floor-poll")
+        self._sampling = keep_running(self._sampler.run, "sampling")
         await self._http.start()
         self._acceptor.start()
         self._background.start()

@@ -19,14 +19,16 @@ from typing import Any
 
 import jwt
 import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.warnings import InsecureKeyLengthWarning
 
 from queue_server.domain.access import Grants, Principal, Role
-from queue_server.domain.errors import Unauthenticated, Unavailable
+from queue_server.domain.errors import BadRequest, Unauthenticated, Unavailable
+from queue_server.domain.names import check_text
+from queue_server.observability.tasks import keep_running
 from queue_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {"auto": _HMAC + _RSA + _EDDSA, "RS256
 
 _TOKENS_KEPT_MAX = 4096
 _TOKEN_BYTES_MAX = 8192
+# The end of the year 9999.
+_UNIX_TIME_MAX = 253_402_300_799
 _KEY_SET_BYTES_MAX = 1024 * 1024
 # An unknown key id asks for the key set anew; a stranger may name as many as they like.
 _REFETCH_INTERVAL_S = 5.0
@@ -53,9 +57,14 @@ class KeySetUnavailable(Exception):
 class KeySet:
     """The public keys that a JWKS address publishes, fetched at the start and now and then."""
 
-    def __init__(self, url: str, *, interval_s: float, timeout_ms: int) -> None:
+    def __init__(
+        self, url: str, *, interval_s: float, timeout_ms: int, max_age_s: float = 0
+    ) -> None:
+        """*max_age_s*: keys are dropped when they were not fetched for so long; 0: never."""
         self._url = url
         self._interval_s = interval_s
+        self._max_age_s = max_age_s or float("inf")
+        self._renewed_at = time.monotonic()
         self._timeout = ClientTimeout(total=timeout_ms / 1000)
         self._keys: list[tuple[str | None, PublicKey]] = []
         self._fetched_at = float("-inf")
@@ -81,7 +90,7 @@ class KeySet:
         """Fetch the keys again and again; runs until cancelled."""
         while True:
             await self._refetch()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(min(self._interval_s, self._max_age_s))
 
     def _known(self, family: type[PublicKey], key_id: str | None) -> PublicKey | None:
         for id_, key in self._keys:
@@ -97,22 +106,40 @@ class KeySet:
             try:
                 keys = await self._fetch()
             except KeySetUnavailable as exc:
-                # The keys at hand stay good: an identity provider that is down stops nobody.
+                # The keys at hand stay good for as long as the operator wants: an identity
+                # provider that is down for a while stops nobody.
                 logger.warning("cannot fetch the key set", extra={"reason": str(exc)})
+            except Exception:
+                # Of a document that somebody else made: whatever it is, a request goes on.
+                logger.exception("cannot read the key set")
+            else:
+                self._renewed_at = time.monotonic()
+                self._replace(keys)
                 return
-            if keys != self._keys:
-                self._keys = keys
-                self.generation += 1
-                logger.info("key set fetched", extra={"keys": len(keys)})
+            age_s = time.monotonic() - self._renewed_at
+            if self._keys and age_s >= self._max_age_s:
+                logger.error(
+                    "the key set is too old (JWT_JWKS_MAX_AGE): its keys open nothing any more",
+                    extra={"event": "key_set_dropped", "age_s": round(age_s)},
+                )
+                self._replace([])
+
+    def _replace(self, keys: list[tuple[str | None, PublicKey]]) -> None:
+        if keys != self._keys:
+            self._keys = keys
+            self.generation += 1
+            logger.info("the keys are replaced", extra={"keys": len(keys)})
 
     async def _fetch(self) -> list[tuple[str | None, PublicKey]]:
         """Errors: `KeySetUnavailable`."""
         try:
             async with (
                 ClientSession(timeout=self._timeout) as session,
-                session.get(self._url) as response,
+                # Where it leads may be another's, or something that only this host can reach.
+                session.get(self._url, allow_redirects=False) as response,
             ):
-                response.raise_for_status()
+                if response.status != 200:
+                    raise KeySetUnavailable(_refusal(response))
                 body = bytearray()
                 async for piece in response.content.iter_any():
                     body += piece
@@ -123,6 +150,15 @@ class KeySet:
         return parse_key_set(bytes(body))
 
 
+def _refusal(response: ClientResponse) -> str:
+    if "Location" in response.headers:
+        return (
+            f"it is answered {response.status}, a redirect to {response.headers['Location'][:200]},"
+            " which is not followed: set JWT_JWKS_URL to where it is"
+        )
+    return f"it is answered {response.status}"
+
+
 def parse_key_set(body: bytes) -> list[tuple[str | None, PublicKey]]:
     """The RSA and Ed25519 keys of a JWKS document with their ids; others are skipped.
 
@@ -130,7 +166,7 @@ def parse_key_set(body: bytes) -> list[tuple[str | None, PublicKey]]:
     """
     try:
         listed = msgspec.json.decode(body, type=dict[str, Any]).get("keys")
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise KeySetUnavailable(f"it is not a JSON object: {exc}") from None
     keys: list[tuple[str | None, PublicKey]] = []
     for entry in listed if isinstance(listed, list) else []:
@@ -139,8 +175,8 @@ def parse_key_set(body: bytes) -> list[tuple[str | None, PublicKey]]:
             continue
         try:
             key = jwt.PyJWK(entry).key
-        except jwt.PyJWTError:
-            continue
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
+            continue  # a key that this version cannot read is not ours
         if isinstance(key, PublicKey):
             id_ = entry.get("kid")
             keys.append((id_ if isinstance(id_, str) else None, key))
@@ -187,6 +223,7 @@ class TokenVerifier:
                 settings.jwt_jwks_url,
                 interval_s=settings.jwt_jwks_refresh_interval_s,
                 timeout_ms=settings.jwt_jwks_timeout_ms,
+                max_age_s=settings.jwt_jwks_max_age_s,
             )
             if settings.jwt_jwks_url and self._public_key is None
             else None
@@ -194,6 +231,8 @@ class TokenVerifier:
         self._issuer = settings.jwt_issuer or None
         self._audience = settings.jwt_audience or None
         self._skew_s = settings.jwt_clock_skew_s
+        self._require_expiry = settings.jwt_require_exp
+        self._lifetime_s_max = settings.jwt_max_lifetime_s or float("inf")
         self._role_claim = settings.jwt_roles_claim
         self._roles_claim = settings.jwt_roles_array_claim
         self._queues_claim = settings.jwt_queues_claim
@@ -211,7 +250,7 @@ class TokenVerifier:
         if self._key_set is None:
             yield
             return
-        task = asyncio.create_task(self._key_set.keep_fresh(), name="key-set")
+        task = keep_running(self._key_set.keep_fresh, "key-set")
         yield
         task.cancel()
         await asyncio.wait([task])
@@ -248,12 +287,29 @@ class TokenVerifier:
             raise Unauthenticated("Unsupported token algorithm")
         key = await self._key_for(algorithm, header.get("kid"))
         claims = self._claims(token, algorithm, key)
-        expires_at = claims.get("exp")
-        subject = claims.get("sub")
         return _Known(
-            Principal(subject or None, self._roles_of(claims), self._grants_of(claims)),
-            float("inf") if expires_at is None else float(expires_at) + self._skew_s,
+            Principal(
+                _text_of(claims.get("sub")) or None, self._roles_of(claims), self._grants_of(claims)
+            ),
+            self._expiry_of(claims) + self._skew_s,
         )
+
+    def _expiry_of(self, claims: Mapping[str, Any]) -> float:
+        """When a token ends, in Unix time; infinity when it does not.
+
+        Errors: `Unauthenticated` when the settings ask for an earlier end.
+        """
+        expires_at = claims.get("exp")
+        if expires_at is None:
+            if self._require_expiry or self._lifetime_s_max < float("inf"):
+                raise Unauthenticated("Token has no expiry")
+            return float("inf")
+        issued_at = claims.get("iat")
+        begin = time.time() if issued_at is None else _moment_of(issued_at)
+        end = _moment_of(expires_at)
+        if end - begin > self._lifetime_s_max:
+            raise Unauthenticated("Token is valid for too long")
+        return end
 
     async def _key_for(self, algorithm: str, key_id: str | None) -> PublicKey | str:
         if algorithm in _HMAC:
@@ -299,12 +355,10 @@ class TokenVerifier:
             raise Unauthenticated(f"Invalid token {what}") from None
         except (jwt.DecodeError, jwt.InvalidKeyError):
             raise Unauthenticated("Invalid token signature") from None
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError, OverflowError, RecursionError):
+            # Also a number or a depth that the library does not expect in a token.
             raise Unauthenticated("Invalid token claims") from None
-        issued_at = claims.get("iat", 0)
-        if not isinstance(issued_at, int | float):
-            raise Unauthenticated("Invalid token claims")
-        if issued_at > time.time() + self._skew_s:
+        if _moment_of(claims.get("iat", 0)) > time.time() + self._skew_s:
             raise Unauthenticated("Token issued in the future")
         return claims
 
@@ -312,10 +366,11 @@ class TokenVerifier:
         patterns = claims.get(self._queues_claim)
         if patterns is None:
             return None
-        if not (isinstance(patterns, list) and all(isinstance(one, str) for one in patterns)):
+        if not isinstance(patterns, list):
             # Whatever was meant by it, it was not every queue.
             raise Unauthenticated("Invalid token claims")
-        return Grants(tuple(patterns), tuple(patterns), tuple(patterns))
+        read = tuple(_text_of(one) for one in patterns)
+        return Grants(read, read, read)
 
     def _roles_of(self, claims: Mapping[str, Any]) -> frozenset[Role]:
         named = [claims.get(self._role_claim)]
@@ -325,3 +380,22 @@ class TokenVerifier:
         return frozenset(
             self._roles[name] for name in named if isinstance(name, str) and name in self._roles
         )
+
+
+def _text_of(claim: Any) -> str:
+    """A claim that is stored as text; empty when there is none. Errors: `Unauthenticated`."""
+    try:
+        return "" if claim is None else check_text(claim, "a claim")
+    except (BadRequest, TypeError, AttributeError):
+        raise Unauthenticated("Invalid token claims") from None
+
+
+def _moment_of(claim: Any) -> float:
+    """A claim that is a Unix time. Errors: `Unauthenticated` for one that no clock will show."""
+    try:
+        moment = float(claim)
+    except (TypeError, ValueError, OverflowError):
+        moment = float("nan")
+    if not 0 <= moment <= _UNIX_TIME_MAX:
+        raise Unauthenticated("Invalid token claims")
+    return moment

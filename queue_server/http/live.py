@@ -32,6 +32,7 @@ from queue_server.domain.message import NewMessage
 from queue_server.domain.names import DEFAULT_PARTITION
 from queue_server.domain.segment import wire_time
 from queue_server.observability.counters import Counters, Life, Row
+from queue_server.observability.tasks import keep_running
 from queue_server.storage import statistics
 from queue_server.storage.statistics import (
     Counts,
@@ -233,8 +234,8 @@ class Live:
         self.tell("client.connected", {"clientId": socket.id})
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(work, name="live")
-                for work in (self._tell_throughput(), self._tell_depths(), self._tell_stats())
+                keep_running(loop, "live")
+                for loop in (self._tell_throughput, self._tell_depths, self._tell_stats)
             ]
 
     def _close(self, socket: Socket, ws: web.WebSocketResponse) -> None:

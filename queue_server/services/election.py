@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 
 from queue_server.domain.errors import QueueServerError
+from queue_server.observability.tasks import keep_running
 from queue_server.storage import leadership
 from queue_server.storage.transactions import Transactions
 
@@ -66,7 +67,7 @@ class Election:
                 )
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="election")
+        self._task = keep_running(self._run, "election")
 
     async def stop(self) -> None:
         """Ask no more, and give up what is held, so that another worker takes over at once."""

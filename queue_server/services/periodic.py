@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from queue_server.domain.errors import QueueServerError
+from queue_server.observability.tasks import keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Periodic:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"service-{self._service.name}")
+        self._task = keep_running(self._run, f"service-{self._service.name}")
 
     async def stop(self) -> None:
         """Cut a pass off where it is: each of its transactions is whole or not at all."""

@@ -23,6 +23,7 @@ from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.errors import QueueServerError
 from queue_server.observability.counters import LOOP_LAG, RETRY_COUNTERS, Counter, Life, Row
+from queue_server.observability.tasks import keep_running
 from queue_server.storage import series
 from queue_server.storage.series import Address, Booking, Gauge, Rates, WorkerCounts
 from queue_server.storage.transactions import Transactions
@@ -120,10 +121,7 @@ class Series:
 
     def start(self) -> None:
         # Apart, so that the rates go on while the database hangs.
-        self._tasks = [
-            asyncio.create_task(work, name="series")
-            for work in (self._sample_on(), self._book_on())
-        ]
+        self._tasks = [keep_running(loop, "series") for loop in (self._sample_on, self._book_on)]
 
     async def stop(self) -> None:
         """Book what is left."""

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from queue_server.domain.errors import StorageUnavailable
+from queue_server.observability.tasks import keep_running
 
 # The n-th pause between attempts is uniform in [1/2, 1] * BASE * 2^n, at most CAP: an outage of a
 # second ends within another half, and a hundred workers do not come back in the same instant.
@@ -61,7 +62,7 @@ class Circuit:
             if not timeout.expired():
                 timeout.reschedule(now)
         if self._trying is None or self._trying.done():
-            self._trying = asyncio.create_task(self._try_until_closed(), name="reconnect")
+            self._trying = keep_running(self._try_until_closed, "reconnect")
 
     @asynccontextmanager
     async def wait_for_connection(self) -> AsyncIterator[None]:

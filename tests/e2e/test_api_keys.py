@@ -172,6 +172,12 @@ async def test_a_key_ends_when_it_was_said_to(
     assert "expired" in run(guarded, "list").stdout
 
 
+def test_a_key_that_never_expires_is_warned_of_unless_it_is_meant(guarded: ClusterProcess) -> None:
+    assert "never expires; give it --expires-in" in run(guarded, "create", "a").stderr
+    for args in (("--expires-in", "never"), ("--expires-in", "90d")):
+        assert "warning" not in run(guarded, "create", "a", *args).stderr
+
+
 @pytest.mark.parametrize(
     "args",
     [

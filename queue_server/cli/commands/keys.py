@@ -76,7 +76,11 @@ def create(
     expires_in: Annotated[
         str,
         typer.Option(
-            "--expires-in", metavar="TIME", show_default=False, help="Such as 90d or 12h."
+            "--expires-in",
+            metavar="TIME",
+            show_default=False,
+            help="Such as 90d or 12h, or never. Without it the key is good until it is revoked, and"
+            " a warning says so.",
         ),
     ] = "",
     push: Annotated[list[str] | None, _patterns("push", "push to")] = None,
@@ -122,6 +126,11 @@ def create(
     # The key alone on stdout, for scripts; it cannot be shown again.
     session.out.line(key)
     session.out.notice(_line(as_key(row)))
+    if not expires_in:
+        session.out.notice(
+            "warning: it never expires; give it --expires-in 90d, or --expires-in never if that is"
+            " meant"
+        )
 
 
 def list_keys(session: Session) -> None:
@@ -193,11 +202,13 @@ def _check(name: str, role: str, expires_in: str, patterns: list[str]) -> int | 
     for pattern in patterns:
         if not pattern or not pattern.isprintable():
             raise usage_error(f"{pattern!r} is no pattern", "it is like orders.*")
-    if not expires_in:
+    if expires_in in ("", "never"):
         return None
     found = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", expires_in)
     if not found:
-        raise usage_error(f"--expires-in {expires_in}: must be a time such as 90d, 12h, 30m or 45s")
+        raise usage_error(
+            f"--expires-in {expires_in}: must be a time such as 90d, 12h, 30m or 45s, or never"
+        )
     return int(found[1]) * _UNITS[found[2]]
 
 
