@@ -633,8 +633,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Option(
             ("DATABASE_URL",),
-            "Use this PostgreSQL (15 or newer) instead of an own one. Other users of the machine can"
-            " read a command line: with a password better set the variable.",
+            "Use this PostgreSQL (15 or newer) instead of an own one. Other users of the machine"
+            " can read a command line: with a password better set the variable.",
             "postgresql://queue:secret@db.example/queue",
             _database_url,
             flag="--database-url",

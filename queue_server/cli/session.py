@@ -83,8 +83,8 @@ _DATABASE_URL = Annotated[
         "--database-url",
         metavar="URL",
         show_default=False,
-        help="A given PostgreSQL [DATABASE_URL, or PG_HOST ...]. Other users of the machine can read a"
-        " command line: with a password better set the variable.",
+        help="A given PostgreSQL [DATABASE_URL, or PG_HOST ...]. Other users of the machine can"
+        " read a command line: with a password better set the variable.",
     ),
 ]
 
