@@ -18,6 +18,8 @@ WINDOW_S = 10
 LIVE_WINDOW_S = 2
 # More than a minute's.
 _SAMPLES_MAX = 70
+# Five minutes, which a chart has to begin with.
+_HISTORY_MAX = 300
 # Those of `Rates`, in their order.
 _COUNTERS = (
     Counter.MESSAGES_PUSHED,
@@ -36,10 +38,13 @@ class Throughput:
         # When, and each of _COUNTERS.
         self._samples: deque[tuple[float, list[int]]] = deque(maxlen=_SAMPLES_MAX)
         self.others = Rates()
+        # When, in seconds of the epoch, and the rates of all hosts then; the newest last.
+        self.history: deque[tuple[float, Rates]] = deque(maxlen=_HISTORY_MAX)
 
     def sample(self) -> None:
         totals = [self._counters.total(counter) for counter in _COUNTERS]
         self._samples.append((time.monotonic(), totals))
+        self.history.append((time.time(), self.everywhere(LIVE_WINDOW_S)))
 
     def here(self, window_s: int = WINDOW_S) -> Rates:
         """Of this host."""

@@ -1,6 +1,6 @@
 // The frame around the pages: navigation, who is logged in, light or dark, the way the figures come.
 import { Component, html, render, useEffect, useRef, useStore } from "./lib/view.js";
-import { identify, logout, session } from "./lib/api.js";
+import { contact, identify, logout, session } from "./lib/api.js";
 import { connect, connection } from "./lib/live.js";
 import { route } from "./lib/router.js";
 import { theme, toggleTheme } from "./lib/theme.js";
@@ -72,6 +72,16 @@ const CONNECTION = {
   offline: ["Offline", "The server does not answer; the figures are old"],
 };
 
+/** Above every page while the server does not answer; the figures below are dimmed. */
+function NoAnswer() {
+  const { at, missed } = useStore(contact);
+  return html`
+    <div class="notice bad no-answer" role="alert">
+      <strong>No answer from this server since ${at ? new Date(at).toLocaleTimeString("en-GB") : "the page was opened"}</strong>
+      <p>The figures are as of then. Is it running? The dashboard keeps asking${missed > 1 ? `; ${missed} requests without an answer so far` : ""}.</p>
+    </div>`;
+}
+
 function Shell() {
   const { parts, query } = useStore(route);
   const who = useStore(session);
@@ -111,7 +121,9 @@ function Shell() {
             aria-label=${`Switch to the ${shown === "dark" ? "light" : "dark"} theme`}>${shown === "dark" ? "☀ Light" : "☾ Dark"}</button>
         </div>
       </div>
-      <main id="main" ref=${main} tabindex="-1"><${Boundary} key=${place}><${Current} parts=${parts} query=${query} /><//></main>
+      <main id="main" ref=${main} tabindex="-1" class=${connection.value === "offline" ? "old" : ""}>
+        ${connection.value === "offline" && html`<${NoAnswer} />`}
+        <${Boundary} key=${place}><${Current} parts=${parts} query=${query} /><//></main>
     </div>`;
 }
 

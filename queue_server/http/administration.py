@@ -589,6 +589,12 @@ def _dashboard_routes() -> list[Route]:
             answers={200: answer.WorkersNow},
         ),
         Route(
+            "GET", f"{_DASHBOARD}/throughput", dashboard.throughput,
+            access=Access.READ, tag="Dashboard",
+            summary="The last five minutes of all servers on the database, by the second",
+            answers={200: answer.ThroughputSamples},
+        ),
+        Route(
             "GET", f"{_DASHBOARD}/queues", dashboard.queues,
             access=Access.READ, scope=(Use.LOOK, Named.HANDLER), tag="Dashboard",
             summary="Queues; of many those with the most or oldest unread messages",

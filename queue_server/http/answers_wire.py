@@ -984,6 +984,7 @@ class ActiveQuery(TypedDict):
     pid: int
     state: str | None
     startedAt: Time | None
+    runningSeconds: float | None
     query: str | None
     waitEvent: str | None
 
@@ -1455,6 +1456,19 @@ class WorkersNow(TypedDict):
     everywhere: bool
     silentAfterSeconds: float
     workers: list[WorkerNow]
+
+
+class ThroughputSample(TypedDict):
+    """`at` is in seconds of the epoch; rates are of the two seconds before."""
+
+    at: float
+    pushedPerSecond: float
+    poppedPerSecond: float
+    ackedPerSecond: float
+
+
+class ThroughputSamples(TypedDict):
+    samples: list[ThroughputSample]
 
 
 class QueueRows(TypedDict):

@@ -12,6 +12,7 @@ from queue_server.domain.encryption import REASON_CHARS, Keyring, Unreadable
 from queue_server.domain.names import ConsumerGroup, PartitionId
 from queue_server.storage.messages import SHARD
 from queue_server.storage.sealing import open_reason
+from queue_server.storage.series import QueueRates
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.statistics import QueueStatistics
 from queue_server.storage.transactions import Transactions
@@ -23,7 +24,7 @@ UNREADABLE_REASON = "The reason is encrypted and cannot be read"
 
 
 class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
-    """A queue in a list. `pushed` and `consumed` only rise: two of them give a rate."""
+    """A queue in a list. `consumed` is what its slowest consumer has committed."""
 
     name: str
     namespace: str
@@ -42,9 +43,15 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
     consumed_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
     groups: int
+    # Messages per second over the last minute: pushed, and acknowledged by all groups together.
+    pushed_per_second: float
+    acked_per_second: float
+    # Acknowledgements of the last five minutes.
+    acked_recently: int
+    failed_recently: int
 
     @classmethod
-    def of(cls, queue: QueueStatistics) -> QueueRow:
+    def of(cls, queue: QueueStatistics, rates: QueueRates) -> QueueRow:
         return cls(
             name=queue.name,
             namespace=queue.namespace,
@@ -63,6 +70,10 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
             consumed_at=queue.consumed_at,
             oldest_unread_at=queue.oldest_at,
             groups=queue.group_count,
+            pushed_per_second=round(rates.pushed_per_second, 2),
+            acked_per_second=round(rates.acked_per_second, 2),
+            acked_recently=rates.acked_recently,
+            failed_recently=rates.failed_recently,
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from queue_server.domain.names import QueueName
 from queue_server.storage import statistics
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.statistics import QueueFilter
@@ -307,6 +308,29 @@ async def book_depths(transactions: Transactions) -> int:
 def silence_s(interval_s: float) -> float:
     """For how long a worker that books every *interval_s* may say nothing."""
     return max(_SILENT_INTERVALS * interval_s, _SILENCE_MIN_S)
+
+
+class QueueRates(msgspec.Struct, frozen=True):
+    """What all workers of all hosts did for a queue.
+
+    Units: messages per second over the last minute; messages in the last five minutes.
+    """
+
+    pushed_per_second: float = 0.0
+    acked_per_second: float = 0.0  # by all groups together
+    acked_recently: int = 0
+    failed_recently: int = 0
+
+
+async def queue_rates(
+    transactions: Transactions, queue: QueueName | None = None
+) -> dict[str, QueueRates]:
+    """Return the rates of queues, or of one, that something was done for in the last minutes.
+
+    They are late by the interval in which workers report (`STATS_INTERVAL_MS`).
+    """
+    rows = await transactions.call(STATEMENTS["queue_rates"], {"queue": queue})
+    return {row[0]: QueueRates(*row[1:]) for row in rows}
 
 
 async def other_rates(transactions: Transactions, own: Address, interval_s: float) -> Rates:

@@ -293,6 +293,7 @@ class ActiveQuery(msgspec.Struct, frozen=True):
     pid: int
     state: str
     started_at: datetime.datetime | None
+    running_s: float | None  # by the database's clock, when it was read
     query: str
     wait_event: str | None
 

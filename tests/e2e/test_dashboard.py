@@ -129,6 +129,39 @@ async def test_a_queue_in_figures(client: Client, queue: str) -> None:
     assert {name: row[name] for name in expected} == expected
 
 
+async def test_rates_are_those_of_all_groups_and_come_with_the_first_answer(
+    client: Client, queue: str
+) -> None:
+    await client.push(queue, list(range(8)))
+    for group in ("fast", "also"):
+        await client.complete(await client.pop(queue, group=group, batch=8), group=group)
+    popped = await client.pop(queue, group="failing", batch=8)
+    await client.ack_batch(
+        [(message, "failed") for message in popped.messages[:2]], group="failing"
+    )
+    path = f"/api/v1/dashboard/queues?queue={segment(queue)}"
+
+    async def reported() -> bool:
+        row = (await client.get(path)).json["queues"][0]
+        return (row["ackedRecently"], row["failedRecently"]) == (16, 2)
+
+    await eventually(reported)
+    row = (await client.get(path)).json["queues"][0]
+    # Per second of a minute; within that minute nothing of it has faded yet, or a part has.
+    assert 0 < row["pushedPerSecond"] <= round(8 / 60, 2)
+    assert row["ackedPerSecond"] == pytest.approx(2 * row["pushedPerSecond"], abs=0.02)
+    history = (await client.get(f"/api/v1/analytics/queue-ops?queue={segment(queue)}")).json
+    assert sum(point["ackSuccess"] for point in history["series"]) == row["ackedRecently"]
+
+
+async def test_the_last_five_minutes_are_there_at_once(client: Client) -> None:
+    samples = (await client.get("/api/v1/dashboard/throughput")).json["samples"]
+    assert 1 < len(samples) <= 300
+    times = [sample["at"] for sample in samples]
+    assert times == sorted(times)
+    assert set(samples[0]) == {"at", "pushedPerSecond", "poppedPerSecond", "ackedPerSecond"}
+
+
 async def test_queues_are_searched_by_name_namespace_and_task(client: Client, queue: str) -> None:
     await client.configure(queue, namespace=f"{queue}-Shop", task=f"{queue}-Post")
     await client.configure(f"{queue}-other")

@@ -195,6 +195,7 @@ async def what_there_is(call: Caller, queue: str, group: str) -> None:
 
 
 async def dashboard(call: Caller, queue: str, group: str) -> None:
+    await call("GET", f"{DASHBOARD}/throughput")
     await call("GET", f"{DASHBOARD}/identity")
     await call("GET", f"{DASHBOARD}/workers")
     await call("GET", f"{DASHBOARD}/queues")

@@ -7,6 +7,9 @@ const KEY = "queue-server-credential";
 /** Who the server says we are; null before it was asked, `{login: reason}` when it wants to know. */
 export const session = new Store(null);
 
+/** When the server answered last, in ms, and how often it has not since. */
+export const contact = new Store({ at: null, missed: 0 });
+
 export class ApiError extends Error {
   constructor(status, message, body) {
     super(message);
@@ -54,8 +57,10 @@ export async function request(method, route, { query, body, signal } = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    contact.set({ ...contact.value, missed: contact.value.missed + 1 });
     throw new ApiError(0, "The server does not answer. Is it running?");
   }
+  contact.value = { at: Date.now(), missed: 0 };
   const text = await response.text();
   let answer = null;
   try {

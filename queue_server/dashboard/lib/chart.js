@@ -18,10 +18,33 @@ function timeTexts(_, ticks) {
 }
 
 const NARROW_S = 60;
+/** Ticks of an axis of durations, in seconds: as clocks and calendars divide them. */
+export const DURATION_STEPS = [
+  1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, DAY_S, 2 * DAY_S, 7 * DAY_S,
+];
+const TEXT = "12px system-ui, sans-serif";
+const MARGIN = 14;
+
+/** Points without the last, if its time goes on: a part of it would look like a fall, or a spike. */
+export function ended(points, key, bucketMinutes) {
+  const last = points.at(-1);
+  const runs = last && new Date(last[key]).getTime() + bucketMinutes * 60_000 > Date.now();
+  return runs ? points.slice(0, -1) : points;
+}
+
+/** As wide as the longest of *texts*, on the canvas of a chart. */
+function axisWidth(self, texts) {
+  if (!texts?.length) return 40;
+  self.ctx.save();
+  self.ctx.font = TEXT;
+  const widest = Math.max(...texts.map((text) => self.ctx.measureText(text ?? "").width));
+  self.ctx.restore();
+  return Math.ceil(widest) + MARGIN;
+}
 
 /** data: [times in seconds, values, ...]; series: [{label, colour: "--css-name", fill}].
  *  With *seconds* the chart is never wider, and a minute wide from the beginning. */
-export function Chart({ data, series, height = 200, label, format = rate, unit = "", seconds = 0 }) {
+export function Chart({ data, series, height = 200, label, format = rate, unit = "", seconds = 0, steps }) {
   const box = useRef(null);
   const plot = useRef(null);
   const [at, setAt] = useState(null);
@@ -33,11 +56,13 @@ export function Chart({ data, series, height = 200, label, format = rate, unit =
       stroke: colour("--muted"),
       grid: { stroke: colour("--line"), width: 1 },
       ticks: { show: false },
-      font: "12px system-ui, sans-serif",
+      font: TEXT,
     };
     plot.current = new uPlot({
       width: box.current.clientWidth || 300,
       height,
+      // Room for half of the last time.
+      padding: [8, 36, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       scales: {
@@ -46,7 +71,7 @@ export function Chart({ data, series, height = 200, label, format = rate, unit =
       },
       axes: [
         { ...axis, space: 88, size: 32, values: timeTexts },
-        { ...axis, size: 56, space: 28, values: (_, ticks) => ticks.map((tick) => (tick % 1 ? "" : format(tick))) },
+        { ...axis, size: axisWidth, space: 24, ...(steps && { incrs: steps }), values: (_, ticks) => ticks.map((tick) => (tick % 1 ? "" : format(tick))) },
       ],
       series: [
         {},
@@ -69,15 +94,16 @@ export function Chart({ data, series, height = 200, label, format = rate, unit =
 
   useEffect(() => plot.current.setData(data), [data]);
 
-  const index = at ?? data[0].length - 1;
-  const time = data[0][index];
+  const time = at == null ? null : data[0][at];
+  // Without a place that is pointed at, the last value that is known.
+  const value = (line) => (at == null ? line.findLast((one) => one != null) : line[at]);
   return html`
     <figure class="chart" role="group" aria-label=${label}>
       <figcaption>
         ${series.map((one, number) => html`
           <span key=${one.label} class="key"><i style=${{ background: `var(${one.colour})` }}></i>
-            ${one.label} <b>${data[number + 1][index] == null ? "–" : format(data[number + 1][index])}</b> ${unit}</span>`)}
-        <span class="muted small">${at != null && time ? new Date(time * 1000).toLocaleTimeString("en-GB") : ""}</span>
+            ${one.label} <b>${value(data[number + 1]) == null ? "–" : format(value(data[number + 1]))}</b> ${unit}</span>`)}
+        <span class="muted small">${time ? new Date(time * 1000).toLocaleTimeString("en-GB") : ""}</span>
       </figcaption>
       <div ref=${box} aria-hidden="true"></div>
     </figure>`;

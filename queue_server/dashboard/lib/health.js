@@ -9,6 +9,10 @@ export const VERY_OLD_S = 3600;
 /** A worker of the server that answers gives a sign of life each second; others say when they book. */
 export const SILENT_S = 10;
 const FULL = 0.8;
+/** Failures are normal, and are retried. They are worth a word as a share of what was acknowledged. */
+const FAILED_MIN = 5;
+const FAILED_SHARE = 0.05;
+const FAILED_SHARE_BAD = 0.5;
 const CACHE_LOW = 0.9;
 const CACHE_READS = 100_000;
 /** As `queue-server doctor` judges: a transaction that is open for so long... */
@@ -39,6 +43,13 @@ function ofQueue(row) {
     found.push({
       tone: full ? "bad" : "warn", link,
       why: `${percent(row.depth / row.maxSize)} of its maxSize${full ? ": pushes are refused" : ""}`,
+    });
+  }
+  const acked = row.ackedRecently + row.failedRecently;
+  if (row.failedRecently >= FAILED_MIN && row.failedRecently >= FAILED_SHARE * acked) {
+    found.push({
+      tone: row.failedRecently >= FAILED_SHARE_BAD * acked ? "bad" : "warn", link,
+      why: `${percent(row.failedRecently / acked)} of its messages failed in the last five minutes: ${count(row.failedRecently)} of ${count(acked)}`,
     });
   }
   return found;
@@ -102,9 +113,10 @@ function ofHolder(one) {
 }
 
 /** [{tone: "bad"|"warn", link, why}], the worst first. */
-export function problems({ healthError, queues, postgres, workers, maintenance, failing }) {
+export function problems({ healthError, queues, postgres, workers, maintenance }) {
   const found = [];
-  if (healthError) {
+  // Whether the server itself answers is said above every page.
+  if (healthError && healthError.status !== 0) {
     found.push({ tone: "bad", link: { text: "PostgreSQL", href: href(["system"]) }, why: healthError.message });
   }
   if (maintenance?.maintenanceMode) {
@@ -131,12 +143,6 @@ export function problems({ healthError, queues, postgres, workers, maintenance, 
     found.push({
       tone: "warn", link: { text: "PostgreSQL", href: href([]) },
       why: `only ${percent(cache.hitRatio)} of its reads come from memory`,
-    });
-  }
-  if (failing > 0) {
-    found.push({
-      tone: "warn", link: { text: "Acknowledgements", href: href(["dead-letters"]) },
-      why: `${count(failing)} messages failed in the last five minutes`,
     });
   }
   return found.sort((a, b) => (a.tone === "bad" ? 0 : 1) - (b.tone === "bad" ? 0 : 1));

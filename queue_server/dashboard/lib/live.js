@@ -14,7 +14,10 @@ let again = null;
 
 /** Begin to listen, and go on after every end. */
 export function connect() {
-  sampling ??= setInterval(() => document.hidden || sample(), 1000);
+  if (!sampling) {
+    fill();
+    sampling = setInterval(() => document.hidden || sample(), 1000);
+  }
   if (socket || !session.value?.access) return;
   const address = url("/ws/dashboard");
   address.protocol = address.protocol.replace("http", "ws");
@@ -25,6 +28,7 @@ export function connect() {
   const alive = setInterval(() => socket?.readyState === WebSocket.OPEN && socket.send("ping"), 25_000);
   socket.onopen = () => {
     failures = 0;
+    if (connection.value === "offline") fill();
     connection.set("live");
   };
   socket.onmessage = ({ data }) => {
@@ -130,9 +134,24 @@ const SAMPLES = 300;
 export const throughput = new Store([]);
 let sampling = null;
 
-function add({ pushedPerSecond, poppedPerSecond, ackedPerSecond }) {
-  const one = { at: Date.now() / 1000, pushed: pushedPerSecond, popped: poppedPerSecond, acked: ackedPerSecond };
-  throughput.set([...throughput.value, one].slice(-SAMPLES));
+function sampleOf({ at = Date.now() / 1000, pushedPerSecond, poppedPerSecond, ackedPerSecond }) {
+  return { at, pushed: pushedPerSecond, popped: poppedPerSecond, acked: ackedPerSecond };
+}
+
+function add(one) {
+  throughput.set([...throughput.value, sampleOf(one)].slice(-SAMPLES));
+}
+
+/** Begin with the last minutes that the server has, and again after a time without it. */
+async function fill() {
+  try {
+    const { samples } = await get("/api/v1/dashboard/throughput");
+    // The server's clock may be another: what it saw last was just now.
+    const shift = samples.length ? Date.now() / 1000 - samples.at(-1).at : 0;
+    throughput.set(samples.map((one) => sampleOf({ ...one, at: one.at + shift })));
+  } catch {
+    // What comes from now on is shown.
+  }
 }
 
 listeners.add((event, data) => event === "throughput" && add(data));
@@ -142,7 +161,10 @@ async function sample() {
   try {
     if (connection.value === "live") return;
     add((await get("/metrics")).throughput);
-    if (connection.value === "offline") connection.set("polling");
+    if (connection.value === "offline") {
+      connection.set("polling");
+      fill();
+    }
   } catch (error) {
     if (error.status === 0) connection.set("offline");
   }
@@ -150,32 +172,6 @@ async function sample() {
 
 export function useThroughput() {
   return useStore(throughput);
-}
-
-// -- rates of queues: what their running totals rose by between two answers --
-
-const totals = new Map();
-
-/** Puts `inRate` and `outRate` on the rows (messages a second; null before there are two). */
-export function withRates(rows, key = (row) => row.name) {
-  const at = performance.now() / 1000;
-  for (const row of rows) {
-    const before = totals.get(key(row));
-    const steady = before && at - before.at >= 0.5;
-    if (steady) {
-      row.inRate = Math.max(0, (row.pushed - before.pushed) / (at - before.at));
-      row.outRate = Math.max(0, (row.consumed - before.consumed) / (at - before.at));
-    } else {
-      row.inRate = before?.inRate ?? null;
-      row.outRate = before?.outRate ?? null;
-    }
-    if (!before || steady) {
-      totals.set(key(row), {
-        at, pushed: row.pushed, consumed: row.consumed, inRate: row.inRate, outRate: row.outRate,
-      });
-    }
-  }
-  return rows;
 }
 
 /** Redraws every *ms*: ages grow by themselves. */

@@ -2,10 +2,10 @@ import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
 import { age, ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short, since } from "../lib/format.js";
 import { ageTone, holderName, isSilent, problems } from "../lib/health.js";
-import { useData, useThroughput, withRates } from "../lib/live.js";
+import { useData, useThroughput } from "../lib/live.js";
 import { href } from "../lib/router.js";
 import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
-import { Chart } from "../lib/chart.js";
+import { Chart, ended } from "../lib/chart.js";
 
 const SERIES = [
   { label: "In", colour: "--in", fill: true },
@@ -15,17 +15,10 @@ const RANGES = [["live", "Last 5 minutes, live"], ["1", "Last hour"], ["24", "La
 
 export function Overview() {
   const samples = useThroughput();
-  const queues = useData(async (signal) => {
-    const answer = await get("/api/v1/dashboard/queues", {}, signal);
-    return { ...answer, queues: withRates(answer.queues) };
-  }, [], { every: 3000, wanted: (event) => event === "queue.depth" || event === "system.stats" });
+  const queues = useData((signal) => get("/api/v1/dashboard/queues", {}, signal), [], { every: 3000, wanted: (event) => event === "queue.depth" || event === "system.stats" });
   const health = useData((signal) => get("/health", {}, signal), [], { every: 3000 });
   const postgres = useData((signal) => get("/api/v1/analytics/postgres-stats", {}, signal), [], { every: 10_000 });
   const workers = useData(loadWorkers, [], { every: 5000 });
-  // What all workers of all servers have booked; the minute that goes on is the fifth.
-  const failures = useData((signal) => get("/api/v1/analytics/throughput", {
-    fromDateTime: new Date(Date.now() - 4 * 60_000).toISOString(),
-  }, signal), [], { every: 10_000 });
 
   const maintenance = useData(
     (signal) => (refusal("admin") ? Promise.resolve(null) : get("/api/v1/system/maintenance", {}, signal)),
@@ -37,13 +30,12 @@ export function Overview() {
   const oldest = behind.reduce(
     (worst, row) => (!worst || row.oldestUnreadAt < worst.oldestUnreadAt ? row : worst), null);
   const last = samples.at(-1);
-  const failing = (failures.data?.throughput ?? []).reduce((total, one) => total + one.failed.messagesPerMinute, 0);
 
   return html`
     <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
       <${Verdict} ready=${Boolean(queues.data && (health.data || health.error))} found=${problems({
         healthError: health.error, queues: queues.data?.queues,
-        postgres: postgres.data, workers: workers.data?.workers, maintenance: maintenance.data, failing,
+        postgres: postgres.data, workers: workers.data?.workers, maintenance: maintenance.data,
       })} />
       <${Stats}>
         <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
@@ -153,9 +145,9 @@ function History({ hours }) {
   const source = useData((signal) => get("/api/v1/status", {
     from: since(hours),
   }, signal), [hours], { every: 30_000 });
-  return html`<${Loaded} of=${source}>${({ throughput }) => {
-    if (!throughput.length) return html`<${Empty} title="No history yet">It is kept from the start of the server on; come back in a few minutes.<//>`;
-    const points = [...throughput].reverse();
+  return html`<${Loaded} of=${source}>${({ throughput, bucketMinutes }) => {
+    const points = ended([...throughput].reverse(), "timestamp", bucketMinutes);
+    if (points.length < 2) return html`<${Empty} title="No history yet">It is kept from the start of the server on; come back in a few minutes.<//>`;
     const data = [
       points.map((one) => new Date(one.timestamp).getTime() / 1000),
       points.map((one) => one.ingestedPerSecond), points.map((one) => one.processedPerSecond),
@@ -168,7 +160,7 @@ const HELD_S = 1;
 
 function Postgres({ data, health }) {
   const active = data.activeQueries ?? [];
-  const longest = active.reduce((most, one) => Math.max(most, ageSeconds(one.startedAt) ?? 0), 0);
+  const longest = active.reduce((most, one) => Math.max(most, one.runningSeconds ?? 0), 0);
   const prepared = data.holders.filter((one) => one.kind === "prepared");
   const idle = data.holders.filter((one) => one.logBytes != null);
   // Statements take one as well, for as long as they run.

@@ -2,12 +2,12 @@ import { html, useMemo, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
 import { ageSeconds, briefly, count, duration, groupName, NONE, rate, short, since } from "../lib/format.js";
 import { ageTone, OLD_S } from "../lib/health.js";
-import { useData, withRates } from "../lib/live.js";
+import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
   Action, Ago, Badge, Card, Choice, Dialog, DialogFooter, Empty, Field, Loaded, Page, Pager, Search, Stat, Stats, TabPanel, Table, Tabs, toast,
 } from "../lib/components.js";
-import { Chart } from "../lib/chart.js";
+import { Chart, DURATION_STEPS, ended } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
 import { MESSAGE_COLUMNS } from "./message_table.js";
 import { QueueForm } from "./queue_form.js";
@@ -23,7 +23,7 @@ export function Queue({ name, query }) {
   const source = useData(async (signal) => {
     const { queues } = await get("/api/v1/dashboard/queues", { queue: name }, signal);
     if (!queues.length) throw Object.assign(new Error(`There is no queue ${name}`), { status: 404 });
-    return withRates(queues)[0];
+    return queues[0];
   }, [name], { every: 3000, wanted: about(name) });
   const row = source.data;
   const close = () => setDialog(null);
@@ -43,8 +43,8 @@ export function Queue({ name, query }) {
         <${Stats}>
           <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`} />
           <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${row.depth ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} />
-          <${Stat} label="In" value=${rate(row.inRate)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
-          <${Stat} label="Out" value=${rate(row.outRate)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
+          <${Stat} label="In" value=${rate(row.pushedPerSecond)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
+          <${Stat} label="Out" value=${rate(row.ackedPerSecond)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
           <${Stat} label="In work" value=${short(row.processing)} unit="msg" />
           <${Stat} label="Dead letters" value=${short(row.deadLetters)} tone=${row.deadLetters ? "warn" : ""} href=${href(["dead-letters"], { queue: name })} />
         <//>`}<//>
@@ -70,11 +70,8 @@ function Partitions({ name, query }) {
   const search = query.get("search") ?? "";
   const sort = query.get("sort") ?? "depth";
   const offset = Number(query.get("offset") ?? 0);
-  const source = useData(async (signal) => {
-    const answer = await get(path`/api/v1/dashboard/queues/${name}/partitions`, { search, sort, offset, limit: LIMIT }, signal);
-    withRates(answer.partitions, (row) => `${name}\n${row.id}`);
-    return answer;
-  }, [name, search, sort, offset], { every: 3000, wanted: about(name) });
+  const source = useData((signal) => get(path`/api/v1/dashboard/queues/${name}/partitions`,
+    { search, sort, offset, limit: LIMIT }, signal), [name, search, sort, offset], { every: 3000, wanted: about(name) });
   return html`
     <div class="toolbar">
       <${Search} label="Search partitions" placeholder="Search partitions" value=${search} onInput=${(text) => requery({ search: text, offset: "" })} />
@@ -84,13 +81,12 @@ function Partitions({ name, query }) {
       <${Table} caption="Partitions" id=${(row) => row.id} rows=${partitions} columns=${[
         { key: "name", label: "Partition", render: (row) => html`<a href=${href(["queues", name], { tab: "tail", partition: row.name })}>${row.name}</a>` },
         { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
-        { key: "in", label: "In /s", number: true, render: (row) => rate(row.inRate) },
-        { key: "out", label: "Out /s", number: true, render: (row) => rate(row.outRate) },
         { key: "age", label: "Oldest", number: true, render: (row) => (row.depth ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
         { key: "processing", label: "In work", number: true, render: (row) => short(row.processing) },
         { key: "total", label: "Stored", number: true, render: (row) => short(row.total) },
         { key: "dead", label: "Dead letters", number: true, render: (row) => short(row.deadLetters) },
         { key: "last", label: "Last push", number: true, render: (row) => html`<${Ago} at=${row.lastPushAt} />` },
+        { key: "read", label: "Last read", number: true, render: (row) => html`<${Ago} at=${row.consumedAt} />` },
       ]} />
       <${Pager} offset=${offset} limit=${LIMIT} total=${total} noun=${total === 1 ? "partition" : "partitions"} onOffset=${(next) => requery({ offset: next || "" })} />`
       : html`<${Empty} title=${search ? "No partition matches" : "No partition yet"}>${search ? `None has “${search}” in its name.` : "Push a message: its partition is made with it."}<//>`)}<//>`;
@@ -152,12 +148,16 @@ function History({ name }) {
   }, signal), [name, hours], { every: 15_000 });
   return html`
     <div class="toolbar"><${Choice} label="Range" value=${hours} options=${RANGES} onChange=${setHours} /></div>
-    <${Loaded} of=${source}>${({ series }) => (series.length > 1 ? html`<${Charts} series=${series} />`
+    <${Loaded} of=${source}>${({ series, bucketMinutes }) => (ended(inOrder(series), "bucket", bucketMinutes).length > 1 ? html`<${Charts} series=${series} bucketMinutes=${bucketMinutes} />`
       : html`<${Empty} title="No history yet">Figures are kept by the minute; come back in a few minutes.<//>`)}<//>`;
 }
 
-function Charts({ series }) {
-  const points = useMemo(() => [...series].sort((a, b) => (a.bucket < b.bucket ? -1 : 1)), [series]);
+function inOrder(series) {
+  return [...series].sort((a, b) => (a.bucket < b.bucket ? -1 : 1));
+}
+
+function Charts({ series, bucketMinutes }) {
+  const points = useMemo(() => ended(inOrder(series), "bucket", bucketMinutes), [series]);
   const lines = (...names) => [
     points.map((one) => new Date(one.bucket).getTime() / 1000), ...names.map((key) => points.map((one) => one[key])),
   ];
@@ -168,7 +168,7 @@ function Charts({ series }) {
     <${Chart} label="Throughput" data=${rates} unit="msg/s" height=${160} series=${[{ label: "In", colour: "--in", fill: true }, { label: "Out", colour: "--out" }]} />
     <div class="grid-2">
       <${Chart} label="Unread" data=${depths} format=${short} height=${140} series=${[{ label: "Unread", colour: "--in", fill: true }]} />
-      <${Chart} label="Oldest unread" data=${ages} format=${duration} height=${140} series=${[{ label: "Oldest unread", colour: "--warn-line", fill: true }]} />
+      <${Chart} label="Oldest unread" data=${ages} format=${duration} steps=${DURATION_STEPS} height=${140} series=${[{ label: "Oldest unread", colour: "--warn-line", fill: true }]} />
     </div>`;
 }
 

@@ -2,7 +2,7 @@ import { html, useState } from "../lib/view.js";
 import { get } from "../lib/api.js";
 import { count, rate, short } from "../lib/format.js";
 import { ageTone } from "../lib/health.js";
-import { useData, withRates } from "../lib/live.js";
+import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import { Action, Ago, Badge, Card, Empty, Loaded, Page, Pager, Search, Table } from "../lib/components.js";
 import { QueueForm } from "./queue_form.js";
@@ -13,8 +13,8 @@ const LIMIT = 50;
 const VALUES = {
   name: (row) => row.name.toLowerCase(),
   depth: (row) => row.depth,
-  in: (row) => row.inRate ?? 0,
-  out: (row) => row.outRate ?? 0,
+  in: (row) => row.pushedPerSecond,
+  out: (row) => row.ackedPerSecond,
   // The older, the more.
   age: (row) => (row.depth > 0 && row.oldestUnreadAt ? -new Date(row.oldestUnreadAt).getTime() : -Infinity),
   processing: (row) => row.processing,
@@ -27,18 +27,15 @@ export function Queues({ query }) {
   const search = query.get("search") ?? "";
   const sort = { key: query.get("sort") ?? "depth", down: query.get("order") !== "up" };
   const offset = Number(query.get("offset") ?? 0);
-  const source = useData(async (signal) => {
-    const answer = await get("/api/v1/dashboard/queues", { search }, signal);
-    return { ...answer, queues: withRates(answer.queues) };
-  }, [search], { every: 3000, wanted: (event) => event === "queue.depth" || event === "queue.created" });
+  const source = useData((signal) => get("/api/v1/dashboard/queues", { search }, signal), [search], { every: 3000, wanted: (event) => event === "queue.depth" || event === "queue.created" });
   const close = () => setDialog(null);
 
   const columns = [
     { key: "name", label: "Queue", sort: true, render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>
       ${row.namespace && row.namespace !== row.name && html` <span class="muted small">${row.namespace}${row.task && ` / ${row.task}`}</span>`}` },
     { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<span title=${count(row.depth)}>${short(row.depth)}</span>` },
-    { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.inRate) },
-    { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.outRate) },
+    { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.pushedPerSecond) },
+    { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.ackedPerSecond) },
     { key: "age", label: "Oldest", number: true, sort: true, render: (row) => (row.depth > 0
       ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : html`<span class="muted">–</span>`) },
     { key: "processing", label: "In work", number: true, sort: true, render: (row) => short(row.processing) },

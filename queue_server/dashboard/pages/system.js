@@ -80,7 +80,7 @@ function RetentionChart({ data }) {
     const sums = new Map(data.series.map((one) => [Math.floor(new Date(one.bucket).getTime() / 1000 / step), one]));
     const bound = (time) => Math.floor(new Date(time).getTime() / 1000 / step);
     const lists = [[], [], [], []];
-    for (let bucket = bound(data.timeRange.from); bucket <= bound(data.timeRange.to); bucket += 1) {
+    for (let bucket = bound(data.timeRange.from); bucket < bound(data.timeRange.to); bucket += 1) {
       const one = sums.get(bucket);
       lists[0].push(bucket * step);
       lists[1].push(one?.retentionMsgs ?? 0);

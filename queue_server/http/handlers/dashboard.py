@@ -37,7 +37,7 @@ from queue_server.settings import SECRETS, Option, Settings
 from queue_server.storage import dashboard, groups, series, statistics
 from queue_server.storage import queues as stored_queues
 from queue_server.storage.dashboard import QueueRow, SeekPreview
-from queue_server.storage.series import Address, LastBooking
+from queue_server.storage.series import Address, LastBooking, QueueRates
 from queue_server.storage.statistics import QueueFilter, QueueStatistics
 
 _PAGE = 50
@@ -170,6 +170,10 @@ async def queues(request: web.Request) -> web.Response:
             lambda: statistics.queues(state.reads, filter_, 1, 0, with_ages=True),
         )
         found = look.value
+    rates = await state.looks.share(
+        ("queue rates", queue),
+        lambda: series.queue_rates(state.reads, None if queue is None else QueueName(queue)),
+    )
     grants = grants_of(request)
     shown = [
         one
@@ -178,7 +182,30 @@ async def queues(request: web.Request) -> web.Response:
         and (grants is None or grants.allow(Use.LOOK, one.name))
     ]
     return json_answer(
-        {"queues": [QueueRow.of(one) for one in most_telling(shown)], "total": len(shown)}
+        {
+            "queues": [
+                QueueRow.of(one, rates.value.get(one.name, QueueRates()))
+                for one in most_telling(shown)
+            ],
+            "total": len(shown),
+        }
+    )
+
+
+async def throughput(request: web.Request) -> web.Response:
+    """The last five minutes of all servers on the database, a sample each second, oldest first."""
+    return json_answer(
+        {
+            "samples": [
+                {
+                    "at": round(at, 3),
+                    "pushedPerSecond": round(rates.pushed, 2),
+                    "poppedPerSecond": round(rates.popped, 2),
+                    "ackedPerSecond": round(rates.acked, 2),
+                }
+                for at, rates in request.app[STATE].throughput.history
+            ]
+        }
     )
 
 

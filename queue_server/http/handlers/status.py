@@ -338,6 +338,7 @@ async def _read_postgres(reads: Transactions) -> dict[str, Any]:
                 "pid": one.pid,
                 "state": one.state,
                 "startedAt": time_or_null(one.started_at),
+                "runningSeconds": None if one.running_s is None else round(one.running_s, 3),
                 "query": one.query,
                 "waitEvent": one.wait_event,
             }

@@ -400,6 +400,34 @@ GROUP BY bucket, p.key, w.hostname, w.port, w.worker_id
 ORDER BY bucket DESC, p.key, w.hostname, w.port, w.worker_id
 LIMIT %(limit)s
 
+-- name: queue_rates
+-- What all workers of all hosts did for each queue: messages per second over the last minute (the
+-- minute that goes on, and of the one before the part that is less than a minute ago, as if it had
+-- been spread evenly), and the acknowledgements of the last five minutes. By queue_minutes_by_minute.
+SELECT
+    m.queue,
+    (
+        coalesce(sum(m.push_messages) FILTER (WHERE m.minute = t.minute), 0)
+        + t.left_share
+        * coalesce(sum(m.push_messages) FILTER (WHERE m.minute = t.minute - interval '1 min'), 0)
+    )::float8 / 60,
+    (
+        coalesce(sum(m.ack_success) FILTER (WHERE m.minute = t.minute), 0)
+        + t.left_share
+        * coalesce(sum(m.ack_success) FILTER (WHERE m.minute = t.minute - interval '1 min'), 0)
+    )::float8 / 60,
+    sum(m.ack_success)::bigint,
+    sum(m.ack_failed)::bigint
+FROM (
+    SELECT
+        date_trunc('minute', n.now) AS minute,
+        1 - date_part('epoch', n.now - date_trunc('minute', n.now)) / 60 AS left_share
+    FROM (SELECT clock_timestamp() AS now OFFSET 0) n
+) t
+JOIN queen.queue_minutes m ON m.minute > t.minute - interval '5 min'
+WHERE %(queue)s::text IS NULL OR m.queue = %(queue)s
+GROUP BY m.queue, t.left_share
+
 -- name: delete_old_worker_minutes
 -- By the primary key, which begins with the minute.
 WITH gone AS (

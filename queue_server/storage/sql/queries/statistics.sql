@@ -365,7 +365,9 @@ WHERE t.schemaname = 'queen'
 ORDER BY 8 DESC, 1
 
 -- name: active_queries
-SELECT a.pid, a.state, a.query_start, left(a.query, 200), a.wait_event
+SELECT
+    a.pid, a.state, a.query_start,
+    date_part('epoch', clock_timestamp() - a.query_start), left(a.query, 200), a.wait_event
 FROM pg_stat_activity a
 WHERE
     a.datname = current_database()
