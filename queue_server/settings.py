@@ -16,6 +16,7 @@ import importlib.util
 import ipaddress
 import math
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -199,10 +200,32 @@ def _database_url(text: str) -> str:
         ports = str(conninfo_to_dict(text).get("port") or "5432").split(",")
         for port in filter(None, ports):  # libpq looks at them when it connects, not before
             _integer(1, 65535)(port)
-    except (psycopg.Error, ValueError):
+    except (psycopg.Error, ValueError) as exc:
+        unknown = _unknown_parameter(text, str(exc))
+        if unknown is not None:
+            raise ValueError(
+                f"has the parameter {unknown!r}, which is none of a PostgreSQL connection"
+            ) from None
         # The parser's own message may quote a piece of the password.
         raise ValueError("must look like postgresql://user:password@host:5432/database") from None
     return text
+
+
+def _unknown_parameter(text: str, error: str) -> str | None:
+    """The parameter that libpq's *error* complains of; None where it may be a piece of a password.
+
+    Such a piece is taken for a parameter behind a slash or a space that is not escaped.
+    """
+    found = re.match(
+        r'invalid (?:URI query parameter|connection option):? "([A-Za-z_]{1,63})"', error
+    )
+    if found is None:
+        return None
+    if "://" in text:
+        is_behind_host = "@" not in text.partition("?")[2]
+    else:
+        is_behind_host = "password" not in text.partition(f"{found[1]}=")[0]
+    return found[1] if is_behind_host else None
 
 
 def _is_loopback(host: str) -> bool:

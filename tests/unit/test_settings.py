@@ -324,3 +324,22 @@ def test_tracing_without_its_packages_is_refused(monkeypatch: pytest.MonkeyPatch
     assert not load().tracing
     with pytest.raises(SettingsError, match=r"queue-server\[otel\]"):
         load("--tracing", "true")
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://me:hunter2@db/q?schema=public", "'schema'"),
+        ("postgresql://me:hunter2@db/q?application_name=x&pool_max=3", "'pool_max'"),
+        ("host=db schema=public password=hunter2", "'schema'"),
+        ("postgresql://db/q?currentSchema=q", "'currentSchema'"),
+        # What is taken for a parameter may be a piece of a password that is not escaped.
+        ("postgresql://me:a/b?hunter=x@db/q", None),
+        ("host=db password=a hunter=b", None),
+    ],
+)
+def test_an_unknown_parameter_of_the_database_url_is_named(url: str, named: str | None) -> None:
+    message = error(DATABASE_URL=url)
+    assert "DATABASE_URL" in message
+    assert "hunter" not in message
+    assert (named or "must look like") in message
