@@ -10,6 +10,7 @@ that this flush minted, which is how they are told from somebody else's.
 from __future__ import annotations
 
 import functools
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -21,7 +22,7 @@ from queue_server.broker.coalescer import Coalescer, Turns
 from queue_server.broker.directory import Directory
 from queue_server.broker.wakeup import News, Rooms
 from queue_server.domain.access import Grants
-from queue_server.domain.encryption import Keyring, segment_place
+from queue_server.domain.encryption import EncryptionKeyMissing, Keyring, segment_place
 from queue_server.domain.errors import BadRequest, QueueFull, Unavailable
 from queue_server.domain.ids import id_keys, uuid_keys
 from queue_server.domain.message import MessageIdRun, NewMessage, message_id
@@ -51,6 +52,10 @@ from queue_server.storage.transactions import Connection, Transactions
 _FLUSH_BYTES_MAX = 8 * 1024 * 1024
 # What may wait for its turn in one worker, measured as received.
 _WAITING_BYTES_MAX = 256 * 1024 * 1024
+
+# How long a queue is taken to want a key that there is not, and how many such are remembered.
+_KEYLESS_S = 2.0
+_KEYLESS_MAX = 1000
 
 # How often a push is tried again whose queue was deleted under it.
 _RESOLVE_ATTEMPTS_MAX = 5
@@ -330,6 +335,8 @@ class Pusher:
         self._directory = directory
         self._rooms = rooms
         self._counters = counters
+        # Encrypted queues whose pushes were refused for want of a key, and until when they are.
+        self._keyless: dict[str, float] = {}
         # None: partitions were deleted under the flush.
         self._coalescer: Coalescer[_Request, bytes | None] = Coalescer(
             "push",
@@ -360,6 +367,7 @@ class Pusher:
         if not items:
             return b"[]"
         check_ids(items)
+        self._refuse_keyless(items)
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
             lanes = await self.resolve(items, creator)
             answer = await self._coalescer.submit(
@@ -375,6 +383,19 @@ class Pusher:
             if answer is not None:
                 return answer
         raise Unavailable("the queue is being deleted again and again; try later")
+
+    def _refuse_keyless(self, items: Sequence[NewMessage]) -> None:
+        """Refuse pushes to queues for which there was no key a moment ago.
+
+        A refusal in a flush makes the requests that share it go alone, so it is not repeated.
+        Errors: `EncryptionKeyMissing`.
+        """
+        if not self._keyless:
+            return
+        now = time.monotonic()
+        self._keyless = {queue: until for queue, until in self._keyless.items() if until > now}
+        for queue in {item.queue for item in items} & self._keyless.keys():
+            self._keyring.require_key(queue)
 
     async def resolve(
         self, items: Sequence[NewMessage], creator: Grants | None = None
@@ -510,7 +531,7 @@ class Pusher:
         for lane in lanes:
             if lane.partition.id in mistaken:
                 if lane.keyring is None:
-                    self._keyring.require_key(lane.partition.queue)
+                    self._require_key(lane.partition.queue)
                     encrypted_queues.add(lane.partition.queue)
                 else:
                     encrypted_queues.discard(lane.partition.queue)
@@ -519,6 +540,14 @@ class Pusher:
             if keyring is not lane.keyring:
                 lane.keyring = keyring
                 lane.build()
+
+    def _require_key(self, queue: str) -> None:
+        try:
+            self._keyring.require_key(queue)
+        except EncryptionKeyMissing:
+            if len(self._keyless) < _KEYLESS_MAX:
+                self._keyless[queue] = time.monotonic() + _KEYLESS_S
+            raise
 
     @staticmethod
     def _full(lanes: Sequence[_Lane], full: log.FullQueue) -> QueueFull:
