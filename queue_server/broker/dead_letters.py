@@ -18,6 +18,7 @@ from queue_server.broker.push import (
     Pusher,
     PushResult,
 )
+from queue_server.broker.stored_messages import PAGE_BYTES
 from queue_server.domain.access import Grants
 from queue_server.domain.encryption import Keyring, Unreadable
 from queue_server.domain.errors import QueueFull, Unavailable
@@ -90,15 +91,13 @@ class DeadLetters:
         self._keyring = keyring
 
     async def page(self, filter_: DeadLetterFilter, limit: int, offset: int) -> Page:
-        """Dead letters, newest failure first."""
+        """Read dead letters, newest failure first. A page ends early behind `PAGE_BYTES`."""
         filter_ = self._with_keys(filter_)
-        letters = [
-            self._opened(letter)
-            for letter in await dead_letters.page(self._reads, filter_, limit, offset)
-        ]
-        if offset == 0 and len(letters) < limit:
-            return Page(letters, len(letters))
-        return Page(letters, await dead_letters.count(self._reads, filter_))
+        found, total = await dead_letters.page(self._reads, filter_, limit, offset, PAGE_BYTES)
+        letters = [self._opened(letter) for letter in found]
+        if offset > 0 or total == limit:
+            total = await dead_letters.count(self._reads, filter_)
+        return Page(letters, total)
 
     async def get(
         self, id_: uuid.UUID, is_visible: Callable[[str], bool] = lambda _: True

@@ -47,6 +47,8 @@ OFFSET_MAX = 10_000
 _SEGMENTS_MAX = 20_000
 # How much of the log one statement reads, in opened bytes; a page of small messages is one read.
 _READ_BYTES = 4 << 20
+# How much payload one page of a listing has. It ends behind the entry with which it is more.
+PAGE_BYTES = 16 << 20
 # Segments that one batch of a clear deletes, and how long a call goes on with it. What is left is
 # out of delivery already, and deleted by the clean-up service.
 _CLEAR_SEGMENTS = 1000
@@ -61,6 +63,7 @@ _ID_TIME = datetime.timedelta(minutes=1)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # How far apart messages are pushed that count as related.
 _RELATED = datetime.timedelta(hours=1)
+_NO_PAYLOAD = msgspec.Raw(b"")
 # Beyond the end of every log.
 _END = (1 << 63) - 1
 
@@ -74,6 +77,13 @@ class Listed(msgspec.Struct, frozen=True):
     @property
     def status(self) -> MessageStatus:
         return self.consumption.status(self.message.offset, is_dead=self.message.death is not None)
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A page of messages; `truncated`: it ended by its bytes, and more messages follow."""
+
+    messages: list[Listed]
+    truncated: bool = False
 
 
 class Detail(msgspec.Struct, frozen=True):
@@ -128,9 +138,12 @@ class StoredMessages:
 
     # -- look --
 
-    async def page(self, filter_: MessageFilter, limit: int, offset: int) -> list[Listed]:
-        """Messages, newest first.
+    async def page(
+        self, filter_: MessageFilter, limit: int, offset: int, *, with_payloads: bool = True
+    ) -> Listing:
+        """Read messages, newest first. A page ends early behind `PAGE_BYTES` of payloads.
 
+        Shape: without payloads these are empty, and a page is as long as *limit* says.
         Errors: `BadRequest` when more lies before the page than may be looked through.
         """
         if offset > OFFSET_MAX:
@@ -138,12 +151,12 @@ class StoredMessages:
                 f"offset is {offset}, but {OFFSET_MAX} at most: give from and to, or a partition"
             )
         if filter_.status is MessageStatus.DEAD_LETTER:
-            views = await stored_messages.dead_messages(
-                self._reads, filter_, limit, offset, self._keyring
+            views, truncated = await stored_messages.dead_messages(
+                self._reads, filter_, limit, offset, PAGE_BYTES, self._keyring
             )
         else:
-            views = await self._browse(filter_, limit, offset)
-        return await self._listed(views)
+            views, truncated = await self._browse(filter_, limit, offset, with_payloads)
+        return Listing(await self._listed(views), truncated)
 
     async def find(self, id_: uuid.UUID, queue: QueueName | None) -> Listed | None:
         """The message with this message id, in the log or among the dead letters; None if neither.
@@ -183,7 +196,9 @@ class StoredMessages:
         """Whether the queues of a listing are consumed in queue mode; how many named groups."""
         return await stored_messages.consumption_mode(self._reads, filter_.queue, filter_.partition)
 
-    async def _browse(self, filter_: MessageFilter, limit: int, offset: int) -> list[MessageView]:
+    async def _browse(
+        self, filter_: MessageFilter, limit: int, offset: int, with_payloads: bool
+    ) -> tuple[list[MessageView], bool]:
         wanted = offset + limit
         segment_limit = wanted
         while True:
@@ -213,7 +228,7 @@ class StoredMessages:
                 if passed >= wanted:
                     break
             if passed >= wanted or len(segments) < segment_limit:
-                return await self._views(filter_, partitions, pieces)
+                return await self._views(filter_, partitions, pieces, with_payloads)
             if segment_limit >= _SEGMENTS_MAX:
                 raise BadRequest(
                     "too many messages before this page were taken out of the log or are dead"
@@ -239,13 +254,18 @@ class StoredMessages:
         filter_: MessageFilter,
         partitions: dict[PartitionId, PartitionView],
         pieces: Sequence[_Piece],
-    ) -> list[MessageView]:
-        """The messages of a page, without those that were dropped since."""
+        with_payloads: bool,
+    ) -> tuple[list[MessageView], bool]:
+        """Read the messages of a page, without those that were dropped since.
+
+        Shape: also whether it ends before the last of *pieces*, because of its payloads.
+        """
         deaths: dict[tuple[PartitionId, int], Death] = {}
         if filter_.status is None:
             covers = _covers([piece.segment for piece in pieces])
             deaths = await stored_messages.deaths(self._reads, covers, self._keyring)
         views: list[MessageView] = []
+        size_bytes = 0
         for batch in _batches(pieces):
             keys = [(piece.segment.partition_id, piece.segment.base_offset) for piece in batch]
             read = await read_segments(self._reads, keys)
@@ -259,17 +279,17 @@ class StoredMessages:
                 # A page shows what is known of a message that cannot be read.
                 with contextlib.suppress(Unreadable):
                     opened = open_segment(segment, partition.queue, self._keyring)
-                views += [
-                    stored_messages.view(
-                        partition,
-                        segment,
-                        offset,
-                        None if opened is None else opened.message(offset),
-                        deaths.get((segment.partition_id, offset)),
-                    )
-                    for offset in piece.offsets
-                ]
-        return views
+                for offset in piece.offsets:
+                    if size_bytes > PAGE_BYTES:
+                        return views, True
+                    message = None if opened is None else opened.message(offset)
+                    if message is not None:
+                        if not with_payloads:
+                            message.data = _NO_PAYLOAD
+                        size_bytes += len(message.data)
+                    death = deaths.get((segment.partition_id, offset))
+                    views.append(stored_messages.view(partition, segment, offset, message, death))
+        return views, False
 
     async def get(self, partition_id: PartitionId, transaction_id: str) -> Detail | None:
         """A message from the log, or, when it is no longer there, from its dead letter."""
@@ -312,7 +332,7 @@ class StoredMessages:
     async def related(self, detail: Detail, limit: int) -> list[Listed]:
         """Other messages of the same partition, pushed within an hour of this one; newest first."""
         message = detail.listed.message
-        listed = await self.page(
+        page = await self.page(
             MessageFilter(
                 start=message.created_at - _RELATED,
                 end=message.created_at + _RELATED,
@@ -322,7 +342,7 @@ class StoredMessages:
             limit + 1,
             0,
         )
-        return [one for one in listed if one.message.id != message.id][:limit]
+        return [one for one in page.messages if one.message.id != message.id][:limit]
 
     # -- take out --
 

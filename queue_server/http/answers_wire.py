@@ -1199,8 +1199,11 @@ class DeadLetter(TypedDict):
 
 
 class DeadLetters(TypedDict):
+    """`truncated`: there are more behind this page."""
+
     messages: list[DeadLetter]
     total: int
+    truncated: bool
     pagination: Page
 
 
@@ -1283,9 +1286,12 @@ class Mode(TypedDict):
 
 
 class StoredMessages(TypedDict):
+    """`truncated`: the page ended by the size of its payloads; more messages follow."""
+
     messages: list[StoredMessage]
     mode: Mode
     total: int
+    truncated: bool
     pagination: Page
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from queue_server.domain.access import Access
 from queue_server.http import middleware, openapi
+from queue_server.http.answers import PAYLOAD_READS
 from queue_server.http.api_keys import ApiKeys, Credentials
 from queue_server.http.authentication import TokenVerifier
 from queue_server.http.connection import Connection, keep_expectation
@@ -39,6 +40,7 @@ def build_app(state: State) -> web.Application:
     app[STATE] = state
     app[MAX_BODY_BYTES] = settings.max_body_bytes
     app[MEMORY] = MemoryBudget(settings.request_memory_bytes)
+    app[PAYLOAD_READS] = asyncio.Semaphore(settings.read_connections)
     app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
     table = (*routes(), *Dashboard().routes())
     app.add_routes(line.definition() for line in table)

@@ -88,15 +88,20 @@ async def queue_id(transactions: Transactions, name: str | None) -> str | None:
 
 
 async def page(
-    transactions: Transactions, filter_: DeadLetterFilter, limit: int, offset: int
-) -> list[DeadLetter]:
-    """Dead letters, newest failure first."""
+    transactions: Transactions, filter_: DeadLetterFilter, limit: int, offset: int, bytes_max: int
+) -> tuple[list[DeadLetter], int]:
+    """Read dead letters, newest failure first.
+
+    A page ends with the one whose payload exceeds *bytes_max*. Shape: also how many it would have
+    without.
+    """
     rows = await transactions.call(
         STATEMENTS["list_dead_letters"],
-        await filter_.parameters(transactions) | {"limit": limit, "offset": offset},
+        await filter_.parameters(transactions)
+        | {"limit": limit, "offset": offset, "bytes_max": bytes_max},
         prepare=False,
     )
-    return [DeadLetter(*row) for row in rows]
+    return [DeadLetter(*row[:-1]) for row in rows], rows[0][-1] if rows else 0
 
 
 async def next_run(

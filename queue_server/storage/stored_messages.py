@@ -289,9 +289,17 @@ async def consumption_mode(
 
 
 async def dead_messages(
-    transactions: Transactions, filter_: MessageFilter, limit: int, offset: int, keyring: Keyring
-) -> list[MessageView]:
-    """Messages that are dead letters, newest first."""
+    transactions: Transactions,
+    filter_: MessageFilter,
+    limit: int,
+    offset: int,
+    bytes_max: int,
+    keyring: Keyring,
+) -> tuple[list[MessageView], bool]:
+    """Read messages that are dead letters, newest first.
+
+    A page ends with the one whose payload exceeds *bytes_max*: whether it was cut short so.
+    """
     rows = await transactions.call(
         STATEMENTS["list_dead_messages"],
         filter_.parameters()
@@ -299,10 +307,12 @@ async def dead_messages(
             "queue_id": await queue_id(transactions, filter_.queue),
             "limit": limit,
             "offset": offset,
+            "bytes_max": bytes_max,
         },
         prepare=False,
     )
-    return [_dead_view(PartitionView(*row[:6]), row[6:], keyring) for row in rows]
+    views = [_dead_view(PartitionView(*row[:6]), row[6:-1], keyring) for row in rows]
+    return views, bool(rows) and len(rows) < rows[0][-1]
 
 
 def _dead_view(partition: PartitionView, row: Sequence[Any], keyring: Keyring) -> MessageView:

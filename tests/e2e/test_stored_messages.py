@@ -775,3 +775,49 @@ async def test_queues_are_cleared_while_everybody_pushes(client: Client, queue: 
     stop.set()
     await asyncio.gather(*producers)
     assert cleared + len(await drain(client, queue)) == pushed
+
+
+# -- large pages --
+
+
+async def test_listings_end_a_page_by_its_bytes(client: Client, queue: str) -> None:
+    """After 16 MiB of payloads, and it says so; what is left is on the next."""
+    payloads = [f"{number:02}" + "x" * 1_000_000 for number in range(20)]
+    ids = [f"{queue}-{number:02}" for number in range(20)]
+    for start in range(0, 20, 10):
+        await client.push(queue, payloads[start : start + 10], ids=ids[start : start + 10])
+
+    async def pages(target: str) -> list[tuple[list[dict[str, Any]], bool]]:
+        found: list[tuple[list[dict[str, Any]], bool]] = []
+        count = 0
+        while not found or found[-1][1]:
+            answer = await client.get(f"{target}&limit=1000&offset={count}")
+            assert answer.status == 200, answer.raw[:200]
+            assert int(answer.headers["Content-Length"]) == len(answer.raw)
+            found.append((answer.json["messages"], answer.json["truncated"]))
+            count += len(found[-1][0])
+        return found
+
+    def check(found: list[tuple[list[dict[str, Any]], bool]]) -> None:
+        assert [(len(messages), truncated) for messages, truncated in found] == [
+            (17, True),
+            (3, False),
+        ]
+        listed = [message for messages, _ in found for message in messages]
+        assert {one["transactionId"]: one["data"] for one in listed} == dict(
+            zip(ids, payloads, strict=True)
+        )
+
+    found = await pages(f"/api/v1/messages?queue={queue}")
+    check(found)
+    assert all(one["payload"] == one["data"] for messages, _ in found for one in messages)
+    # Where no payload is shown a page is as long as was asked for.
+    bare = await client.get(f"/api/v1/status/queues/{queue}/messages?limit=1000")
+    assert [one["transactionId"] for one in bare.json] == ids[::-1]
+    pop = await client.pop(queue)
+    assert pop.data == payloads
+    await client.ack_batch([(message, "dlq") for message in pop.messages])
+    check(await pages(f"/api/v1/dlq?queue={queue}"))
+    check(await pages(f"/api/v1/messages?queue={queue}&status=dead_letter"))
+    small = (await client.get(f"/api/v1/dlq?queue={queue}&limit=2")).json
+    assert (small["total"], small["truncated"], len(small["messages"])) == (20, True, 2)

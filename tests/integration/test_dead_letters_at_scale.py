@@ -44,6 +44,7 @@ TIMES = 7
 # Rows that a look may read: those it shows, and some of the newest that vacuum has not seen.
 FEW = 500
 PAGE = 50
+BYTES = 1 << 20
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
@@ -178,13 +179,17 @@ async def test_looks_read_few_of_many_dead_letters(
     for filter_, total in ((DeadLetterFilter(), LETTERS + OTHERS), (own, LETTERS)):
         assert await reader.few(dead_letters.count, filter_) == total
         for offset in (0, 3 * PAGE):
-            page = await reader.few(dead_letters.page, filter_, PAGE, offset)
+            page, size = await reader.few(dead_letters.page, filter_, PAGE, offset, BYTES)
+            assert size == PAGE
             assert [letter.transaction_id for letter in page] == [
                 f"id-{LETTERS - offset - n}" for n in range(PAGE)
             ]
     for queue in (None, "q"):
         newest = MessageFilter(LONG_AGO, queue=queue)
-        messages = await reader.few(stored_messages.dead_messages, newest, PAGE, PAGE, Keyring())
+        messages, cut = await reader.few(
+            stored_messages.dead_messages, newest, PAGE, PAGE, BYTES, Keyring()
+        )
+        assert not cut
         assert [one.transaction_id for one in messages] == [
             f"id-{LETTERS - PAGE - n}" for n in range(PAGE)
         ]
@@ -195,11 +200,11 @@ async def test_looks_read_few_of_many_dead_letters(
     ids = [f"other-{OTHERS - n}" for n in range(OTHERS)]
     for filter_ in (few, DeadLetterFilter(queue="other", partition="p1", error="void")):
         assert await reader.few(dead_letters.count, filter_) == OTHERS
-        page = await reader.few(dead_letters.page, filter_, PAGE, 0)
+        page, _ = await reader.few(dead_letters.page, filter_, PAGE, 0, BYTES)
         assert [letter.transaction_id for letter in page] == ids
         run = await reader.few(dead_letters.next_run, filter_, None, PAGE)
         assert [letter.transaction_id for letter in run] == ids[::-1]
-    messages = await reader.few(stored_messages.dead_messages, newest, PAGE, 0, Keyring())
+    messages, _ = await reader.few(stored_messages.dead_messages, newest, PAGE, 0, BYTES, Keyring())
     assert [one.transaction_id for one in messages] == ids
 
     # A run of a redrive, from the start and behind another, reads what it moves.

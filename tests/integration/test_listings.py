@@ -14,7 +14,7 @@ import pytest
 from queue_server.broker import stored_messages as broker
 from queue_server.broker.directory import Directory
 from queue_server.broker.push import Pusher
-from queue_server.broker.stored_messages import OFFSET_MAX, Listed, StoredMessages
+from queue_server.broker.stored_messages import OFFSET_MAX, PAGE_BYTES, Listed, StoredMessages
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import Keyring
 from queue_server.domain.errors import BadRequest
@@ -166,7 +166,9 @@ class Log:
     async def page(
         self, filter_: MessageFilter, limit: int = 1000, offset: int = 0
     ) -> list[tuple[int, int]]:
-        found = await self.messages.page(filter_, limit, offset)
+        listing = await self.messages.page(filter_, limit, offset)
+        assert not listing.truncated
+        found = listing.messages
         if filter_.status is not None:
             assert {one.status for one in found} <= {filter_.status}
         return [(one.message.partition.id, one.message.offset) for one in found]
@@ -214,7 +216,8 @@ async def test_every_status_is_found_in_every_window(log: Log) -> None:
     places = await log.places()
     moments = sorted({place.created_at for place in places})
     listed: list[Listed] = []
-    while page := await log.messages.page(MessageFilter(start=LONG_AGO), 1000, len(listed)):
+    everything = MessageFilter(start=LONG_AGO)
+    while page := (await log.messages.page(everything, 1000, len(listed))).messages:
         listed += page
     assert [(one.message.partition.id, one.message.offset) for one in listed] == keys(places)
     seen = set()
@@ -303,9 +306,34 @@ async def test_a_page_reads_its_segments_together(
     for number, payload in enumerate(payloads):
         await log.push("large", [f"p{number}"], payload)
     asked.clear()
-    page = await log.messages.page(MessageFilter(start=LONG_AGO, queue="large"), 50, 0)
-    assert [one.message.payload for one in page] == payloads[::-1]
+    large = MessageFilter(start=LONG_AGO, queue="large")
+    page = await log.messages.page(large, 50, 0)
+    assert [one.message.payload for one in page.messages] == payloads[::-1]
     assert asked.count(STATEMENTS["read_segments"]) == 3
+
+
+async def test_a_page_ends_behind_so_many_bytes_of_payloads(log: Log) -> None:
+    payloads = [b'"%03d%s"' % (number, b"x" * 3_000_000) for number in range(14)]
+    for number, payload in enumerate(payloads):
+        await log.push("large", [f"p{number % 3}"], payload)
+    large = MessageFilter(start=LONG_AGO, queue="large")
+    listed: list[Listed] = []
+    truncated = True
+    pages = 0
+    while truncated:
+        page = await log.messages.page(large, 1000, len(listed))
+        listed += page.messages
+        truncated = page.truncated
+        pages += 1
+        # With the last one it is more than allowed, without it is not.
+        assert sum(len(one.message.payload or b"") for one in page.messages[:-1]) <= PAGE_BYTES
+    assert [one.message.payload for one in listed] == payloads[::-1]
+    assert pages == 3
+    # As many as fit are no part of a page; and without payloads a page is as long as asked for.
+    assert not (await log.messages.page(large, 5, 0)).truncated
+    bare = await log.messages.page(large, 1000, 0, with_payloads=False)
+    assert [one.message.payload for one in bare.messages] == [b""] * 14
+    assert not bare.truncated
 
 
 # ── by message id ───────────────────────────────────────────────────────────────────────────────

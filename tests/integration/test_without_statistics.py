@@ -150,7 +150,9 @@ async def test_no_look_compares_all_with_all(conninfo: str, transactions: Transa
             t, wide_id, LEDGER, None, limit=50, offset=0
         ),
         "errors of dead letters": dashboard.dead_letter_errors,
-        "a page of dead letters": lambda t: dead_letters.page(t, DeadLetterFilter(), 50, 0),
+        "a page of dead letters": lambda t: dead_letters.page(
+            t, DeadLetterFilter(), 50, 0, 1 << 24
+        ),
         "a page of messages": lambda t: browse(t, MessageFilter(now - HOUR), 50, 5),
         "a page of unread messages": lambda t: browse(
             t, MessageFilter(now - HOUR, status=MessageStatus.PENDING), 50, 5

@@ -62,6 +62,11 @@ class _Popped(msgspec.Struct):
     messages: list[msgspec.Raw]
 
 
+class _Listed(msgspec.Struct):
+    messages: list[msgspec.Raw]
+    truncated: bool = False
+
+
 class _Message(msgspec.Struct, rename="camel"):
     """What of a popped or listed message is shown or acknowledged."""
 
@@ -605,19 +610,17 @@ def _since(
 def _list(
     client: Client, queue: str, partition: str, since: str, limit: int, offset: int = 0
 ) -> list[tuple[_Message, msgspec.Raw]]:
-    """Stored messages, newest first."""
-    query = {
-        "queue": queue,
-        "partition": partition or None,
-        "from": since,
-        "limit": limit,
-        "offset": offset,
-    }
-    raw = client.request_raw("GET", "/api/v1/messages", query, repeatable=True)
-    return [
-        (msgspec.json.decode(one, type=_Message), one)
-        for one in client.decode(raw, _Popped).messages
-    ]
+    """List stored messages, newest first. The server ends a page early when messages are large."""
+    query = {"queue": queue, "partition": partition or None, "from": since}
+    found: list[tuple[_Message, msgspec.Raw]] = []
+    truncated = True
+    while truncated and len(found) < limit:
+        page = {"limit": limit - len(found), "offset": offset + len(found)}
+        raw = client.request_raw("GET", "/api/v1/messages", query | page, repeatable=True)
+        answer = client.decode(raw, _Listed)
+        found += [(msgspec.json.decode(one, type=_Message), one) for one in answer.messages]
+        truncated = answer.truncated
+    return found
 
 
 def _earlier(time_text: str, seconds: int) -> str:

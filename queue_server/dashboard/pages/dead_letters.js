@@ -94,7 +94,7 @@ export function DeadLetters({ query }) {
           <div class="toolbar">${reason === null
             ? html`<${Search} key=${queue} label="Search reasons" placeholder="Part of the reason" value=${part} onInput=${(text) => requery({ part: text, offset: "" })} />`
             : html`<button type="button" class="small" onClick=${() => requery({ reason: "", offset: "" })}>Any reason</button>`}</div>
-          <${Loaded} of=${letters}>${({ messages, total }) => (messages.length ? html`
+          <${Loaded} of=${letters}>${({ messages, total, truncated }) => (messages.length ? html`
             <${Table} caption="Dead letters" id=${(row) => row.id} rows=${messages} columns=${[
               { key: "choose", kind: "choose", label: html`<input type="checkbox" aria-label="Select all on this page" checked=${shown.length === messages.length}
                 onChange=${(event) => setChosen(event.currentTarget.checked ? new Set(messages.map((one) => one.id)) : new Set())} />`,
@@ -106,7 +106,7 @@ export function DeadLetters({ query }) {
               { key: "retries", label: "Retries", number: true, render: (row) => count(row.retryCount) },
               { key: "at", label: "Given up", number: true, render: (row) => html`<${Ago} at=${row.failedAt} />` },
             ]} />
-            <${Pager} offset=${offset} limit=${LIMIT} total=${total} noun=${total === 1 ? "dead letter" : "dead letters"} onOffset=${(next) => requery({ offset: next || "" })} />`
+            <${Pager} offset=${offset} limit=${truncated ? messages.length : LIMIT} total=${total} noun=${total === 1 ? "dead letter" : "dead letters"} onOffset=${(next) => requery({ offset: next || "" })} />`
             : html`<${Empty} title="None here">None matches; they may have been moved back meanwhile.<//>`)}<//>
         <//>`}
       ${dialog?.inspect && html`<${Inspect} letter=${dialog.inspect} onClose=${close} onDone=${renew} />`}

@@ -59,13 +59,13 @@ export function Messages({ query }) {
             go(["messages"]);
           }}>Clear</button>`}
         </form>
-        <${Loaded} of=${source} lines=${8}>${({ messages }) => (messages.length ? html`
+        <${Loaded} of=${source} lines=${8}>${({ messages, truncated }) => (messages.length ? html`
           <${Table} caption="Messages, newest first" id=${(row) => row.id} rows=${messages} columns=${[
             MESSAGE_COLUMNS[0], MESSAGE_COLUMNS[1],
             { key: "queue", label: "Queue", kind: "one-line", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
             ...MESSAGE_COLUMNS.slice(2),
           ]} />
-          ${!id && html`<${Pager} offset=${offset} limit=${LIMIT} total=${offset + messages.length + (messages.length === LIMIT ? 1 : 0)} noun="or more"
+          ${!id && html`<${Pager} offset=${offset} limit=${truncated ? messages.length : LIMIT} total=${offset + messages.length + (truncated || messages.length === LIMIT ? 1 : 0)} noun="or more"
             onOffset=${(next) => requery({ offset: next || "" })} />`}`
           : html`<${Empty} title="No message found">${id ? `No stored message and no dead letter${value("queue") && ` of queue ${value("queue")}`} has this id. It may have been deleted by retention.` : "None matches. Try a longer time or fewer conditions."}<//>`)}<//>
       <//>

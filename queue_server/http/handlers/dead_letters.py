@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from queue_server.broker.dead_letters import Destination, Replay
@@ -15,7 +14,14 @@ from queue_server.domain.names import PartitionId, check_text
 from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import parse_time
 from queue_server.http import administration_wire as wire
-from queue_server.http.answers import json_answer, message_address, page_of
+from queue_server.http.answers import (
+    PAYLOAD_READS,
+    PayloadAnswer,
+    Payloads,
+    json_answer,
+    message_address,
+    page_of,
+)
 from queue_server.http.request import grants_of, query_count, query_time, read_body
 from queue_server.http.state import STATE
 from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
@@ -25,21 +31,26 @@ _LIMIT = 100
 _REDRIVE_MAX = 100_000
 
 
-async def page(request: web.Request) -> web.Response:
+async def page(request: web.Request) -> web.StreamResponse:
     limit, offset = page_of(request, _LIMIT)
-    found = await request.app[STATE].administration.dead_letters.page(
-        _filter(request), limit, offset
-    )
-    return json_answer(
-        {
-            "messages": [_entry(letter) for letter in found.letters],
-            "total": found.total,
-            "pagination": {"limit": limit, "offset": offset},
-        }
-    )
+    filter_ = _filter(request)
+    async with request.app[PAYLOAD_READS]:
+        found = await request.app[STATE].administration.dead_letters.page(filter_, limit, offset)
+        payloads = Payloads()
+        answer = PayloadAnswer(
+            request,
+            {
+                "messages": [_entry(letter, payloads) for letter in found.letters],
+                "total": found.total,
+                "truncated": offset + len(found.letters) < found.total,
+                "pagination": {"limit": limit, "offset": offset},
+            },
+            payloads,
+        )
+    return await answer.send()
 
 
-async def get(request: web.Request) -> web.Response:
+async def get(request: web.Request) -> web.StreamResponse:
     id_ = _id(request)
     grants = grants_of(request)
     found = None
@@ -50,7 +61,8 @@ async def get(request: web.Request) -> web.Response:
         raise NotFound("Dead letter not found")
     if grants is not None:
         grants.require(Use.LOOK, found.queue)
-    return json_answer(_entry(found))
+    payloads = Payloads()
+    return await PayloadAnswer(request, _entry(found, payloads), payloads).send()
 
 
 async def purge(request: web.Request) -> web.Response:
@@ -202,7 +214,7 @@ def _filter(request: web.Request) -> DeadLetterFilter:
     )
 
 
-def _entry(letter: DeadLetter) -> dict[str, Any]:
+def _entry(letter: DeadLetter, payloads: Payloads) -> dict[str, Any]:
     return {
         "id": str(letter.id),
         "transactionId": letter.transaction_id,
@@ -212,7 +224,7 @@ def _entry(letter: DeadLetter) -> dict[str, Any]:
         "consumerGroup": letter.consumer_group,
         "errorMessage": letter.error_message,
         "retryCount": letter.retry_count,
-        "data": None if letter.payload is None else msgspec.Raw(letter.payload),
+        "data": payloads.place(letter.payload),
         "payloadAvailable": letter.payload is not None,
         "producerSub": letter.producer_sub,
         "traceId": letter.trace_id,

@@ -238,8 +238,8 @@ async def queue_messages(request: web.Request) -> web.Response:
     """The messages of a queue, newest first, as a bare array."""
     name, _ = await queue_in_path(request)
     limit, offset = page_of(request, _MESSAGES_LIMIT)
-    listed = await request.app[STATE].administration.stored_messages.page(
-        MessageFilter(start=_FIRST_TIME, queue=name), limit, offset
+    listing = await request.app[STATE].administration.stored_messages.page(
+        MessageFilter(start=_FIRST_TIME, queue=name), limit, offset, with_payloads=False
     )
     return json_answer(
         [
@@ -253,7 +253,7 @@ async def queue_messages(request: web.Request) -> web.Response:
                 "status": one.status.value,
                 "createdAt": wire_time(one.message.created_at),
             }
-            for one in listed
+            for one in listing.messages
         ]
     )
 

@@ -13,10 +13,9 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from queue_server.broker.stored_messages import AmbiguousId, Detail, Listed
+from queue_server.broker.stored_messages import AmbiguousId, Detail, Listed, Listing
 from queue_server.domain.errors import BadRequest, NotFound
 from queue_server.domain.names import (
     PartitionId,
@@ -30,7 +29,14 @@ from queue_server.domain.options import RETRY_DELAY_ECHO_MS, TTL_ECHO_S
 from queue_server.domain.segment import wire_time
 from queue_server.domain.status import MessageStatus, mode_type
 from queue_server.http import wire
-from queue_server.http.answers import json_answer, message_address, page_of
+from queue_server.http.answers import (
+    PAYLOAD_READS,
+    PayloadAnswer,
+    Payloads,
+    json_answer,
+    message_address,
+    page_of,
+)
 from queue_server.http.request import query_choice, query_time
 from queue_server.http.state import STATE
 from queue_server.storage.stored_messages import MessageFilter, NotPending
@@ -43,15 +49,15 @@ _NEVER = "failed"
 _RELATED_LIMIT = 10
 _MESSAGE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What is done with the message of a partition that has a transaction id.
-Action = Callable[[web.Request, PartitionId, str], Awaitable[web.Response]]
+Action = Callable[[web.Request, PartitionId, str], Awaitable[web.StreamResponse]]
 
 
 def by_address(action: Action) -> Handler:
     """The handler of a path with a partition and a transaction id."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         partition_id, transaction_id = message_address(request)
         if partition_id is None:
             raise NotFound("Message not found")
@@ -72,7 +78,7 @@ def by_transaction_id(action: Action) -> Handler:
     about 0.4 s for 100,000; given up with a 400 after five seconds.
     """
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         transaction_id = check_text(request.match_info["transaction_id"], "transactionId")
         try:
             partition_id = await request.app[STATE].administration.stored_messages.locate(
@@ -105,7 +111,7 @@ def _ambiguous(transaction_id: str, exc: AmbiguousId) -> web.Response:
     return json_answer(error | {"messages": places}, status=409)
 
 
-async def page(request: web.Request) -> web.Response:
+async def page(request: web.Request) -> web.StreamResponse:
     """Messages by time, or the one with the message id `id`, which may be looked for on a queue.
 
     Cost: a row for each partition that the query lets through, and a few for each message up to the
@@ -118,34 +124,45 @@ async def page(request: web.Request) -> web.Response:
     status = query_choice(request, "status", (*_STATUSES, _NEVER))
     filter_ = _filter(request, _STATUSES.get(status or ""))
     id_ = _message_id(request)
-    if id_ is not None:
-        queue = None if filter_.queue is None else QueueName(filter_.queue)
-        found = await messages.find(id_, queue)
-        listed = [] if found is None else [found]
-    elif status == _NEVER:
-        listed = []
-    else:
-        listed = await messages.page(filter_, limit, offset)
     has_queue_mode, named_count = await messages.mode(filter_)
-    return json_answer(
-        {
-            "messages": [_entry(one) for one in listed],
-            "mode": {
-                "hasQueueMode": has_queue_mode,
-                "busGroupsCount": named_count,
-                "type": mode_type(has_queue_mode, named_count),
+    async with request.app[PAYLOAD_READS]:
+        if id_ is not None:
+            queue = None if filter_.queue is None else QueueName(filter_.queue)
+            found = await messages.find(id_, queue)
+            listing = Listing([] if found is None else [found])
+        elif status == _NEVER:
+            listing = Listing([])
+        else:
+            listing = await messages.page(filter_, limit, offset)
+        payloads = Payloads()
+        answer = PayloadAnswer(
+            request,
+            {
+                "messages": [_entry(one, payloads) for one in listing.messages],
+                "mode": {
+                    "hasQueueMode": has_queue_mode,
+                    "busGroupsCount": named_count,
+                    "type": mode_type(has_queue_mode, named_count),
+                },
+                "total": len(listing.messages),
+                "truncated": listing.truncated,
+                "pagination": {"limit": limit, "offset": offset},
             },
-            "total": len(listed),
-            "pagination": {"limit": limit, "offset": offset},
-        }
-    )
+            payloads,
+        )
+        del listing
+    return await answer.send()
 
 
-async def get(request: web.Request, partition_id: PartitionId, transaction_id: str) -> web.Response:
-    return _detail(await _find(request, partition_id, transaction_id))
+async def get(
+    request: web.Request, partition_id: PartitionId, transaction_id: str
+) -> web.StreamResponse:
+    async with request.app[PAYLOAD_READS]:
+        answer = _detail(request, await _find(request, partition_id, transaction_id))
+    return await answer.send()
 
 
-async def related(request: web.Request) -> web.Response:
+async def related(request: web.Request) -> web.StreamResponse:
     """Messages beside the one that the path names by its transaction id.
 
     The path is also the address of a message with the id `related` in a partition, which comes
@@ -153,36 +170,40 @@ async def related(request: web.Request) -> web.Response:
     """
     partition_id = parse_partition_id(request.match_info["transaction_id"])
     if partition_id is not None:
-        detail = await request.app[STATE].administration.stored_messages.get(
-            partition_id, "related"
-        )
-        if detail is not None:
-            return _detail(detail)
+        try:
+            return await get(request, partition_id, "related")
+        except NotFound:
+            pass
     return await _related(request)
 
 
 @by_transaction_id
 async def _related(
     request: web.Request, partition_id: PartitionId, transaction_id: str
-) -> web.Response:
+) -> web.StreamResponse:
     detail = await _find(request, partition_id, transaction_id)
-    found = await request.app[STATE].administration.stored_messages.related(detail, _RELATED_LIMIT)
-    return json_answer(
-        {
-            "messages": [
-                {
-                    "transactionId": one.message.transaction_id,
-                    "partitionId": str(one.message.partition.id),
-                    "status": one.status.value,
-                    "createdAt": wire_time(one.message.created_at),
-                    "payload": (
-                        None if one.message.payload is None else msgspec.Raw(one.message.payload)
-                    ),
-                }
-                for one in found
-            ]
-        }
-    )
+    payloads = Payloads()
+    async with request.app[PAYLOAD_READS]:
+        found = await request.app[STATE].administration.stored_messages.related(
+            detail, _RELATED_LIMIT
+        )
+        answer = PayloadAnswer(
+            request,
+            {
+                "messages": [
+                    {
+                        "transactionId": one.message.transaction_id,
+                        "partitionId": str(one.message.partition.id),
+                        "status": one.status.value,
+                        "createdAt": wire_time(one.message.created_at),
+                        "payload": payloads.place(one.message.payload),
+                    }
+                    for one in found
+                ]
+            },
+            payloads,
+        )
+    return await answer.send()
 
 
 async def _find(request: web.Request, partition_id: PartitionId, transaction_id: str) -> Detail:
@@ -195,13 +216,15 @@ async def _find(request: web.Request, partition_id: PartitionId, transaction_id:
     return detail
 
 
-def _detail(detail: Detail) -> web.Response:
+def _detail(request: web.Request, detail: Detail) -> PayloadAnswer:
     listed, config = detail.listed, detail.config
     message, consumption = listed.message, listed.consumption
     queue_mode = consumption.queue_mode
     named_count = len(consumption.named)
-    return json_answer(
-        _entry(listed)
+    payloads = Payloads()
+    return PayloadAnswer(
+        request,
+        _entry(listed, payloads)
         | {
             "isEncrypted": message.is_encrypted,
             "queueConfig": {
@@ -227,7 +250,8 @@ def _detail(detail: Detail) -> web.Response:
                 }
                 for place in consumption.places
             ],
-        }
+        },
+        payloads,
     )
 
 
@@ -349,11 +373,10 @@ def _filter(request: web.Request, status: MessageStatus | None) -> MessageFilter
     )
 
 
-def _entry(listed: Listed) -> dict[str, Any]:
+def _entry(listed: Listed, payloads: Payloads) -> dict[str, Any]:
     message, consumption = listed.message, listed.consumption
     partition = message.partition
     status = listed.status.value
-    payload = None if message.payload is None else msgspec.Raw(message.payload)
     return {
         "id": message.id,
         "transactionId": message.transaction_id,
@@ -375,9 +398,9 @@ def _entry(listed: Listed) -> dict[str, Any]:
         "createdAt": wire_time(message.created_at),
         "leaseExpiresAt": _time(consumption.lease_expires_at(message.offset)),
         "offset": message.offset,
-        "data": payload,
-        "payload": payload,
-        "payloadAvailable": payload is not None,
+        "data": payloads.place(message.payload),
+        "payload": payloads.place(message.payload),
+        "payloadAvailable": message.payload is not None,
         "errorMessage": None if message.death is None else message.death.error_message,
         "retryCount": None if message.death is None else message.death.retry_count,
         "failedAt": None if message.death is None else wire_time(message.death.failed_at),

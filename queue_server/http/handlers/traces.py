@@ -13,7 +13,14 @@ from queue_server.domain.names import QUEUE_MODE, check_text, parse_partition_id
 from queue_server.domain.segment import wire_time
 from queue_server.http import administration_wire as wire
 from queue_server.http.access import missing_partitions
-from queue_server.http.answers import json_answer, message_address, page_of
+from queue_server.http.answers import (
+    PAYLOAD_READS,
+    PayloadAnswer,
+    Payloads,
+    json_answer,
+    message_address,
+    page_of,
+)
 from queue_server.http.request import check_nesting, grants_of, query_time, read_body
 from queue_server.http.state import STATE
 from queue_server.storage.traces import NewTrace, Trace
@@ -56,48 +63,59 @@ async def add(request: web.Request) -> web.Response:
     return json_answer({"success": True, "traceId": str(id_)}, status=201)
 
 
-async def of_message(request: web.Request) -> web.Response:
+async def of_message(request: web.Request) -> web.StreamResponse:
     partition_id, transaction_id = message_address(request)
     limit, offset = page_of(request, _OF_MESSAGE_LIMIT)
     found: list[Trace] = []
     total = 0
-    if partition_id is not None:
-        found, total = await request.app[STATE].administration.traces.of_message(
-            partition_id, transaction_id, limit, offset
+    async with request.app[PAYLOAD_READS]:
+        if partition_id is not None:
+            found, total = await request.app[STATE].administration.traces.of_message(
+                partition_id, transaction_id, limit, offset
+            )
+        payloads = Payloads()
+        answer = PayloadAnswer(
+            request,
+            {
+                "traces": [_entry(trace, payloads) for trace in found],
+                "total": total,
+                "truncated": offset + len(found) < total,
+            },
+            payloads,
         )
-    return json_answer(
-        {
-            "traces": [_entry(trace) for trace in found],
-            "total": total,
-            "truncated": offset + len(found) < total,
-        }
-    )
+    return await answer.send()
 
 
-async def by_name(request: web.Request) -> web.Response:
+async def by_name(request: web.Request) -> web.StreamResponse:
     name = check_text(request.match_info["name"], "the name")
     limit, offset = page_of(request, _LIMIT)
-    found, total = await request.app[STATE].administration.traces.by_name(
-        name, query_time(request, "from"), query_time(request, "to"), limit, offset
-    )
-    return json_answer(
-        {
-            "traces": [
-                _entry(one.trace)
-                | {
-                    "transaction_id": one.trace.transaction_id,
-                    "partition_id": str(one.trace.partition_id),
-                    "queue_name": one.trace.queue,
-                    "partition_name": one.trace.partition,
-                    "message_payload": None if one.payload is None else msgspec.Raw(one.payload),
-                }
-                for one in found
-            ],
-            "total": total,
-            "truncated": offset + len(found) < total,
-            "pagination": {"limit": limit, "offset": offset},
-        }
-    )
+    start, end = query_time(request, "from"), query_time(request, "to")
+    async with request.app[PAYLOAD_READS]:
+        found, total = await request.app[STATE].administration.traces.by_name(
+            name, start, end, limit, offset
+        )
+        payloads = Payloads()
+        answer = PayloadAnswer(
+            request,
+            {
+                "traces": [
+                    _entry(one.trace, payloads)
+                    | {
+                        "transaction_id": one.trace.transaction_id,
+                        "partition_id": str(one.trace.partition_id),
+                        "queue_name": one.trace.queue,
+                        "partition_name": one.trace.partition,
+                        "message_payload": payloads.place(one.payload),
+                    }
+                    for one in found
+                ],
+                "total": total,
+                "truncated": offset + len(found) < total,
+                "pagination": {"limit": limit, "offset": offset},
+            },
+            payloads,
+        )
+    return await answer.send()
 
 
 async def names(request: web.Request) -> web.Response:
@@ -124,11 +142,11 @@ async def names(request: web.Request) -> web.Response:
     )
 
 
-def _entry(trace: Trace) -> dict[str, Any]:
+def _entry(trace: Trace, payloads: Payloads) -> dict[str, Any]:
     return {
         "id": str(trace.id),
         "event_type": trace.event_type,
-        "data": None if trace.data is None else msgspec.Raw(trace.data),
+        "data": payloads.place(trace.data),
         "data_available": trace.data is not None,
         "consumer_group": trace.consumer_group,
         "worker_id": trace.worker_id,

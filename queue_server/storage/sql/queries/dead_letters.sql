@@ -1,21 +1,30 @@
 -- name: list_dead_letters
--- A page, newest failure first.
+-- A page, newest failure first; it ends with the entry whose payload exceeds bytes_max. `page_size` is
+-- what it would be without.
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
     d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
-    d.sealed_error
+    d.sealed_error, d.page_size
 FROM (
-    SELECT f.*
-    FROM queen.find_dead_letters(
-        %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
-        %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text, %(error_keys)s::bytea[],
-        %(error_contains)s::text
+    SELECT
+        f.*, count(*) OVER () AS page_size,
+        sum(octet_length(f.payload)) OVER (
+            ORDER BY f.failed_at DESC, f.id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
+    FROM (
+        SELECT e.*
+        FROM queen.find_dead_letters(
+            %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text,
+            %(partition)s::text, %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+            %(error_keys)s::bytea[], %(error_contains)s::text
+        ) e
+        ORDER BY e.failed_at DESC, e.id DESC
+        LIMIT %(limit)s OFFSET %(offset)s
     ) f
-    ORDER BY f.failed_at DESC, f.id DESC
-    LIMIT %(limit)s OFFSET %(offset)s
 ) d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+WHERE d.bytes_before IS NULL OR d.bytes_before < %(bytes_max)s
 ORDER BY d.failed_at DESC, d.id DESC
 
 -- name: next_dead_letters

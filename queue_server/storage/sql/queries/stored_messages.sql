@@ -136,44 +136,55 @@ ORDER BY c.partition_id, c.subscription_id
 
 -- name: list_dead_messages
 -- Messages that are dead letters, newest message first; of several entries the newest. The places of a
--- page are found by dead_letters_by_message_time, and payloads are read for these alone.
+-- page are found by dead_letters_by_message_time, and payloads are read for these alone. The page
+-- ends with the message whose payload exceeds bytes_max; `page_size` is what it would be without.
 SELECT
     d.partition_id, p.name AS partition, q.name AS queue, q.namespace, q.task, q.priority,
     d.message_offset, d.message_id, d.transaction_id, d.trace_id, d.producer_sub, d.payload,
-    d.created_at, d.id, d.error_message, d.sealed_error, d.retry_count, d.failed_at
+    d.created_at, d.id, d.error_message, d.sealed_error, d.retry_count, d.failed_at, m.page_size
 FROM (
-    SELECT DISTINCT ON (e.created_at, e.partition_id, e.message_offset) e.shard, e.id
-    FROM queen.dead_letters e
-    WHERE
-        e.shard = %(shard)s
-        AND (%(queue_id)s::uuid IS NULL OR e.queue_id = %(queue_id)s::uuid)
-        AND (
-            %(partition)s::text IS NULL
-            OR e.partition_id = ANY (ARRAY(
-                SELECT n.id FROM queen.partitions n
-                WHERE
-                    n.shard = %(shard)s
-                    AND n.name = %(partition)s::text
-                    AND (%(queue_id)s::uuid IS NULL OR n.queue_id = %(queue_id)s::uuid)
-            ))
-        )
-        AND (
-            (%(namespace)s::text IS NULL AND %(task)s::text IS NULL)
-            OR e.queue_id = ANY (ARRAY(
-                SELECT n.id FROM queen.queues n
-                WHERE
-                    (%(namespace)s::text IS NULL OR n.namespace = %(namespace)s::text)
-                    AND (%(task)s::text IS NULL OR n.task = %(task)s::text)
-            ))
-        )
-        AND e.created_at >= %(start)s::timestamptz
-        AND (%(end)s::timestamptz IS NULL OR e.created_at < %(end)s::timestamptz)
-    ORDER BY e.created_at DESC, e.partition_id DESC, e.message_offset DESC, e.failed_at DESC
-    LIMIT %(limit)s OFFSET %(offset)s
+    SELECT
+        k.shard, k.id, count(*) OVER () AS page_size,
+        sum(octet_length(l.payload)) OVER (
+            ORDER BY l.created_at DESC, l.partition_id DESC, l.message_offset DESC
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS bytes_before
+    FROM (
+        SELECT DISTINCT ON (e.created_at, e.partition_id, e.message_offset) e.shard, e.id
+        FROM queen.dead_letters e
+        WHERE
+            e.shard = %(shard)s
+            AND (%(queue_id)s::uuid IS NULL OR e.queue_id = %(queue_id)s::uuid)
+            AND (
+                %(partition)s::text IS NULL
+                OR e.partition_id = ANY (ARRAY(
+                    SELECT n.id FROM queen.partitions n
+                    WHERE
+                        n.shard = %(shard)s
+                        AND n.name = %(partition)s::text
+                        AND (%(queue_id)s::uuid IS NULL OR n.queue_id = %(queue_id)s::uuid)
+                ))
+            )
+            AND (
+                (%(namespace)s::text IS NULL AND %(task)s::text IS NULL)
+                OR e.queue_id = ANY (ARRAY(
+                    SELECT n.id FROM queen.queues n
+                    WHERE
+                        (%(namespace)s::text IS NULL OR n.namespace = %(namespace)s::text)
+                        AND (%(task)s::text IS NULL OR n.task = %(task)s::text)
+                ))
+            )
+            AND e.created_at >= %(start)s::timestamptz
+            AND (%(end)s::timestamptz IS NULL OR e.created_at < %(end)s::timestamptz)
+        ORDER BY e.created_at DESC, e.partition_id DESC, e.message_offset DESC, e.failed_at DESC
+        LIMIT %(limit)s OFFSET %(offset)s
+    ) k
+    JOIN queen.dead_letters l ON l.shard = k.shard AND l.id = k.id
 ) m
 JOIN queen.dead_letters d ON d.shard = m.shard AND d.id = m.id
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+WHERE m.bytes_before IS NULL OR m.bytes_before < %(bytes_max)s
 ORDER BY d.created_at DESC, d.partition_id DESC, d.message_offset DESC
 
 -- name: dead_message
