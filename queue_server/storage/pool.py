@@ -130,7 +130,7 @@ def open_pool(
         own_conninfo(
             conninfo,
             options=options,
-            application_name=given.get("application_name") or "queue-server",
+            application_name=str(given.get("application_name") or "queue-server"),
             **{name: value for name, value in _KEEPALIVES.items() if given.get(name) is None},
         ),
         patience_s=statement_timeout_ms / 1000 + SILENCE_MARGIN_S,
