@@ -312,6 +312,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(1, 1_000_000),
         ),
     ] = 20_000
+    max_connections_per_address: Annotated[
+        int,
+        Option(
+            ("MAX_CONNECTIONS_PER_ADDRESS",),
+            "Of these, those of one client address (of IPv6: of one /64 network); one more is"
+            " answered 429; 0 is no limit. Behind a proxy all clients have its address.",
+            "200",
+            _integer(0, 1_000_000),
+        ),
+    ] = 0
     header_timeout_ms: Annotated[
         int,
         Option(
@@ -332,6 +342,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _milliseconds,
         ),
     ] = 30_000
+    reader_timeout_ms: Annotated[
+        int,
+        Option(
+            ("READER_TIMEOUT",),
+            "How long a client may take nothing of what it is sent (less than a twentieth of what"
+            " waits for it), in milliseconds; then its connection is closed.",
+            "60000",
+            _milliseconds,
+        ),
+    ] = 120_000
     max_header_bytes: Annotated[
         int,
         Option(

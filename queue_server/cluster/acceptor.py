@@ -24,9 +24,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
+import ipaddress
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -48,13 +51,21 @@ _UNDER_WAY_S = 0.05
 _PASSING_ON_S = 1.0
 
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_FULL_BODY = b'{"error":"too many connections; try again later","code":"overloaded"}'
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_FULL_BODY)
-) + _FULL_BODY
 
-Serve = Callable[[socket.socket], Coroutine[Any, Any, object]]
+
+def _refusal(status: bytes, error: bytes) -> bytes:
+    body = b'{"error":"%s; try again later","code":"overloaded"}' % error
+    return (
+        b"HTTP/1.1 %s\r\nRetry-After: 1\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    ) % (status, len(body), body)
+
+
+_FULL = _refusal(b"503 Service Unavailable", b"too many connections")
+_FULL_FOR_ADDRESS = _refusal(b"429 Too Many Requests", b"too many connections of your address")
+
+# Begins to serve a connection, and calls what it is given when the connection has ended.
+Serve = Callable[[socket.socket, Callable[[], None]], Coroutine[Any, Any, object]]
 
 
 class Acceptor:
@@ -69,6 +80,7 @@ class Acceptor:
         counters: Counters,
         *,
         connections_max: int,
+        per_address_max: int,
         silence_max_s: float,
         in_clear: bool,
         count_open: Callable[[], int],
@@ -80,6 +92,8 @@ class Acceptor:
         self._senders = senders
         self._rows = [counters.worker(slot) for slot in range(counters.worker_count)]
         self._connections_max = connections_max
+        self._per_address_max = per_address_max  # 0: no limit, and nothing is counted
+        self._by_address: Counter[bytes] = Counter()
         self._silence_max_s = silence_max_s
         self._in_clear = in_clear  # whether what is written to a socket can be read
         self._count_open = count_open
@@ -87,8 +101,9 @@ class Acceptor:
         # What was handed over to each slot and may be under way: how many, and how many it had got
         # from all before the first of them.
         self._under_way = [(0, 0)] * len(self._rows)
-        # Connections that have sent nothing yet, the oldest first, and when each came.
-        self._silent: dict[socket.socket, float] = {}
+        # Connections that have sent nothing yet, the oldest first, with when each came and what to
+        # call when it ends.
+        self._silent: dict[socket.socket, tuple[float, Callable[[], None]]] = {}
         self._beginning: set[asyncio.Task[object]] = set()
         self._resuming: asyncio.TimerHandle | None = None
         self._noting: asyncio.Task[None] | None = None
@@ -126,14 +141,12 @@ class Acceptor:
         while True:
             for connection in list(self._silent):
                 if any(self._send(slot, connection) for slot in (*self._others(), self._index)):
-                    self._let_go(connection)
-                    connection.close()
+                    self._drop(connection)
             if not self._silent or time.monotonic() > give_up_at:
                 break
             await asyncio.sleep(0.01)  # those that send something meanwhile are served here
         for connection in list(self._silent):
-            self._let_go(connection)
-            connection.close()
+            self._drop(connection)
 
     async def _note_now_and_then(self) -> None:
         while True:
@@ -144,11 +157,10 @@ class Acceptor:
     def _close_silent(self) -> None:
         """Close the connections that have been held for too long."""
         came_before = time.monotonic() - self._silence_max_s
-        for connection, came_at in list(self._silent.items()):
+        for connection, (came_at, _) in list(self._silent.items()):
             if came_at > came_before:
                 return
-            self._let_go(connection)
-            connection.close()
+            self._drop(connection)
 
     def _note_open(self) -> int:
         """Tell the other workers how many connections are open here; the number."""
@@ -236,29 +248,84 @@ class Acceptor:
 
     def _begin(self, connection: socket.socket) -> None:
         if self._note_open() >= self._connections_max:
-            if self._in_clear:
-                with contextlib.suppress(OSError):  # it may have left already
-                    connection.send(_FULL)
-            connection.close()
+            self._refuse(connection, _FULL)
             return
-        self._silent[connection] = time.monotonic()
+        when_closed = self._count_address(connection)
+        if when_closed is None:
+            self._refuse(connection, _FULL_FOR_ADDRESS)
+            return
+        self._silent[connection] = time.monotonic(), when_closed
         asyncio.get_running_loop().add_reader(connection, self._on_first_bytes, connection)
         self._note_open()
 
-    def _let_go(self, connection: socket.socket) -> None:
-        del self._silent[connection]
+    def _refuse(self, connection: socket.socket, answer: bytes) -> None:
+        if self._in_clear:
+            with contextlib.suppress(OSError):  # it may have left already
+                connection.send(answer)
+        connection.close()
+
+    def _count_address(self, connection: socket.socket) -> Callable[[], None] | None:
+        """What takes a connection from the count of its address; None: there are too many."""
+        if not self._per_address_max:
+            return _nothing
+        address = _address_of(connection)
+        if self._by_address[address] >= self._per_address_max:
+            return None
+        self._by_address[address] += 1
+        is_counted = True
+
+        def closed() -> None:
+            nonlocal is_counted
+            if is_counted:
+                is_counted = False
+                self._by_address[address] -= 1
+                if not self._by_address[address]:
+                    del self._by_address[address]
+
+        return closed
+
+    def _let_go(self, connection: socket.socket) -> Callable[[], None]:
+        """Hold a connection no longer; what to call when it has ended."""
+        _, when_closed = self._silent.pop(connection)
         asyncio.get_running_loop().remove_reader(connection)
+        return when_closed
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._let_go(connection)()
+        connection.close()
 
     def _on_first_bytes(self, connection: socket.socket) -> None:
         """The client has begun its request, or has left."""
-        self._let_go(connection)
-        task = asyncio.create_task(self._serve(connection))
+        when_closed = self._let_go(connection)
+        task = asyncio.create_task(self._serve(connection, when_closed))
         self._beginning.add(task)
-        task.add_done_callback(self._begun)
+        task.add_done_callback(functools.partial(self._begun, when_closed))
 
-    def _begun(self, task: asyncio.Task[object]) -> None:
+    def _begun(self, when_closed: Callable[[], None], task: asyncio.Task[object]) -> None:
         self._beginning.discard(task)
         self._note_open()  # it was counted twice for a moment
-        if not task.cancelled() and (exc := task.exception()) is not None:
+        if task.cancelled():
+            when_closed()
+        elif (exc := task.exception()) is not None:
             # A client that left at once, or a handshake that failed.
             logger.debug("a connection could not be served", extra={"reason": str(exc)})
+            when_closed()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _address_of(connection: socket.socket) -> bytes:
+    """The client's address as it is counted: of IPv6 the network of 64 bits.
+
+    A client there has all of its network's addresses.
+    """
+    try:
+        host = str(connection.getpeername()[0])
+    except OSError:
+        return b""  # it has left already, as its first read will show
+    if connection.family != socket.AF_INET6:
+        return host.encode()
+    address = ipaddress.IPv6Address(host)
+    return (address.ipv4_mapped or address).packed[:8]

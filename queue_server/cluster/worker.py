@@ -348,6 +348,7 @@ class QueueServer:
             context.handover_senders,
             context.counters,
             connections_max=settings.max_connections,
+            per_address_max=settings.max_connections_per_address,
             silence_max_s=settings.header_timeout_ms / 1000,
             in_clear=context.tls is None,
             count_open=self._http.open_count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 import time
@@ -77,13 +78,16 @@ def build_app(state: State) -> web.Application:
 _FAREWELL_S = 0.25
 # How often connections are looked at whose first request is not complete.
 _LOOK_INTERVAL_S = 0.5
+# How often within its time a reader is asked after; it has up to one of these parts more.
+_READER_SWEEPS = 8
 
 
 class HttpServer:
     """Serves the application on connections that it is given.
 
     A connection whose first request has no complete headers after `header_timeout_ms` is closed.
-    For those that follow the keep-alive timeout is the limit.
+    For those that follow the keep-alive timeout is the limit. A connection whose client does not
+    take what it is sent for `reader_timeout_ms` is broken off.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class HttpServer:
         # Connections before their first request, the oldest first, and when each came.
         self._young: dict[Connection, float] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.AppRunner(
             app,
             # A client that leaves cancels its handler: a parked pop leaves its room at once.
@@ -112,15 +117,17 @@ class HttpServer:
         server = self._runner.server
         assert server is not None
         server.request_factory = keep_expectation(server.request_factory)
+        self._sweeping = asyncio.create_task(self._close_stuck(server), name="readers")
 
-    async def serve(self, connection: socket.socket) -> None:
+    async def serve(self, connection: socket.socket, when_closed: Callable[[], None]) -> None:
         """Begin to serve a connection that was accepted; it ends by itself."""
         loop = asyncio.get_running_loop()
+        new_connection = functools.partial(self._new_connection, when_closed)
         if self._tls is None:
-            _, handler = await loop.connect_accepted_socket(self._new_connection, connection)
+            _, handler = await loop.connect_accepted_socket(new_connection, connection)
         else:
             _, handler = await loop.connect_accepted_socket(
-                self._new_connection,
+                new_connection,
                 connection,
                 ssl=self._tls,
                 ssl_handshake_timeout=self._settings.header_timeout_ms / 1000,
@@ -129,19 +136,16 @@ class HttpServer:
         if self._looking is None:
             self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
 
-    def _new_connection(self) -> Connection:
+    def _new_connection(self, when_closed: Callable[[], None]) -> Connection:
         server = self._runner.server
         assert server is not None
         return Connection(
             server,
             loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # what aiohttp means by "none"
-            # No client compresses bodies, and a small one can become a huge one.
-            auto_decompress=False,
+            max_header_bytes=self._settings.max_header_bytes,
+            when_closed=when_closed,
             # Clients hold connections open between requests.
-            keepalive_timeout=75,
-            max_line_size=self._settings.max_header_bytes,
-            max_field_size=self._settings.max_header_bytes,
+            keepalive_timeout_s=75,
         )
 
     def _look_at_young(self) -> None:
@@ -160,6 +164,18 @@ class HttpServer:
             del self._young[handler]
         return list(self._young)
 
+    async def _close_stuck(self, server: web.Server) -> None:
+        """Close the connections whose readers take nothing; runs until cancelled."""
+        timeout_s = self._settings.reader_timeout_ms / 1000
+        loop = asyncio.get_running_loop()
+        while True:
+            # One sweep for all of them costs a busy answer nothing: no timer, no flag.
+            await asyncio.sleep(timeout_s / _READER_SWEEPS)
+            now = loop.time()
+            for connection in server.connections:
+                if isinstance(connection, Connection):
+                    connection.close_if_stuck(now, timeout_s)
+
     def open_count(self) -> int:
         """How many connections are open."""
         server = self._runner.server
@@ -173,6 +189,8 @@ class HttpServer:
         if self._looking is not None:
             self._looking.cancel()
         await self._runner.cleanup()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
 
 
 async def _wait_while(condition: Callable[[], bool]) -> None:

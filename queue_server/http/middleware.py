@@ -4,7 +4,6 @@ with authentication a look at its credential."""
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
@@ -17,10 +16,16 @@ from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
 from queue_server.http.authentication import websocket_credential
-from queue_server.http.connection import EXPECTATION, Connection
+from queue_server.http.connection import (
+    EXPECTATION,
+    REQUEST_ID,
+    REQUEST_ID_HEADER,
+    Connection,
+    new_request_id,
+)
 from queue_server.http.memory import REQUEST_MEMORY
 from queue_server.http.pages import PageCheck
-from queue_server.http.request import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, is_waiting
+from queue_server.http.request import PRINCIPAL, is_waiting
 from queue_server.http.route import Route
 from queue_server.http.state import State
 from queue_server.observability.counters import Counter, RouteGroup, Row
@@ -47,7 +52,7 @@ def serve(
         # An id that a proxy gave is kept when it looks like one.
         given = request.headers.get(REQUEST_ID_HEADER, "")
         if not (given.isascii() and given.isalnum() and len(given) <= 64):
-            given = f"{random.getrandbits(64):016x}"
+            given = new_request_id()
         id_ = given
         request[REQUEST_ID] = id_
         token = request_id.set(id_)

@@ -202,8 +202,6 @@ def query_choice(request: web.Request, name: str, choices: Collection[str]) -> s
     return text.lower()
 
 
-REQUEST_ID_HEADER = "X-Request-Id"
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 MAX_BODY_BYTES: web.AppKey[int] = web.AppKey("max_body_bytes", int)
 BODY_TIMEOUT_S: web.AppKey[float] = web.AppKey("body_timeout_s", float)

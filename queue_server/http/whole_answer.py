@@ -6,50 +6,30 @@ serializes it: a third of what a small request costs.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import email.utils
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 
+from queue_server.http.connection import REQUEST_ID, REQUEST_ID_HEADER
 from queue_server.http.memory import memory_of
-from queue_server.http.request import REQUEST_ID, REQUEST_ID_HEADER
 
-# A reader that takes nothing for so long is gone.
-READER_TIMEOUT_S = 120
 # Answers up to this size are sent in one piece.
 SLICE_BYTES = 256 * 1024
-
-
-@contextlib.asynccontextmanager
-async def reader_deadline(request: web.BaseRequest) -> AsyncIterator[None]:
-    """Breaks the connection off when what is sent in this block does not go out in time.
-
-    Errors: `ConnectionResetError`.
-    """
-    try:
-        async with asyncio.timeout(READER_TIMEOUT_S):
-            yield
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the reader took nothing for too long") from None
 
 
 async def write_slices(request: web.BaseRequest, writer: StreamWriter, text: bytes) -> None:
     """Write a large text so that no more than a slice of it is copied for the transport.
 
-    Errors: `ConnectionResetError` when the reader takes no slice in time.
+    Errors: `ConnectionError`.
     """
     with memoryview(text) as view:
         for start in range(0, len(view), SLICE_BYTES):
-            async with reader_deadline(request):
-                await writer.write(view[start : start + SLICE_BYTES])
+            await writer.write(view[start : start + SLICE_BYTES])
 
 
 class Heads:
@@ -124,9 +104,8 @@ class WholeAnswer(web.StreamResponse):
             if self._whole:
                 self._usual.content_type = "application/json"
                 self._usual.charset = "utf-8"
-            async with reader_deadline(request):
-                await self._usual.prepare(request)
-                await self._usual.write_eof()
+            await self._usual.prepare(request)
+            await self._usual.write_eof()
             return writer
         body = self._whole
         head = self._heads.head(self.status, len(body), request[REQUEST_ID])
@@ -136,8 +115,7 @@ class WholeAnswer(web.StreamResponse):
             return writer
         await writer.write(head + body, drain=False)
         if request.protocol.writing_paused:
-            async with reader_deadline(request):
-                await writer.drain()
+            await writer.drain()
         return writer
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ LIMITS = {
     "REQUEST_MEMORY": "8000000",
     "MAX_PARKED_POPS": "6",
     "MAX_PARKED_POPS_PER_ADDRESS": "4",
+    "MAX_CONNECTIONS_PER_ADDRESS": "60",
+    "READER_TIMEOUT": "1500",
 }
 
 
@@ -221,8 +224,14 @@ async def test_a_body_that_trickles_in_ends(limited: ClusterProcess) -> None:
         b"GET /livez HTTP/1.1\r\nHost: x\r\n%s\r\n" % b"".join(
             b"X-%d: 1\r\n" % number for number in range(200)
         ),
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n%s\r\n" % b"".join(
+            b"X-%d: %s\r\n" % (number, b"1" * 1000) for number in range(70)
+        ),
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n%s" % b"".join(
+            b"X-%d: %s\r\n" % (number, b"1" * 3000) for number in range(25)
+        ),
     ],
-    ids=["line", "value", "name", "count"],
+    ids=["line", "value", "name", "count", "sum", "sum without an end"],
 )  # fmt: skip
 async def test_a_head_that_is_too_large_is_answered_431(
     limited: ClusterProcess, request_: bytes
@@ -231,6 +240,7 @@ async def test_a_head_that_is_too_large_is_answered_431(
     # aiohttp answers what it could not parse as HTTP/1.0, where nothing is kept.
     assert answer.startswith(b"HTTP/1.0 431"), answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "too_large"
+    assert b"\r\nX-Request-Id: " in answer
     assert b"s3cret" not in answer
     assert "s3cret" not in limited.output
 
@@ -250,6 +260,146 @@ async def test_what_is_no_http_is_answered_400(limited: ClusterProcess, garbage:
     answer = await raw(limited.url, garbage)
     assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400")), answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_request"
+    assert b"\r\nX-Request-Id: " in answer
+
+
+async def test_a_large_head_and_a_large_body_are_two_things(client: Client, queue: str) -> None:
+    """Also where one comes with the other, and where the next head comes with the body's end."""
+    items = [{"queue": queue, "payload": "x" * 200_000}]
+    body = json.dumps({"items": items}).encode()
+    headers = {f"X-{number}": "1" * 1000 for number in range(60)}
+    for _ in range(3):
+        answer = await client.send("POST", "/api/v1/push", body=body, headers=headers)
+        assert answer.status == 201
+    request = b"POST /api/v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    sent = await raw(client.url, (request + body) * 5 + last)
+    assert sent.count(b"HTTP/1.1 201 ") == 5
+    assert sent.count(b"HTTP/1.1 200 ") == 1
+
+
+@pytest.mark.parametrize(
+    "upgrade", [b"Upgrade: h2c", b"UPGRADE: foo/1, bar", b"Upgrade: websocket"]
+)
+async def test_a_request_behind_an_upgrade_is_answered(
+    limited: ClusterProcess, upgrade: bytes
+) -> None:
+    first = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n" + upgrade + b"\r\n\r\n"
+    last = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = await raw(limited.url, first + last)
+    if answer.count(b"HTTP/1.1 200 ") == 1:
+        # Or the client learns that it is to be sent again.
+        assert upgrade.startswith(b"UPGRADE")
+        assert b"Connection: close" in answer
+    else:
+        assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
+# -- who does not read --
+
+
+async def open_connections(client: Client) -> int:
+    return sum((await client.get("/metrics")).json["connections"]["byWorker"])
+
+
+@asynccontextmanager
+async def silent_reader(url: str, request: bytes) -> AsyncIterator[socket.socket]:
+    """A connection that has sent a request and takes what it has to."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as raw:
+        raw.setblocking(False)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(raw, (parts.hostname, parts.port))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await loop.sock_sendall(raw, request)
+        yield raw
+
+
+async def test_who_takes_nothing_of_an_answer_is_closed(
+    limited: ClusterProcess, client: Client, queue: str
+) -> None:
+    """Whatever kind of answer: a pop's, one in JSON, a file, small ones in a row."""
+    for start in range(0, 20, 4):
+        await client.push(queue, [f"{n:04d}" + "x" * 1_000_000 for n in range(start, start + 4)])
+    await client.close()
+    async with Client(limited.url) as watch:
+
+        async def is_alone() -> bool:
+            return await open_connections(watch) == 1
+
+        async def is_with_another() -> bool:
+            return await open_connections(watch) == 2
+
+        await eventually(is_alone)
+        for target, count in (
+            (f"/api/v1/pop/queue/{queue}?batch=20", 1),
+            (f"/api/v1/messages?queue={queue}&limit=20", 20),
+            ("/openapi.json", 200),
+            ("/dashboard/app.js", 4000),
+            ("/livez", 200_000),
+        ):
+            request = f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * count
+            began = time.monotonic()
+            async with silent_reader(limited.url, request):
+                await eventually(is_with_another, deadline=1)
+                await eventually(is_alone)
+            assert time.monotonic() - began > 1.3, target
+        # What nobody received is there again, as if nothing had been.
+        pop = await watch.pop(queue, batch=20)
+        assert [message["data"][:4] for message in pop.messages] == [f"{n:04d}" for n in range(20)]
+        assert pop.attempts == {1}
+
+
+async def test_who_reads_slowly_is_not(limited: ClusterProcess, client: Client, queue: str) -> None:
+    for start in range(0, 20, 4):
+        await client.push(queue, [f"{n:04d}" + "x" * 1_000_000 for n in range(start, start + 4)])
+    loop = asyncio.get_running_loop()
+    request = f"GET /api/v1/pop/queue/{queue}?batch=20 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    received = bytearray()
+    began = time.monotonic()
+    async with silent_reader(limited.url, request) as raw, asyncio.timeout(30):
+        while not received.endswith(b"]}\r\n0\r\n\r\n"):
+            piece = await loop.sock_recv(raw, 300_000)
+            assert piece, "closed in the middle"
+            received += piece
+            await asyncio.sleep(5 * len(piece) / 20_000_000)  # five seconds and more in all
+    assert time.monotonic() - began > 4
+
+
+# -- how many connections --
+
+
+async def test_one_address_has_so_many_connections_and_no_more(limited: ClusterProcess) -> None:
+    parts = urlsplit(limited.url)
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    for _ in range(2):  # those that ended make room
+        async with contextlib.AsyncExitStack() as stack:
+            answers = []
+            for number in range(140):
+                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                stack.callback(writer.close)
+                if number % 2:
+                    writer.write(request)  # the others say nothing
+                answers.append(reader)
+            await asyncio.sleep(0.3)
+            refused = 0
+            for reader in answers:
+                try:
+                    line = await asyncio.wait_for(reader.readline(), 0.01)
+                    refused += line.startswith(b"HTTP/1.1 429 ")
+                except ConnectionResetError:  # what it had sent was not read
+                    refused += 1
+                except TimeoutError:
+                    pass
+            assert 20 <= refused <= 30  # of 140; each worker counts for itself
+        async with Client(limited.url, fresh=True) as client:
+
+            async def is_served() -> bool:
+                return (await client.get("/livez")).status == 200
+
+            await eventually(is_served)
 
 
 def announced(size: int | None, path: str = "push") -> bytes:

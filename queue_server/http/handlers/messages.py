@@ -35,7 +35,7 @@ from queue_server.http.request import (
 from queue_server.http.state import STATE, State
 from queue_server.http.tracing import SPAN, describe, traceparent_of
 from queue_server.http.uniform import UniformAcks, read_uniform_acks, uniform_answer
-from queue_server.http.whole_answer import SLICE_BYTES, WholeAnswer, reader_deadline, whole_answer
+from queue_server.http.whole_answer import SLICE_BYTES, WholeAnswer, whole_answer
 from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
 from queue_server.storage.leases import Claim, Run
 
@@ -288,8 +288,7 @@ async def _send(
         await response.prepare(request)
     else:
         await _write(request, state, response, b"".join(pieces))
-        async with reader_deadline(request):
-            await response.write_eof()
+        await response.write_eof()
     state.popper.note_sent(delivery)
     state.row.observe(BATCH_MESSAGES[Operation.POP], delivery.message_count)
     return response
@@ -301,8 +300,7 @@ async def _write(
     begin = time.perf_counter_ns()
     with memoryview(piece) as view:
         for start in range(0, len(view), SLICE_BYTES):
-            async with reader_deadline(request):
-                await response.write(view[start : start + SLICE_BYTES])
+            await response.write(view[start : start + SLICE_BYTES])
     state.row.add(Counter.POP_SEND_US, (time.perf_counter_ns() - begin) // 1000)
     state.row.add(Counter.BYTES_SENT, len(piece))
 
