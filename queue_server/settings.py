@@ -399,6 +399,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(0, 1_000_000),
         ),
     ] = 0
+    max_queues: Annotated[
+        int,
+        Option(
+            ("MAX_QUEUES",),
+            "Queues that there may be; whatever would create one more is answered 409. This and the"
+            " next two hold for all servers on a database, as the last one that started has them.",
+            "1000",
+            _integer(1, 1_000_000_000),
+        ),
+    ] = 100_000
+    max_groups_per_queue: Annotated[
+        int,
+        Option(
+            ("MAX_GROUPS_PER_QUEUE",),
+            "Consumer groups that a queue may have, consumers without a group being one; each costs"
+            " every push to the queue a little.",
+            "50",
+            _integer(1, 1_000_000_000),
+        ),
+    ] = 1000
+    max_partitions_per_queue: Annotated[
+        int,
+        Option(
+            ("MAX_PARTITIONS_PER_QUEUE",),
+            "Partitions that a queue may have.",
+            "10000",
+            _integer(1, 1_000_000_000),
+        ),
+    ] = 1_000_000
     request_rate: Annotated[
         int,
         Option(

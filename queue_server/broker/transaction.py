@@ -17,7 +17,7 @@ from queue_server.broker.ack import Ack, Acker, AckOutcome
 from queue_server.broker.activity import Activity
 from queue_server.broker.push import DuplicatePush, PartitionsChanged, Pusher, PushResult, check_ids
 from queue_server.domain.access import Grants
-from queue_server.domain.errors import QueueFull, QueueServerError, Unavailable
+from queue_server.domain.errors import LimitReached, QueueFull, QueueServerError, Unavailable
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import QUEUE_MODE
 from queue_server.storage.queues import lock_limited_queues
@@ -103,7 +103,10 @@ class Transactor:
         outcomes: list[AckOutcome | None] = [None] * len(acks)
         elements = await self._acker.resolve(acks, QUEUE_MODE, outcomes)
         _refuse_failed(outcomes)
-        partitions = await self._pusher.resolve(items, creator)
+        try:
+            partitions = await self._pusher.resolve(items, creator)
+        except LimitReached as exc:
+            raise TransactionRefused("too_large", exc.message) from None
         queue_ids = sorted({ref.queue_id for ref, _ in partitions})
 
         async def work(
@@ -131,7 +134,7 @@ class Transactor:
             raise TransactionRefused(
                 "duplicate", "a pushed transactionId is already stored in its partition"
             ) from None
-        except QueueFull as exc:
+        except (QueueFull, LimitReached) as exc:
             raise TransactionRefused("too_large", exc.message) from None
         for note in after_commit:
             note()

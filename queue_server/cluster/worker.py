@@ -358,6 +358,15 @@ class QueueServer:
     async def start(self) -> None:
         await self._pool.open()
         await self._wait_for_database()
+        settings = self._context.settings
+        await queues.set_limits(
+            self._state.transactions,
+            queues.Limits(
+                settings.max_queues,
+                settings.max_groups_per_queue,
+                settings.max_partitions_per_queue,
+            ),
+        )
         receiver = self._context.wakeup_receiver
         asyncio.get_running_loop().add_reader(receiver, self._rooms.receive, receiver)
         await self._maintenance.look()

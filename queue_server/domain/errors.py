@@ -9,6 +9,7 @@
      |   +- BadParameter        a parameter of the query cannot be read (400)
      |   +- BadPop              a pop that asks for what does not go together (400)
      |   +- QueueFull           the queue has a maxSize (409)
+     |   +- LimitReached        of queues, groups or partitions there may be no more (409)
      |   +- QueueExists         the queue was to be created, and exists (409)
      +- Unauthenticated         no credential, or one that does not hold (401)
      +- Forbidden               the credential does not open this (403)
@@ -89,6 +90,12 @@ class QueueExists(BadRequest):
     """The queue exists already."""
 
     code = "queue_exists"
+
+
+class LimitReached(BadRequest):
+    """There are as many of these as there may be."""
+
+    code = "limit_reached"
 
 
 class Unauthenticated(QueueServerError):

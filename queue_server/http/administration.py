@@ -401,7 +401,8 @@ def _group_routes() -> list[Route]:
             "POST", f"{_GROUP}/queues/{{queue}}/seek", consumer_groups.seek,
             access=Access.WRITE, scope=_ADMINISTER_PATH, tag="Consumer groups",
             summary="Move a group in every partition of a queue",
-            body=wire.SeekBody, body_required=False, answers={200: answer.Sought}, errors=(404,),
+            body=wire.SeekBody, body_required=False, answers={200: answer.Sought},
+            errors=(404, 409),
         ),
         Route(
             "POST", f"{_GROUP}/queues/{{queue}}/partitions/{{partition}}/seek",
@@ -409,7 +410,7 @@ def _group_routes() -> list[Route]:
             access=Access.WRITE, scope=_ADMINISTER_PATH, tag="Consumer groups",
             summary="Move a group in one partition; without a body to its end",
             body=wire.SeekBody, body_required=False, answers={200: answer.SoughtPartition},
-            errors=(404,),
+            errors=(404, 409),
         ),
     ]  # fmt: skip
 

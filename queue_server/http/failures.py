@@ -16,6 +16,7 @@ _STATUS: Mapping[type[Exception], int] = {
     errors.BodyTooLarge: 413,
     errors.BodyTimeout: 408,
     errors.QueueFull: 409,
+    errors.LimitReached: 409,
     errors.QueueExists: 409,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,

@@ -110,19 +110,19 @@ def _messaging_routes() -> list[Route]:
             "GET", "/api/v1/pop/queue/{queue}", messages.pop,
             access=Access.WRITE, scope=(Use.POP, Named.PATH), tag="Messages",
             summary="Take messages from any partition of a queue",
-            query=_POP, answers={200: answer.Popped, 204: None}, errors=(413,),
+            query=_POP, answers={200: answer.Popped, 204: None}, errors=(409, 413),
         ),
         Route(
             "GET", "/api/v1/pop/queue/{queue}/partition/{partition}", messages.pop,
             access=Access.WRITE, scope=(Use.POP, Named.PATH), tag="Messages",
             summary="Take messages from one partition",
-            query=_POP, answers={200: answer.Popped, 204: None}, errors=(413,),
+            query=_POP, answers={200: answer.Popped, 204: None}, errors=(409, 413),
         ),
         Route(
             "GET", "/api/v1/pop", messages.pop,
             access=Access.WRITE, scope=(Use.POP, Named.HANDLER), tag="Messages",
             summary="Take messages from queues with a namespace, a task or both",
-            query=(*_LABELS, *_POP), answers={200: answer.Popped, 204: None}, errors=(413,),
+            query=(*_LABELS, *_POP), answers={200: answer.Popped, 204: None}, errors=(409, 413),
         ),
         Route(
             "POST", "/api/v1/ack", messages.ack,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import psycopg
 import psycopg_pool
 
-from queue_server.domain.errors import StorageTimeout, StorageUnavailable
+from queue_server.domain.errors import LimitReached, StorageTimeout, StorageUnavailable
 
 # The transaction was rolled back through no fault of its own; the whole of it may run again.
 # 40001 serialization failure, 40P01 deadlock, 55P03 lock not available, and 25P02: a statement in
 # a transaction that had failed already, which hides one of the others.
 _RETRIABLE = frozenset({"40001", "40P01", "55P03", "25P02"})
+
+
+# Raised by our own functions (storage/sql/functions/limits.sql), with the message for the client.
+_LIMIT_REACHED = "QS001"
 
 
 class CommitPending(Exception):
@@ -63,6 +67,8 @@ def translate(exc: Exception) -> Exception:
         return StorageUnavailable(
             "the database did not complete the request; it may or may not have been carried out"
         )
+    if isinstance(exc, psycopg.Error) and exc.sqlstate == _LIMIT_REACHED:
+        return LimitReached(exc.diag.message_primary)
     if is_out_of_resources(exc):
         assert isinstance(exc, psycopg.Error)
         return StorageUnavailable(f"the database is out of resources: {exc.sqlstate}")

@@ -313,6 +313,19 @@ async def delete_queue(transactions: Transactions, queue: QueueName) -> bool:
     return bool(rows[0][0])
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """How many queues there may be, and how many groups and partitions of each."""
+
+    queues: int
+    groups_of_queue: int
+    partitions_of_queue: int
+
+
+async def set_limits(transactions: Transactions, limits: Limits) -> None:
+    """Have *limits* hold for all workers of all servers on the database."""
+    await transactions.call(STATEMENTS["set_limits"], msgspec.structs.asdict(limits))
+
+
 async def ping(transactions: Transactions) -> datetime.timedelta:
     """How long the database takes to answer the smallest question."""
     begin = datetime.datetime.now(datetime.UTC)

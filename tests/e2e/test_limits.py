@@ -5,7 +5,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.client import Answer, Client, eventually, unique, uuid7
+from tests.client import Answer, Client, eventually, segment, unique, uuid7
 from tests.cluster_process import ClusterProcess
 from tests.server_directory import server_directory
 
@@ -25,6 +25,9 @@ LIMITS = {
     "MAX_TRANSACTION_OPERATIONS": "6",
     "REQUEST_MEMORY": "8000000",
     "MAX_PARKED_POPS": "6",
+    "MAX_QUEUES": "60",
+    "MAX_GROUPS_PER_QUEUE": "3",
+    "MAX_PARTITIONS_PER_QUEUE": "10",
     "MAX_PARKED_POPS_PER_ADDRESS": "4",
     "MAX_CONNECTIONS_PER_ADDRESS": "60",
     "READER_TIMEOUT": "1500",
@@ -536,3 +539,94 @@ async def test_requests_over_the_rate_are_told_when_to_come_again(data_dir: Path
 
             await eventually(is_served)
         assert cluster.stop() == 0
+
+
+# -- how many there may be --
+
+
+def limit_reached(answer: Answer, setting: str) -> None:
+    assert answer.status == 409, answer
+    assert answer.json["code"] == "limit_reached"
+    assert setting in answer.error
+
+
+async def test_a_queue_has_so_many_groups_and_no_more(client: Client, queue: str) -> None:
+    """Consumers without a group are one. Groups that are there go on, deleted ones make room."""
+    await client.push(queue, [1])
+    for group in (None, "a", "b"):
+        assert (await client.pop(queue, group=group, autoAck="true")).data == [1]
+    target = f"/api/v1/pop/queue/{segment(queue)}"
+    limit_reached(await client.get(f"{target}?consumerGroup=c"), "MAX_GROUPS_PER_QUEUE")
+    limit_reached(
+        await client.get(f"{target}/partition/Default?consumerGroup=c"), "MAX_GROUPS_PER_QUEUE"
+    )
+    limit_reached(
+        await client.post(
+            f"/api/v1/consumer-groups/c/queues/{segment(queue)}/seek", {"toEnd": True}
+        ),
+        "MAX_GROUPS_PER_QUEUE",
+    )
+    groups = (await client.get("/api/v1/consumer-groups")).json
+    assert sorted(one["name"] for one in groups if one["queueName"] == queue) == [
+        "__QUEUE_MODE__", "a", "b",
+    ]  # fmt: skip
+    await client.push(queue, [2])
+    assert (await client.pop(queue, group="a", autoAck="true")).data == [2]
+    answer = await client.send("DELETE", f"/api/v1/consumer-groups/b/queues/{segment(queue)}")
+    assert answer.status == 200, answer
+    assert (await client.pop(queue, group="c", autoAck="true")).data == [1, 2]
+
+
+async def test_a_queue_has_so_many_partitions_and_no_more(client: Client, queue: str) -> None:
+    """What is refused leaves nothing behind; a push to what is there goes on."""
+
+    def items(names: Sequence[str]) -> list[dict[str, object]]:
+        return [{"queue": queue, "partition": name, "payload": 1} for name in names]
+
+    async def count() -> int:
+        answer = await client.get(f"/api/v1/resources/queues/{segment(queue)}")
+        return int(answer.json["partitionCount"])
+
+    first = [str(number) for number in range(8)]
+    await client.push_items(items(first))
+    push, transaction = "/api/v1/push", "/api/v1/transaction"
+    limit_reached(await client.post(push, {"items": items(["8", "9", "10"])}), "MAX_PARTITIONS")
+    assert await count() == 8
+    # As many as fit; those that are created at the same moment do not count each other.
+    answers = await asyncio.gather(
+        *(client.post(push, {"items": items([f"n{number}"])}) for number in range(4))
+    )
+    assert {answer.status for answer in answers} <= {201, 409}
+    assert 10 <= await count() <= 12
+    limit_reached(await client.post(push, {"items": items(["more"])}), "MAX_PARTITIONS")
+    refused = await client.post(
+        transaction, {"operations": [{"type": "push", "items": items(["0", "more"])}]}
+    )
+    assert refused.json["success"] is False
+    assert "MAX_PARTITIONS_PER_QUEUE" in refused.error
+    assert await count() <= 12
+    await client.push_items(items(first))
+
+
+async def test_there_are_so_many_queues_and_no_more(client: Client, queue: str) -> None:
+    """A pop, which is a GET, makes none either."""
+    made = []
+    try:
+        for number in range(61):
+            name = f"{queue}-{number}"
+            answer = await client.post("/api/v1/configure", {"queue": name})
+            if answer.status != 201:
+                break
+            made.append(name)
+        limit_reached(answer, "MAX_QUEUES")
+        limit_reached(await client.get(f"/api/v1/pop/queue/{segment(name)}"), "MAX_QUEUES")
+        item = {"queue": name, "payload": 1}
+        limit_reached(await client.post("/api/v1/push", {"items": [item]}), "MAX_QUEUES")
+        assert (await client.get(f"/api/v1/resources/queues/{segment(name)}")).status == 404
+        await client.push(made[0], [1])
+        await client.delete(made.pop())
+        await client.push(name, [1])
+        made.append(name)
+    finally:
+        for name in made:
+            await client.delete(name)

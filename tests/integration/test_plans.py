@@ -154,9 +154,10 @@ async def test_partitions_are_found_and_made_by_name(
     again = await ensure_partitions(transactions, QueueName("q"), names[:-1] + names[:5])
     assert len(again) == count
     await transactions.close()  # a backend that ends tells what it has read
-    # Each was read when it had been made, and when it was found; ANALYZE reads a sample.
+    # Each was read when it had been made, and when it was found; ANALYZE reads a sample. Each call
+    # that makes some reads the newest one.
     read = await rows_of_partitions(conninfo) - before
-    assert count * 5 <= read <= count * 6, read
+    assert count * 5 <= read <= count * 6 + 3, read
 
 
 async def rows_of_partitions(conninfo: str) -> int:

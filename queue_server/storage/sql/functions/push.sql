@@ -15,7 +15,7 @@
 --             o_status 'full':      one row for each queue that would exceed its max_size, with a
 --                                   partition of it, o_position messages in it now and o_index the
 --                                   limit: nothing was written.
--- Calls:      allocator_of, find_ids, offset_at.
+-- Calls:      allocator_of, find_ids, offset_at, unread_count, reading_groups.
 -- Writes:     segments, id_ranges, allocators; pending and cursors of groups new to a partition.
 -- Locks:      queues with a max_size, ascending (FOR NO KEY UPDATE: their pushes take turns); then
 --             allocators of the partitions, ascending (FOR NO KEY UPDATE), held until the commit.
@@ -141,7 +141,13 @@ BEGIN
             WHERE q.max_size > 0
             GROUP BY q.id
         LOOP
-            v_count := queen.unread_count(p_shard, v_queue.id);
+            v_count := queen.unread_count(p_shard, v_queue.id, NULL);
+            IF v_count + v_queue.message_count > v_queue.max_size THEN
+                -- Rarely, so that other pushes need not find out who has left.
+                v_count := queen.unread_count(
+                    p_shard, v_queue.id, queen.reading_groups(p_shard, v_queue.id)
+                );
+            END IF;
             IF v_count + v_queue.message_count > v_queue.max_size THEN
                 o_status := 'full';
                 o_partition_id := v_queue.partition_id;
@@ -328,22 +334,72 @@ BEGIN
 END
 $$;
 
--- unread_count: the messages of a queue that not every group has read.
+-- reading_groups: the groups of a queue for which messages are kept back when it is full.
+--
+-- A group that popped, never acknowledged a batch and has had nothing delivered for an hour is not in
+-- use: a slip, or a trial. It must not stop all pushes.
 --
 -- Parameters: the queue.
+-- Returns:    the other groups; an empty array when there are none.
+-- Reads:      subscriptions; cursors of the groups that are older than an hour.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.reading_groups(p_shard smallint, p_queue_id uuid)
+RETURNS integer[] LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(array_agg(u.id), '{}')
+    FROM queen.subscriptions u
+    WHERE
+        u.queue_id = p_queue_id
+        AND (
+            u.created_at > clock_timestamp() - interval '1 hour'
+            OR EXISTS (
+                SELECT 1
+                FROM queen.partitions p
+                CROSS JOIN LATERAL (
+                    SELECT 1
+                    FROM queen.cursors c
+                    WHERE
+                        c.shard = p_shard
+                        AND c.partition_id = p.id
+                        AND c.subscription_id = u.id
+                        AND (
+                            -- Of the last claim, acknowledgement or seek.
+                            c.consumed_at > clock_timestamp() - interval '1 hour'
+                            OR c.lease_expires_at > clock_timestamp()
+                            -- It acknowledged a whole batch once, ...
+                            OR c.settled_lease_id IS NOT NULL
+                            -- ... or it commits on delivery, or was moved here by a seek.
+                            OR (u.queue_wide AND c.consumed_at IS NOT NULL AND c.attempt_offset = -1)
+                        )
+                    OFFSET 0
+                ) k
+                WHERE p.shard = p_shard AND p.queue_id = p_queue_id
+            )
+        )
+$$;
+
+-- unread_count: the messages of a queue that not every group has read.
+--
+-- Parameters: the queue; the groups that count, null = all that are registered.
 -- Returns:    their number; without a group, all that are kept. Messages that were taken out one by
 --             one do not count, nor do cursors that a deleted group has left.
 -- Reads:      subscriptions, partitions, allocators, cursors and holes of the whole queue: for queues
 --             with a max_size only.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
-CREATE OR REPLACE FUNCTION queen.unread_count(p_shard smallint, p_queue_id uuid) RETURNS bigint
-LANGUAGE sql STABLE
+CREATE OR REPLACE FUNCTION queen.unread_count(
+    p_shard smallint, p_queue_id uuid, p_subscription_ids integer[]
+) RETURNS bigint LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(sum(a.next_offset - n.place - h.o_count), 0)::bigint
     FROM queen.partitions p
     CROSS JOIN (
-        SELECT array_agg(u.id) AS ids FROM queen.subscriptions u WHERE u.queue_id = p_queue_id
+        SELECT array_agg(u.id) AS ids
+        FROM queen.subscriptions u
+        WHERE
+            u.queue_id = p_queue_id
+            AND (p_subscription_ids IS NULL OR u.id = ANY (p_subscription_ids))
     ) s
     JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
     LEFT JOIN LATERAL (

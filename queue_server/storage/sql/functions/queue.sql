@@ -2,6 +2,7 @@
 --
 -- Parameters: a fresh id, the name, the labels and lease time of an implicitly created queue.
 -- Returns:    its id, and whether this call created it.
+-- Calls:      check_queue_limit.
 -- Writes:     queues.
 -- Locks:      none that wait, but for a concurrent creation of the same name.
 -- Isolation:  READ COMMITTED; two creations at once are one.
@@ -17,6 +18,7 @@ BEGIN
     o_created := false;
     SELECT q.id INTO o_queue_id FROM queen.queues q WHERE q.name = p_name;
     IF NOT FOUND THEN
+        PERFORM queen.check_queue_limit();
         INSERT INTO queen.queues AS q (id, name, namespace, task, lease_time)
         VALUES (p_id, p_name, p_namespace, p_task, p_lease_time)
         ON CONFLICT (name) DO NOTHING
@@ -34,6 +36,7 @@ $$;
 --
 -- Parameters: the queue and the names.
 -- Returns:    name and id of each; none at all when the queue is gone.
+-- Calls:      check_partition_limit.
 -- Writes:     partitions, allocators, shards.
 -- Locks:      the queue FOR KEY SHARE (delete_queue waits, or is waited for), then the shard's row.
 -- Isolation:  READ COMMITTED; two creations of a name at once are one. A number that is drawn for
@@ -67,6 +70,7 @@ BEGIN
     WHERE p.id IS NULL;
 
     IF v_missing IS NOT NULL THEN
+        PERFORM queen.check_partition_limit(p_shard, p_queue_id, cardinality(v_missing));
         UPDATE queen.shards h
         SET next_partition_number = h.next_partition_number + cardinality(v_missing)
         WHERE h.shard = p_shard

@@ -90,8 +90,9 @@ $$;
 --             starts if it is new: mode 'all', 'new' or 'timestamp' with its time, and whether it
 --             conflates. What is stored wins.
 -- Returns:    the subscription, whether backfill_subscription is due, and the stored policy.
+-- Calls:      check_group_limit.
 -- Writes:     subscriptions.
--- Locks:      the subscription, when it changes.
+-- Locks:      for a new group its queue FOR NO KEY UPDATE; the subscription, when it changes.
 -- Isolation:  READ COMMITTED; two first pops at once are one registration.
 CREATE OR REPLACE FUNCTION queen.subscribe_v2(
     p_queue_id uuid,
@@ -104,6 +105,7 @@ CREATE OR REPLACE FUNCTION queen.subscribe_v2(
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    PERFORM queen.check_group_limit(p_queue_id, p_consumer_group);
     INSERT INTO queen.subscriptions AS u (
         queue_id, consumer_group, queue_wide, mode, starts_at, backfilled_to, conflation
     )

@@ -61,7 +61,10 @@ made AS (
         coalesce(%(starts_at)s::timestamptz, clock_timestamp()),
         CASE WHEN %(queue_wide)s::boolean AND %(mode)s::text <> 'new' THEN 0 END
     FROM queen.queues q
-    WHERE q.id = %(queue_id)s::uuid AND NOT EXISTS (SELECT 1 FROM known)
+    WHERE
+        q.id = %(queue_id)s::uuid
+        AND NOT EXISTS (SELECT 1 FROM known)
+        AND queen.check_group_limit(%(queue_id)s::uuid, %(consumer_group)s)
     ON CONFLICT DO NOTHING
     RETURNING id
 )

@@ -102,6 +102,11 @@ SELECT queen.seed_cursor(
     %(starts_at)s::timestamptz
 )
 
+-- name: set_limits
+SELECT queen.set_limits(
+    %(queues)s::bigint, %(groups_of_queue)s::bigint, %(partitions_of_queue)s::bigint
+)
+
 -- name: ping
 SELECT 1
 
