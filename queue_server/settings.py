@@ -992,6 +992,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- metrics and spans --
 
+    metrics_public_names: Annotated[
+        bool,
+        Option(
+            ("METRICS_PUBLIC_NAMES",),
+            "With authentication, name queues and groups in /metrics/prometheus also to those who"
+            " send no credential.",
+            "true",
+            _boolean,
+        ),
+    ] = False
     metrics_queues_max: Annotated[
         int,
         Option(

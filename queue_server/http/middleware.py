@@ -3,6 +3,7 @@ with authentication a look at its credential."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -11,7 +12,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler, Middleware
 
 from queue_server.domain.access import Access
-from queue_server.domain.errors import Forbidden, QueueServerError, Unauthenticated
+from queue_server.domain.errors import Forbidden, QueueServerError, Unauthenticated, Unavailable
 from queue_server.http import failures, wire
 from queue_server.http.access import check_queue
 from queue_server.http.api_keys import Verifier
@@ -32,6 +33,9 @@ from queue_server.observability.counters import Counter, RouteGroup, Row
 from queue_server.observability.logging import client_text, request_id
 
 logger = logging.getLogger(__name__)
+# Open to everybody by default, but for the names of queues.
+_PROMETHEUS = "/metrics/prometheus"
+
 access_logger = logging.getLogger("queue_server.access")
 
 
@@ -154,6 +158,12 @@ def authenticate(
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in open_paths or request.path.startswith(open_folders):
+            if request.path == _PROMETHEUS and "Authorization" in request.headers:
+                # What it says depends on who asks, and it answers without a database, too.
+                with contextlib.suppress(Unavailable):
+                    request[PRINCIPAL] = await verifier.principal_of(
+                        request.headers["Authorization"]
+                    )
             return await handler(request)
         line = lines.get(request.match_info.route)
         if line is not None and line.access is Access.PUBLIC:

@@ -129,6 +129,24 @@ def _sum(name: str | None, queues: Sequence[QueueStatistics]) -> QueueFigures:
     )
 
 
+def without_names(figures: Figures) -> Figures:
+    """The same without a word on which queues and groups there are: all queues together."""
+    queues = figures.queues
+    together = QueueFigures(
+        name=None,
+        queue_count=sum(queue.queue_count for queue in queues),
+        partition_count=sum(queue.partition_count for queue in queues),
+        message_count=sum(queue.message_count for queue in queues),
+        depth=sum(queue.depth for queue in queues),
+        leased_count=sum(queue.leased_count for queue in queues),
+        dead_letter_count=sum(queue.dead_letter_count for queue in queues),
+        oldest_age_s=max((queue.oldest_age_s for queue in queues), default=0.0),
+    )
+    return msgspec.structs.replace(
+        figures, queues=[together] if queues else [], groups=[], minutes=[]
+    )
+
+
 def furthest_behind(groups: Iterable[GroupStatistics], count_max: int) -> list[GroupStatistics]:
     """Those with the oldest messages before them; among others the oldest groups, which stay."""
     return sorted(

@@ -51,6 +51,9 @@ class Tenants:
         client = Client(self._url, fresh=True, token=token([*patterns] or None, role))
         return await self._stack.enter_async_context(client)
 
+    async def anonymous(self) -> Client:
+        return await self._stack.enter_async_context(Client(self._url, fresh=True))
+
 
 @pytest.fixture
 async def tenants(guarded: ClusterProcess) -> AsyncIterator[Tenants]:
@@ -284,3 +287,35 @@ async def test_an_id_of_a_queue_that_it_may_use_otherwise_is_refused_by_name(
     assert (await producer.get(path)).status == 403
     reader = await tenants.client(queue, role="read-only")
     assert (await reader.get(path)).json["queue"] == queue
+
+
+async def test_metrics_name_queues_to_who_may_read_all_of_them(tenants: Tenants) -> None:
+    admin = await tenants.client()
+    queue = unique("named")
+    await admin.push(queue, [1, 2])
+    await admin.pop(queue, batch=1, group=unique("group"))
+    path = "/metrics/prometheus"
+
+    async def is_counted() -> bool:
+        # Its figures are some seconds old at most.
+        return f'queue_messages{{queue="{queue}"}} 2.0' in (await admin.get(path)).raw.decode()
+
+    await eventually(is_counted, deadline=30)
+    reader = await tenants.client(role="read-only")
+    assert queue in (await reader.get(path)).raw.decode()
+    anonymous = await tenants.anonymous()
+    for stranger in (
+        anonymous,
+        await tenants.client(f"{queue}*"),
+        await tenants.client(role="write-only"),
+    ):
+        scraped = await stranger.get(path)
+        text = scraped.raw.decode()
+        assert scraped.status == 200
+        # Its figures are those of all queues together.
+        assert set(re.findall(r'queue="([^"]*)"', text)) == {"__other__"}
+        assert 'group="' not in text
+        assert float(re.findall(r'queue_messages{queue="__other__"} (.*)', text)[0]) >= 2
+    wrong = await anonymous.send("GET", path, headers={"Authorization": "Bearer x.y.z"})
+    assert wrong.status == 401
+    assert queue not in (await anonymous.get("/metrics")).raw.decode()

@@ -10,9 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from aiohttp import web
 
 from queue_server.broker.throughput import LIVE_WINDOW_S
+from queue_server.domain.access import Access
 from queue_server.http import exposition, wire
+from queue_server.http.request import PRINCIPAL
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter, Counters, Life
+from queue_server.storage.figures import without_names
 
 try:
     VERSION = version("queue-server")
@@ -143,7 +146,10 @@ def _pool(counters: Counters) -> dict[str, int]:
 
 
 async def prometheus(request: web.Request) -> web.Response:
-    """The same and more for Prometheus; without a database, what is known without one."""
+    """The same and more for Prometheus; without a database, what is known without one.
+
+    With authentication, queues and groups are named to a credential that may read all of them.
+    """
     state = request.app[STATE]
     state.sampler.sample()
     database_up = False
@@ -152,6 +158,8 @@ async def prometheus(request: web.Request) -> web.Response:
         async with asyncio.timeout(_PROBE_PATIENCE_S):
             database_up = await state.readiness.reason() is None
     figures = await state.looks.metrics() if database_up else None
+    if figures is not None and not _may_see_names(request):
+        figures = without_names(figures)
     body = exposition.render(
         state.counters,
         figures,
@@ -160,3 +168,11 @@ async def prometheus(request: web.Request) -> web.Response:
         now=time.monotonic(),
     )
     return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE})
+
+
+def _may_see_names(request: web.Request) -> bool:
+    settings = request.app[STATE].settings
+    if not settings.has_authentication or settings.metrics_public_names:
+        return True
+    principal = request.get(PRINCIPAL)
+    return principal is not None and principal.grants is None and principal.may(Access.READ)
