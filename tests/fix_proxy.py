@@ -197,7 +197,9 @@ class NetworkProxy:
                         return
                     case Weather.LOSING_ANSWERS if not is_answer:
                         # A statement of its own is a commit; that of a longer transaction is rare.
-                        if self._strikes() or (b"COMMIT" in data and self._chance.random() < 0.3):
+                        if self._strikes() or (
+                            b"COMMIT\x00" in data and self._chance.random() < 0.3
+                        ):
                             losing.set()
                 if losing.is_set() and is_answer:
                     return

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import psycopg
 
+from queue_server.storage import migrate
 from queue_server.storage.statements import STATEMENTS
 
 _SETTINGS = (
@@ -80,6 +81,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
     server_version: int  # such as 180001
     settings: dict[str, str]
+    session_problems: list[str]  # `name = value` of what role and database preset against us
     horizon: Horizon
     is_pooled: bool  # something like PgBouncer lies between
     clock_ahead_s: float  # of this machine's
@@ -106,16 +108,17 @@ def diagnose(connection: psycopg.Connection) -> Diagnosis:
     took_s = time.time() - began
     assert row is not None
     now: datetime.datetime = row[0]
-    backend = connection.execute("SELECT pg_backend_pid()").fetchone()
+    session = migrate.session_state(connection)
     horizon = Horizon.of(connection.execute(STATEMENTS["vacuum_horizon"]).fetchall())
     figures = connection.execute(STATEMENTS["diagnose_numbers"]).fetchone()
     assert figures is not None
     return Diagnosis(
         connection.info.server_version,
         settings,
+        session.problems(),
         horizon,
         # A pooler says hello in the name of no backend.
-        backend != (connection.info.backend_pid,),
+        session.backend_pid != connection.info.backend_pid,
         now.timestamp() - (began + took_s / 2),
         took_s / 2,
         *figures,

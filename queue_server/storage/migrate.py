@@ -19,7 +19,8 @@ from importlib import resources
 import msgspec
 import psycopg
 
-from queue_server.storage.connections import connect
+from queue_server.storage.connections import SessionState, connect, pinned_conninfo, refuse
+from queue_server.storage.statements import STATEMENTS
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,16 @@ _LOCK_TIMEOUT_MS = 5000
 _SERVER_VERSION_MIN = 150_000
 
 
+_MIGRATION_SETTINGS = (
+    # An index on a large table takes longer than any request may.
+    "SET LOCAL statement_timeout = 0",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
+    "SET LOCAL search_path = pg_catalog",
+    # Other kinds of tables lack row locks, or updates.
+    "SET LOCAL default_table_access_method = heap",
+)
+
+
 class SchemaError(Exception):
     """The database cannot be brought to this version's schema."""
 
@@ -40,13 +51,20 @@ def migrate(conninfo: str) -> int:
     """Apply what is missing; return how many files that was.
 
     Errors: `SchemaError` when an applied migration differs from the file of this version, the
-    database is newer than this version, or the server is too old; psycopg's errors otherwise.
+    database is newer than this version, or database, role or server are not fit for it; psycopg's
+    errors otherwise.
     """
-    with connect(conninfo) as connection:
+    with connect(pinned_conninfo(conninfo)) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         _check_server(connection)
+        _check_session(connection)
         with connection.transaction():
+            # Behind a pooler the settings of the connection string have not arrived.
+            for setting in _MIGRATION_SETTINGS:
+                connection.execute(setting)
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
-            # Who waits for a table makes everybody behind wait too: rather fail and come again.
+            # A transaction that waits for a table makes all those behind it wait as well: rather
+            # fail and come again. The lock above is only that of another server's migration.
             connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS public.queue_server_schema ("
@@ -113,6 +131,27 @@ def _check_server(connection: psycopg.Connection) -> None:
             f"PostgreSQL {connection.info.server_version // 10000} is too old: "
             f"{_SERVER_VERSION_MIN // 10000} or newer is needed"
         )
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise SchemaError(
+            f"the database's encoding is {encoding}, which cannot hold names and payloads of every"
+            " script: give the server one that was made with ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def _check_session(connection: psycopg.Connection) -> None:
+    state = session_state(connection)
+    pooled = state.backend_pid != connection.info.backend_pid
+    # On a direct connection workers set it for themselves.
+    if problems := (state if pooled else state.durable()).problems():
+        raise SchemaError(str(refuse(problems, pooled=pooled)))
+
+
+def session_state(connection: psycopg.Connection) -> SessionState:
+    """Return how the sessions of this role in this database work."""
+    row = connection.execute(STATEMENTS["session_state"]).fetchone()
+    assert row is not None
+    return SessionState(*row)
 
 
 def _check_applied(applied: dict[str, str]) -> None:

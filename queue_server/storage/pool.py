@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
 from collections import deque
 from typing import Any, Self
 
 import psycopg
 import psycopg_pool
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from queue_server.storage.circuit import Circuit
-from queue_server.storage.connections import own_conninfo
+from queue_server.storage.connections import (
+    SessionState,
+    SessionUnfit,
+    pinned_conninfo,
+    refuse,
+)
 from queue_server.storage.patience import PatientConnection
+from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection
 
 # On top of what PostgreSQL itself allows a statement: for the way, and a machine that is busy.
@@ -30,6 +37,10 @@ _KEEPALIVES = {
     "keepalives_count": "2",
     "tcp_user_timeout": "15000",  # milliseconds
 }
+
+_REPORT_INTERVAL_S = 60.0
+
+logger = logging.getLogger(__name__)
 
 # psycopg_pool reports each failed attempt to connect; once for an outage says enough.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -50,6 +61,7 @@ class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
 
     def __init__(self, conninfo: str, *, patience_s: float, **arguments: Any) -> None:
         alive: weakref.WeakSet[PatientConnection] = weakref.WeakSet()
+        unfit = _UnfitReport()
 
         class OwnConnection(PatientConnection):
             """A connection of this pool."""
@@ -67,7 +79,9 @@ class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
                     except BaseException:
                         await connection.close()
                         raise
-                except Exception:
+                except Exception as exc:
+                    if isinstance(exc, SessionUnfit):
+                        unfit.report(exc)
                     circuit.failed()
                     check()
                     raise
@@ -102,12 +116,36 @@ class Pool(psycopg_pool.AsyncConnectionPool[Connection]):
         await super().close(timeout)
 
 
+class _UnfitReport:
+    """Logs why connections are refused: the same reason for each attempt, so now and then."""
+
+    def __init__(self) -> None:
+        self._reported_at = float("-inf")
+
+    def report(self, exc: SessionUnfit) -> None:
+        if time.monotonic() - self._reported_at > _REPORT_INTERVAL_S:
+            self._reported_at = time.monotonic()
+            logger.error("a connection to the database is not used: %s", exc)
+
+
 async def _settle(connection: PatientConnection) -> None:
+    """Errors: `SessionUnfit`."""
+    # BEGIN then names the level itself, so transactions do not depend on a default.
+    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+    cursor = await connection.execute(STATEMENTS["session_state"], prepare=False)
+    row = await cursor.fetchone()
+    assert row is not None
+    state = SessionState(*row)
     # Behind a pooler the backend is not the one that said hello, and in transaction mode it is
     # another one each time: what one has prepared the next does not know.
-    cursor = await connection.execute("SELECT pg_backend_pid()", prepare=False)
-    if await cursor.fetchone() != (connection.info.backend_pid,):
+    pooled = state.backend_pid != connection.info.backend_pid
+    if pooled:
         connection.prepare_threshold = None
+    elif not state.is_durable:
+        await connection.execute(STATEMENTS["session_durable"], prepare=False)
+        state = state.durable()
+    if problems := state.problems():
+        raise refuse(problems, pooled=pooled)
 
 
 def open_pool(
@@ -123,15 +161,14 @@ def open_pool(
     Units: *connection_timeout_ms* bounds the wait for a free connection, the others each statement.
     """
     given = conninfo_to_dict(conninfo)
-    options = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
-    if given.get("options"):
-        options = f"{given['options']} {options}"
+    keepalives = {name: value for name, value in _KEEPALIVES.items() if given.get(name) is None}
     return Pool(
-        own_conninfo(
-            conninfo,
-            options=options,
+        make_conninfo(
+            pinned_conninfo(
+                conninfo, statement_timeout=statement_timeout_ms, lock_timeout=lock_timeout_ms
+            ),
             application_name=str(given.get("application_name") or "queue-server"),
-            **{name: value for name, value in _KEEPALIVES.items() if given.get(name) is None},
+            **keepalives,
         ),
         patience_s=statement_timeout_ms / 1000 + SILENCE_MARGIN_S,
         # Autocommit: a single statement is a transaction without BEGIN and COMMIT around it.

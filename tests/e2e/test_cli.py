@@ -29,7 +29,7 @@ import pytest
 
 from tests.client import Client, eventually, unique
 from tests.cluster_process import ROOT, ClusterProcess
-from tests.databases import SharedPostgres
+from tests.databases import DatabaseKind, SharedPostgres
 from tests.e2e.test_tls import identity
 from tests.server_directory import server_directory
 
@@ -716,7 +716,7 @@ def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterPr
 
 
 def test_doctor_says_what_to_do_about_what_is_wrong(
-    cli: Cli, postgres: SharedPostgres, empty_database: str
+    cli: Cli, postgres: SharedPostgres, empty_database: str, database_kind: DatabaseKind
 ) -> None:
     postgres.execute("ALTER DATABASE {} SET synchronous_commit = off", empty_database)
     conninfo = postgres.conninfo(empty_database)
@@ -726,7 +726,10 @@ def test_doctor_says_what_to_do_about_what_is_wrong(
     )
     assert done.code == FAILED
     checks = {one["check"]: one for one in json.loads(done.out)["checks"]}
-    for check in ("server", "synchronous_commit", "max_connections"):
+    failed = {"server", "max_connections"}
+    if database_kind == "pgbouncer":  # else the server sets it on for itself
+        failed.add("synchronous_commit")
+    for check in failed:
         assert checks[check]["status"] == "fail", checks[check]
         assert checks[check]["fix"]
     assert checks["schema"]["status"] == "warn"
@@ -748,6 +751,19 @@ def test_doctor_knows_which_timeouts_hold_behind_a_pooler(
     assert timeouts()["status"] == "warn"
     assert "lock_timeout 0" in timeouts()["found"]
     assert "statement_timeout 30s" in timeouts()["found"]
+
+
+def test_doctor_knows_which_presets_the_server_overrides(
+    cli: Cli, postgres: SharedPostgres, empty_database: str, database_kind: DatabaseKind
+) -> None:
+    preset = "default_transaction_isolation = 'serializable'"
+    postgres.execute(f"ALTER DATABASE {{}} SET {preset}", empty_database)
+    done = cli("doctor", "--database-url", postgres.conninfo(empty_database), "--json")
+    checks = {one["check"]: one for one in json.loads(done.out)["checks"]}
+    check = checks["session settings"]
+    assert "default_transaction_isolation = serializable" in check["found"]
+    # A pooler drops what the server sets itself.
+    assert check["status"] == ("fail" if database_kind == "pgbouncer" else "ok")
 
 
 def test_bench_counts_what_it_did(cli: Cli) -> None:

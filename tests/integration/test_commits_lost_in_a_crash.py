@@ -44,7 +44,7 @@ class CrashingProxy(Proxy):
         try:
             with contextlib.suppress(ConnectionError):
                 while data := await reader.read(1 << 16):
-                    if self.act is not None and b"COMMIT" in data:
+                    if self.act is not None and b"COMMIT\x00" in data:
                         act, self.act = self.act, None
                         task.cancel()
                         await act()
@@ -65,7 +65,7 @@ def database() -> Iterator[EmbeddedPostgres]:
         database.lock()
         database.start()
         with psycopg.connect(database.conninfo) as connection:
-            connection.execute("CREATE TABLE t (text text)")
+            connection.execute("CREATE TABLE public.t (text text)")
         try:
             yield database
         finally:
@@ -94,13 +94,13 @@ async def transactions_through(
 
 
 async def insert(connection: Connection) -> str:
-    await connection.execute("INSERT INTO t VALUES ('lost')")
+    await connection.execute("INSERT INTO public.t VALUES ('lost')")
     return "done"
 
 
 async def rows(database: EmbeddedPostgres) -> int:
     async with await psycopg.AsyncConnection.connect(database.conninfo) as connection:
-        cursor = await connection.execute("SELECT count(*) FROM t WHERE text = 'lost'")
+        cursor = await connection.execute("SELECT count(*) FROM public.t WHERE text = 'lost'")
         row = await cursor.fetchone()
         assert row is not None
         return int(row[0])
@@ -113,7 +113,7 @@ async def take_ids(database: EmbeddedPostgres, count: int) -> None:
                 database.conninfo, autocommit=True
             ) as connection:
                 for _ in range(count):
-                    await connection.execute("INSERT INTO t VALUES ('other')")
+                    await connection.execute("INSERT INTO public.t VALUES ('other')")
         except psycopg.OperationalError:
             return False
         return True

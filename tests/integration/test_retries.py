@@ -48,8 +48,8 @@ async def counting(
 async def table(conninfo: str) -> AsyncIterator[psycopg.AsyncConnection]:
     """A table `t` with the rows (1, 0) and (2, 0), and a connection beside the pool."""
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as other:
-        await other.execute("CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL)")
-        await other.execute("INSERT INTO t VALUES (1, 0), (2, 0)")
+        await other.execute("CREATE TABLE public.t (id int PRIMARY KEY, n int NOT NULL)")
+        await other.execute("INSERT INTO public.t VALUES (1, 0), (2, 0)")
         yield other
 
 
@@ -65,7 +65,7 @@ async def fill_pool(transactions: Transactions, size: int) -> None:
 
 
 async def values(connection: psycopg.AsyncConnection) -> list[int]:
-    cursor = await connection.execute("SELECT n FROM t ORDER BY id")
+    cursor = await connection.execute("SELECT n FROM public.t ORDER BY id")
     return [row[0] for row in await cursor.fetchall()]
 
 
@@ -83,13 +83,13 @@ def once(action: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None
 async def test_a_serialization_failure_repeats_the_whole_transaction(
     conninfo: str, table: psycopg.AsyncConnection
 ) -> None:
-    interfere = once(lambda: table.execute("UPDATE t SET n = n + 10 WHERE id = 1"))
+    interfere = once(lambda: table.execute("UPDATE public.t SET n = n + 10 WHERE id = 1"))
 
     async def work(connection: Connection) -> None:
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        await connection.execute("SELECT n FROM t")
+        await connection.execute("SELECT n FROM public.t")
         await interfere()
-        await connection.execute("UPDATE t SET n = n + 1 WHERE id IN (1, 2)")
+        await connection.execute("UPDATE public.t SET n = n + 1 WHERE id IN (1, 2)")
 
     async with counting(conninfo) as (transactions, reasons):
         await transactions.run(work)
@@ -107,9 +107,9 @@ async def test_a_deadlock_repeats_the_loser_as_a_whole(
         meet = once(barrier.wait)
 
         async def work(connection: Connection) -> None:
-            await connection.execute("UPDATE t SET n = n + 1 WHERE id = %s", (first,))
+            await connection.execute("UPDATE public.t SET n = n + 1 WHERE id = %s", (first,))
             await meet()
-            await connection.execute("UPDATE t SET n = n + 1 WHERE id = %s", (second,))
+            await connection.execute("UPDATE public.t SET n = n + 1 WHERE id = %s", (second,))
 
         return work
 
@@ -126,9 +126,9 @@ async def test_a_lock_that_does_not_come_repeats_the_transaction(
 ) -> None:
     async with counting(conninfo, lock_timeout_ms=50) as (transactions, reasons):
         async with table.transaction():
-            await table.execute("UPDATE t SET n = 5 WHERE id = 1")
+            await table.execute("UPDATE public.t SET n = 5 WHERE id = 1")
             running = asyncio.create_task(
-                transactions.call("UPDATE t SET n = n + 1 WHERE id = 1 RETURNING n", {})
+                transactions.call("UPDATE public.t SET n = n + 1 WHERE id = 1 RETURNING n", {})
             )
             while not reasons["55P03"]:
                 await asyncio.sleep(0.01)
@@ -143,11 +143,11 @@ async def test_a_statement_in_a_failed_transaction_repeats_the_whole(
     calls = itertools.count()
 
     async def work(connection: Connection) -> None:
-        await connection.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+        await connection.execute("UPDATE public.t SET n = n + 1 WHERE id = 1")
         if next(calls) == 0:
             with pytest.raises(psycopg.errors.DivisionByZero):
                 await connection.execute("SELECT 1 / 0")
-        await connection.execute("UPDATE t SET n = n + 1 WHERE id = 2")
+        await connection.execute("UPDATE public.t SET n = n + 1 WHERE id = 2")
 
     async with counting(conninfo) as (transactions, reasons):
         await transactions.run(work)
@@ -161,12 +161,12 @@ async def test_a_terminated_backend_repeats_the_whole_on_another_connection(
     calls = itertools.count()
 
     async def work(connection: Connection) -> None:
-        await connection.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+        await connection.execute("UPDATE public.t SET n = n + 1 WHERE id = 1")
         if next(calls) == 0:
             # Asked for here: behind a pooler the connection does not know.
             cursor = await connection.execute("SELECT pg_backend_pid()")
             await table.execute("SELECT pg_terminate_backend(%s)", await cursor.fetchone())
-        await connection.execute("UPDATE t SET n = n + 1 WHERE id = 2")
+        await connection.execute("UPDATE public.t SET n = n + 1 WHERE id = 2")
 
     async with counting(conninfo) as (transactions, reasons):
         await transactions.run(work)
@@ -190,9 +190,9 @@ async def test_an_outage_of_every_pooled_connection_costs_one_repetition(
 async def test_attempts_are_bounded(conninfo: str, table: psycopg.AsyncConnection) -> None:
     async with counting(conninfo, lock_timeout_ms=10) as (transactions, reasons):
         async with table.transaction():
-            await table.execute("UPDATE t SET n = 5 WHERE id = 1")
+            await table.execute("UPDATE public.t SET n = 5 WHERE id = 1")
             with pytest.raises(StorageUnavailable):
-                await transactions.call("UPDATE t SET n = n + 1 WHERE id = 1", {})
+                await transactions.call("UPDATE public.t SET n = n + 1 WHERE id = 1", {})
         assert reasons == {"55P03": ATTEMPTS_MAX - 1}
 
 
@@ -203,7 +203,7 @@ async def test_an_error_of_our_own_is_not_repeated(
 
     async def work(connection: Connection) -> None:
         next(calls)
-        await connection.execute("INSERT INTO t VALUES (1, 0)")
+        await connection.execute("INSERT INTO public.t VALUES (1, 0)")
 
     async with counting(conninfo) as (transactions, reasons):
         with pytest.raises(psycopg.errors.UniqueViolation):

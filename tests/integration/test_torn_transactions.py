@@ -349,7 +349,7 @@ async def test_one_fault_at_any_round_trip_is_cured(
 def check_covered(struck: list[bytes]) -> None:
     """The strikes fell on every part of the transaction, from BEGIN to COMMIT."""
     assert b"BEGIN" in b"".join(struck)
-    assert b"COMMIT" in struck[-1]
+    assert b"COMMIT\x00" in struck[-1]
     begin = max(place for place, data in enumerate(struck) if b"BEGIN" in data)
     # At least the acks' and the pushes' statements lie between.
     assert len(struck) - begin >= 5, struck
@@ -384,7 +384,7 @@ async def test_an_outage_from_any_round_trip_on_leaves_all_or_nothing(
                 break
             assert tearing.struck is not None
             struck.append(tearing.struck)
-            committed = b"COMMIT" in tearing.struck and fault is Fault.OUTAGE_AFTER
+            committed = b"COMMIT\x00" in tearing.struck and fault is Fault.OUTAGE_AFTER
             assert (stored is not None) is committed, (number, tearing.struck)
             if committed:
                 # Sent again, it is refused: the lease is used up and the ids are stored.
@@ -420,7 +420,7 @@ class LateCommit(Proxy):
         try:
             with contextlib.suppress(ConnectionError):
                 while data := await reader.read(1 << 16):
-                    if self.armed and b"COMMIT" in data:
+                    if self.armed and b"COMMIT\x00" in data:
                         self.armed, self.struck = False, True
                         writer.transport.abort()
                         await asyncio.sleep(self._delay_s)

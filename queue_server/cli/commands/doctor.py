@@ -176,6 +176,7 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
     yield from _durability(found)
     yield from _connections(found, settings)
     yield _timeouts(found)
+    yield _session(found)
     yield from _housekeeping(found)
     yield from _sizes(found)
     yield _clock(found)
@@ -217,7 +218,9 @@ def _durability(found: Diagnosis) -> Iterator[Check]:
         ("full_page_writes", ("off",), "a crash may damage the database"),
     ):
         value = found.settings.get(name, "?")
-        if value in bad:
+        if value in bad and name == "synchronous_commit" and not found.is_pooled:
+            yield Check(name, "ok", f"{value} by default, on for the connections of the server")
+        elif value in bad:
             yield Check(name, "fail", f"{value}: {why}", f"ALTER SYSTEM SET {name} = on, reload")
         else:
             yield Check(name, "ok", value)
@@ -261,6 +264,23 @@ def _timeouts(found: Diagnosis) -> Check:
         f"{text}, which does not pass the server's on: 0 waits for ever",
         "give the role statement_timeout = '30s' and lock_timeout = '10s' (ALTER ROLE ... SET),"
         " then RECONNECT in PgBouncer",
+    )
+
+
+def _session(found: Diagnosis) -> Check:
+    """The server sets them for its connections, but not where a pooler or a right is between."""
+    # The durability has a check of its own.
+    problems = [one for one in found.session_problems if not one.startswith("synchronous_commit")]
+    text = ", ".join(problems)
+    if not problems:
+        return Check("session settings", "ok", "those that the server relies on")
+    if not found.is_pooled and not any("session_replication_role" in one for one in problems):
+        return Check("session settings", "ok", f"the server sets its own, instead of {text}")
+    return Check(
+        "session settings",
+        "fail",
+        f"{text}: the server does not start with them",
+        "ALTER ROLE ... RESET and ALTER DATABASE ... RESET them, then RECONNECT in a PgBouncer",
     )
 
 
