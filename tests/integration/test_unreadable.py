@@ -201,3 +201,35 @@ async def test_a_listing_shows_what_is_known(transactions: Transactions, old: Wo
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     listed = await new.stored.page(MessageFilter(start=start, queue="q"), 10, 0)
     assert [one.message.payload for one in listed] == [b"2", None, b"0"]
+
+
+async def test_the_check_reads_a_row_for_each_key_whatever_is_stored(
+    transactions: Transactions, old: Worker
+) -> None:
+    await old.push(("a", 1))
+    for codec, key in ((6, b"\x03" + b"k" * 8), (2, b"l" * 8), (1, b"")):
+        await transactions.call(
+            "INSERT INTO queen.segments (shard, partition_id, base_offset, next_offset, created_at,"
+            " first_message_id, raw_bytes, codec, ids, body) SELECT 1, %(partition)s, n, n + 1,"
+            " now(), gen_random_uuid(), 1, %(codec)s, '', %(key)b || sha512('x')"
+            " FROM generate_series(1, 10000) n RETURNING 1",
+            {"partition": 10**12 + codec, "codec": codec, "key": key},
+        )
+        await transactions.call(
+            "INSERT INTO queen.dead_letters (shard, id, partition_id, queue_id, consumer_group,"
+            " message_offset, message_id, transaction_id, payload, error_message, retry_count,"
+            " created_at) SELECT 1, gen_random_uuid(), 1, gen_random_uuid(), 'g', n,"
+            " gen_random_uuid(), 't', %(payload)b, '', 0, now()"
+            " FROM generate_series(1, 5000) n RETURNING 1",
+            {"payload": b"{}" if codec == 1 else b"\x03" + key[-8:] + b"x" * 30},
+        )
+    await old.check.run_once()
+    assert old.check.state.unknown_keys == {
+        (b"k" * 8).hex(): ["segments", "dead letters"],
+        (b"l" * 8).hex(): ["segments", "dead letters"],
+    }
+    plan = await transactions.call(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM queen.keys_in_use(1::smallint)", {}
+    )
+    top = plan[0][0][0]["Plan"]
+    assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 200, top

@@ -463,6 +463,85 @@ def _plain(tree: Path, place: Path) -> Verdict:
         second.stop()
 
 
+@start_trial("a missing encryption key stops neither pops nor listings of what is readable")
+def _missing_key(tree: Path, place: Path) -> Verdict:
+    first = Server(tree, place, {"QUEEN_ENCRYPTION_KEY": "ab" * 32})
+    try:
+        assert first.wait_ready(), first.log
+        first.configure("sealed", encryptionEnabled=True)
+        for number in range(3):
+            first.push("sealed", f"old-{number}", partition=f"old-{number}")
+    finally:
+        first.stop()
+    second = Server(tree, place, {"QUEEN_ENCRYPTION_KEY": "cd" * 32})
+    try:
+        assert second.wait_ready(), second.log
+        for number in range(3):
+            second.push("sealed", f"new-{number}", partition=f"new-{number}")
+        pops = [
+            second.request("GET", f"/api/v1/pop/queue/sealed?autoAck=true&batch=6&partitions={n}")
+            for n in (1, 1, 6, 6, 1, 6)
+        ]
+        got = sorted(m["data"] for one in pops if one.status == 200 for m in one.json["messages"])
+        statuses = [one.status for one in pops]
+        listed = second.request("GET", "/api/v1/messages").status
+        dead = second.request("GET", "/api/v1/dlq").status
+        observed = f"pops {statuses} brought {got}; listings {listed}, {dead}"
+        right = got == ["new-0", "new-1", "new-2"] and {listed, dead} == {200}
+        return observed, right and not {500, 503} & set(statuses)
+    finally:
+        second.stop()
+
+
+@start_trial("the files of the database show nothing of an encrypted queue")
+def _at_rest(tree: Path, place: Path) -> Verdict:
+    server = Server(tree, place, {"QUEEN_ENCRYPTION_KEY": "ab" * 32})
+    words = {what: f"TOPSECRET-{what}" for what in ("payload", "reason", "trace", "event")}
+    try:
+        assert server.wait_ready(), server.log
+        server.configure("sealed", encryptionEnabled=True, retryLimit=0)
+        server.push("sealed", "a", payload=words["payload"])
+        (message,) = server.pop("sealed")
+        named = {name: message[name] for name in ("transactionId", "partitionId", "leaseId")}
+        trace = {"eventType": words["event"], "data": words["trace"]}
+        assert server.request("POST", "/api/v1/traces", named | trace).status == 201
+        failed = {"status": "failed", "error": words["reason"]}
+        assert server.request("POST", "/api/v1/ack", named | failed).status == 200
+        (letter,) = server.request("GET", "/api/v1/dlq?queue=sealed").json["messages"]
+        assert letter["errorMessage"] == words["reason"]
+    finally:
+        server.stop()
+    files = [path.read_bytes() for path in (place / "postgres").rglob("*") if path.is_file()]
+    shown = [what for what, word in words.items() if any(word.encode() in one for one in files)]
+    return f"readable: {', '.join(shown) or 'nothing'}", not shown
+
+
+@start_trial("a sealed body that was moved to another queue is not decrypted there")
+def _moved(tree: Path, place: Path) -> Verdict:
+    import psycopg  # nothing else here speaks to the database
+
+    server = Server(tree, place, {"QUEEN_ENCRYPTION_KEY": "ab" * 32})
+    try:
+        assert server.wait_ready(), server.log
+        for queue in ("secret", "mine"):
+            server.configure(queue, encryptionEnabled=True)
+            server.push(queue, queue)
+        # As whoever may write to the database.
+        with psycopg.connect(host=str(place / "run"), user="postgres", dbname="postgres") as found:
+            moved = found.execute(
+                "WITH s AS (SELECT s.*, q.name FROM queen.segments s JOIN queen.partitions p ON"
+                " p.id = s.partition_id JOIN queen.queues q ON q.id = p.queue_id)"
+                " UPDATE queen.segments t SET body = o.body, codec = o.codec, ids = o.ids,"
+                " first_message_id = o.first_message_id FROM s o, s m WHERE o.name = 'secret'"
+                " AND m.name = 'mine' AND t.partition_id = m.partition_id"
+            ).rowcount
+            assert moved == 1
+        got = [one["data"] for one in server.pop("mine")]
+        return f"the reader of the other queue gets {got}", got == []
+    finally:
+        server.stop()
+
+
 @start_trial("PG* of the environment does not reach the embedded PostgreSQL")
 def _environment(tree: Path, place: Path) -> Verdict:
     hostile = {
