@@ -15,7 +15,7 @@ from queue_server.http import wire
 from queue_server.http.memory import memory_of
 from queue_server.http.request import query_int
 from queue_server.http.state import STATE
-from queue_server.http.whole_answer import SLICE_BYTES, reader_deadline, write_slices
+from queue_server.http.whole_answer import SLICE_BYTES, write_slices
 
 _HOLE = msgspec.Raw(b"\x01")
 
@@ -86,8 +86,7 @@ class PayloadAnswer:
         writer = cast(StreamWriter, self._request.writer)
         for text in _joined(self._pieces):
             await write_slices(self._request, writer, text)
-        async with reader_deadline(self._request):
-            await response.write_eof()
+        await response.write_eof()
         return response
 
 
