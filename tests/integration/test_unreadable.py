@@ -199,7 +199,7 @@ async def test_a_listing_shows_what_is_known(transactions: Transactions, old: Wo
     new = Worker(transactions, Keyring(NEW))
     await new.push(("b", 2))
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    listed = await new.stored.page(MessageFilter(start=start, queue="q"), 10, 0)
+    listed = (await new.stored.page(MessageFilter(start=start, queue="q"), 10, 0)).messages
     assert [one.message.payload for one in listed] == [b"2", None, b"0"]
 
 
