@@ -26,6 +26,7 @@ PageCheck = Callable[[web.Request], None]
 _SEC_FETCH_SITE = istr("Sec-Fetch-Site")
 # Names that lead to this machine or network, and that nobody outside can give an address to.
 _LOCAL_NAMES = (".localhost", ".internal")
+_IPV6_LOOPBACK = ipaddress.IPv6Address("::1")
 
 
 def page_check(settings: Settings, open_routes: Collection[web.AbstractRoute]) -> PageCheck | None:
@@ -81,18 +82,24 @@ def _is_own(request: web.Request, site: str | None, origin: str | None) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _is_local(host: str) -> bool:
-    """Whether a Host is an address, or a name that can only be local. Without one: no browser."""
-    if host.startswith("["):
-        name = host[1:].partition("]")[0]
-    else:
-        name = host.partition(":")[0].lower().removesuffix(".")
-    if name in ("", "localhost") or name.endswith(_LOCAL_NAMES):
+    """Whether a Host is a name that only this machine has. Without one: no browser.
+
+    To 127.0.0.0/8, ::1 and names below localhost browsers say where a request comes from, or else
+    the page was reached by such a name itself. Other addresses lead here, too (0.0.0.0, [::],
+    those of IPv4 written as IPv6, one that is forwarded), and to these they do not: an image in any
+    page could pop (source: Secure Contexts, "potentially trustworthy origin").
+    """
+    if not host:
         return True
     try:
-        ipaddress.ip_address(name)
+        if host.startswith("["):
+            return ipaddress.IPv6Address(host[1:].partition("]")[0]) == _IPV6_LOOPBACK
+        name = host.partition(":")[0].lower().removesuffix(".")
+        if name == "localhost" or name.endswith(_LOCAL_NAMES):
+            return True
+        return ipaddress.IPv4Address(name).is_loopback
     except ValueError:
         return False
-    return True
 
 
 def _is_of_browser(request: web.Request) -> bool:

@@ -92,11 +92,28 @@ async def test_a_name_that_was_made_to_lead_here_is_refused_to_browsers(
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1:6632", "[::1]:6632", "localhost", "LOCALHOST.:1", "queues.localhost:6632",
-     "host.docker.internal:6632", "192.0.2.7"],
+     "host.docker.internal:6632", "127.8.9.10:1", "[0:0::1]"],
 )  # fmt: skip
 async def test_names_that_can_only_be_local_are_served(client: Client, host: str) -> None:
     answer = await client.send("GET", "/metrics", headers={"Host": host, "Accept-Language": "en"})
     assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0:6632", "[::]:6632", "[::ffff:127.0.0.1]:6632", "[::ffff:7f00:1]", "192.0.2.7", "0:1",
+     "[fe80::1]:6632", "::1:6632", ":6632", "[", "127.0.0.1.example", "localhost.example"],
+)  # fmt: skip
+async def test_an_image_under_another_name_takes_no_message(
+    client: Client, queue: str, host: str
+) -> None:
+    """To these addresses browsers do not say which page an image is in."""
+    await client.push(queue, [1])
+    image = {"Host": host, "Accept": "image/avif,image/webp,*/*;q=0.8", "Accept-Language": "en"}
+    refused = await pop(client, queue, image)
+    assert (refused.status, refused.json["code"]) == (403, "forbidden")
+    assert "is no name of it" in refused.error
+    assert (await pop(client, queue, {"Host": host})).status == 200
 
 
 async def test_pages_of_the_origin_that_was_set_may(conninfo: str, queue: str) -> None:
