@@ -3,15 +3,17 @@
 It is the embedded one unless `--database` says otherwise (see tests/databases.py).
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import psycopg
 import pytest
 
 from queue_server.cluster.database import EmbeddedPostgres
+from queue_server.domain.names import PartitionName, PartitionRef, QueueName
+from queue_server.storage import queues
 from queue_server.storage.migrate import migrate
 from queue_server.storage.pool import Pool, open_pool
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.transactions import Connection, Transactions
 from tests.client import eventually
 from tests.cluster_process import ClusterProcess
 from tests.databases import DatabaseKind, SharedPostgres, given_database
@@ -96,6 +98,23 @@ def pool_of(conninfo: str, *, size: int = 1, statement_timeout_ms: int = 10_000)
         statement_timeout_ms=statement_timeout_ms,
         lock_timeout_ms=5000,
     )
+
+
+async def make_partitions(
+    transactions: Transactions, queue: str, names: Sequence[str]
+) -> list[PartitionRef]:
+    """Create partitions as a push would, or find them."""
+
+    async def work(connection: Connection) -> list[PartitionRef]:
+        return await queues.create_partitions(
+            connection,
+            [
+                queues.NewPartition(QueueName(queue), PartitionName(name), "", "")
+                for name in dict.fromkeys(names)
+            ],
+        )
+
+    return await transactions.run(work)
 
 
 async def until_ended(connection: psycopg.AsyncConnection, pid: int) -> None:

@@ -28,7 +28,6 @@ from queue_server.domain.names import PartitionId
 from queue_server.storage import dead_letters
 from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
 from queue_server.storage.messages import StoredId, find_ids
-from queue_server.storage.queues import lock_limited_queues
 from queue_server.storage.transactions import Connection, Transactions
 
 _ATTEMPTS_MAX = 5
@@ -214,7 +213,7 @@ class DeadLetters:
         except _Taken:
             return None
         except DuplicatePush:
-            stored = await self._find(message, creator)
+            stored = await self._find(message)
             if stored is None or await dead_letters.get(self._transactions, letter.id) is None:
                 return None
             return Replay(letter, message, stored, moved=False)
@@ -233,41 +232,41 @@ class DeadLetters:
         ids = [letter.id for letter in letters]
         producer_subs = [letter.producer_sub for letter in letters]
         for _ in range(_ATTEMPTS_MAX):
-            partitions = await self._pusher.resolve(messages, creator)
-            queue_ids = sorted({ref.queue_id for ref, _ in partitions})
+            request = await self._pusher.prepare(messages, producer_subs, creator=creator)
             runs = 0
 
-            async def work(connection: Connection) -> tuple[list[PushResult], Callable[[], None]]:
+            async def work(connection: Connection) -> Callable[[], None]:
                 nonlocal runs
                 runs += 1
-                await lock_limited_queues(connection, queue_ids)  # noqa: B023
-                pushed = await self._pusher.push_in(
-                    connection, messages, producer_subs, partitions  # noqa: B023
+                await self._pusher.create_in(connection, [request])  # noqa: B023
+                # An operator's own push: maintenance does not hold it back.
+                note = await self._pusher.push_in(
+                    connection, [request], past_holding=True  # noqa: B023
                 )  # fmt: skip
                 taken = set(ids) - await dead_letters.delete_in(connection, ids)
                 if taken:
                     raise _Taken(taken)
-                return pushed
+                return note
 
             try:
-                results, note = await self._transactions.run(work)
+                note = await self._transactions.run(work)
             except PartitionsChanged:
                 continue
             except (_Taken, DuplicatePush):
                 # An earlier run of this transaction may have committed, and its answer been lost.
-                own = await self._own(messages, ids, creator) if runs > 1 else None
+                own = await self._own(messages, ids) if runs > 1 else None
                 if own is None:
                     raise
                 return own
             note()
-            return results
+            return [result for result in request.results if result is not None]
         raise Unavailable("the queue is being deleted again and again; try later")
 
     async def _own(
-        self, messages: Sequence[NewMessage], ids: Sequence[uuid.UUID], creator: Grants | None
+        self, messages: Sequence[NewMessage], ids: Sequence[uuid.UUID]
     ) -> list[PushResult] | None:
         """The results of a move that was done, if it was."""
-        results = [await self._find(message, creator) for message in messages]
+        results = [await self._find(message) for message in messages]
         for id_ in ids:
             if await dead_letters.get(self._transactions, id_) is not None:
                 return None
@@ -278,9 +277,12 @@ class DeadLetters:
         ]
         return found if len(found) == len(messages) else None
 
-    async def _find(self, message: NewMessage, creator: Grants | None) -> PushResult | None:
+    async def _find(self, message: NewMessage) -> PushResult | None:
         """The stored message with this one's transaction id, as a push answers it."""
-        partition, _ = (await self._pusher.resolve([message], creator))[0]
+        known = (await self._pusher.prepare([message], [None])).known
+        if not known:
+            return None
+        partition, _ = known[0]
         assert message.transaction_id is not None
         keys = id_keys([message.transaction_id])
 

@@ -7,7 +7,7 @@ caller forgets it here and asks again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import TypeVar
 
 from queue_server.domain.access import Grants
@@ -15,7 +15,6 @@ from queue_server.domain.names import (
     ConsumerGroup,
     PartitionId,
     PartitionKey,
-    PartitionName,
     PartitionRef,
     QueueName,
     SubscriptionId,
@@ -63,24 +62,18 @@ class Directory:
         """A partition that was resolved before."""
         return self._by_name.get((queue, partition))
 
-    async def create_partitions(
-        self, keys: Iterable[PartitionKey], creator: Grants | None = None
+    async def find_partitions(
+        self, keys: Sequence[PartitionKey]
     ) -> dict[tuple[str, str], PartitionRef]:
-        """Resolve partitions for a push: queues and partitions that are missing are created.
+        """Partitions by name, asked of the database; those that do not exist are left out.
 
-        *creator*: whose credential bounds the labels of a new queue; None: for all queues.
-        Errors: `BadRequest`, `NameTooLong`; nothing is created then.
+        Errors: `BadRequest`, `NameTooLong`.
         """
-        missing: dict[QueueName, list[PartitionName]] = {}
         for key in keys:
             check_names(key.queue, key.partition, "partition")
-            missing.setdefault(key.queue, []).append(key.partition)
-        found: dict[tuple[str, str], PartitionRef] = {}
-        for queue, names in missing.items():
-            refs = await queues.ensure_partitions(self._transactions, queue, names, creator)
-            self._remember(refs)
-            found.update({(ref.queue, ref.partition): ref for ref in refs})
-        return found
+        refs = await queues.find_partitions(self._transactions, keys)
+        self.remember(refs)
+        return {(ref.queue, ref.partition): ref for ref in refs}
 
     async def find_partition(self, key: PartitionKey) -> PartitionRef | None:
         """A partition by name; None when it does not exist."""
@@ -88,7 +81,7 @@ class Directory:
         if ref is None:
             ref = await queues.find_partition(self._transactions, key)
             if ref is not None:
-                self._remember([ref])
+                self.remember([ref])
         return ref
 
     async def name_partitions(
@@ -107,7 +100,7 @@ class Directory:
         missing = [id_ for id_ in ids if id_ not in refs]
         if missing:
             found = await queues.name_partitions(self._transactions, missing)
-            self._remember(found)
+            self.remember(found)
             refs |= {ref.id: ref for ref in found if is_visible(ref.queue)}
         return refs
 
@@ -183,7 +176,8 @@ class Directory:
         for name in [name for name in self._subscriptions if name[0] in gone]:
             del self._subscriptions[name]
 
-    def _remember(self, refs: Sequence[PartitionRef]) -> None:
+    def remember(self, refs: Sequence[PartitionRef]) -> None:
+        """Remember partitions that were found or created, once that is committed."""
         for ref in refs[:_ENTRIES_OF_ONE_CALL_MAX]:
             _remember(self._by_name, (ref.queue, ref.partition), ref)
             _remember(self._by_id, ref.id, ref)

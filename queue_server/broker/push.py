@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -46,6 +46,12 @@ from queue_server.domain.weave import json_texts, plain_texts, weave
 from queue_server.observability.counters import Counter, Operation, Row
 from queue_server.storage import messages as log
 from queue_server.storage.messages import SegmentDraft
+from queue_server.storage.queues import (
+    NewPartition,
+    create_partitions,
+    labels_of_new,
+    lock_limited_queues,
+)
 from queue_server.storage.transactions import Connection, Transactions
 
 # A flush larger than this gains nothing: the commit is a small part of it already.
@@ -75,26 +81,31 @@ class PushResult(msgspec.Struct, gc=False, omit_defaults=False):
 
 
 _encoder = msgspec.json.Encoder()
+_Append = Callable[[Sequence[SegmentDraft]], Awaitable[log.Appended]]
 
 
 class _Share(msgspec.Struct, gc=False):
     """The items of one request in one lane: messages[start, start + len(indexes))."""
 
-    request: _Request
+    request: PushRequest
     indexes: Sequence[int]
     start: int
 
 
-class _Request(msgspec.Struct):
+class PushRequest(msgspec.Struct):
     """One push: its items by partition, and room for the results."""
 
-    lanes: list[tuple[PartitionRef, Sequence[int]]]
     items: Sequence[NewMessage]
     producer_subs: Sequence[str | None]  # who produced each item, as its credential says
-    size_bytes: int
+    known: list[tuple[PartitionRef, Sequence[int]]]
+    # What the transaction that stores the items creates before.
+    missing: list[tuple[NewPartition, Sequence[int]]]
     results: list[PushResult | None]
+    size_bytes: int = 0
     traceparent: str | None = None  # of the push's span, or of its producer's
+    lanes: list[tuple[PartitionRef, Sequence[int]]] = []  # of all items, once all exist
     text: bytes | None = None  # all results as JSON, where they could be written at once
+    is_held: bool = False  # maintenance holds it back: nothing of it was stored
 
 
 class _Duplicate(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +117,13 @@ class _Duplicate(msgspec.Struct, frozen=True, gc=False):
 
 class DuplicatePush(Exception):
     """An id of a push inside a transaction is stored already."""
+
+
+class PushHeld(Exception):
+    """Maintenance holds pushes to these partitions back; nothing was stored."""
+
+    def __init__(self, partition_ids: Sequence[PartitionId] = ()) -> None:
+        self.partition_ids = frozenset(partition_ids)
 
 
 class PartitionsChanged(Exception):
@@ -132,7 +150,7 @@ class _Lane:
         self._transaction_ids: list[bytes] = []
         self.drafts: list[SegmentDraft] = []
 
-    def add(self, request: _Request, indexes: Sequence[int]) -> None:
+    def add(self, request: PushRequest, indexes: Sequence[int]) -> None:
         self.shares.append(_Share(request, indexes, len(self.messages)))
         items, subs = request.items, request.producer_subs
         if len(indexes) < len(items):
@@ -338,7 +356,7 @@ class Pusher:
         # Encrypted queues whose pushes were refused for want of a key, and until when they are.
         self._keyless: dict[str, float] = {}
         # None: partitions were deleted under the flush.
-        self._coalescer: Coalescer[_Request, bytes | None] = Coalescer(
+        self._coalescer: Coalescer[PushRequest, bytes | None] = Coalescer(
             "push",
             self._flush,
             weight=lambda request: request.size_bytes,
@@ -361,27 +379,22 @@ class Pusher:
         Shape: JSON text, a `PushResult` for each in request order. *size_bytes* is the size of the
         request as received, *producer_sub* who sent it, *traceparent* what consumers are told of
         its span, *creator* what bounds the labels of a queue that is new.
-        Errors: `BadRequest`, `NameTooLong`: nothing was stored. `Unavailable`: the outcome is
-        unknown, the same items may be pushed again.
+        Errors: `BadRequest`, `NameTooLong`, `PushHeld`: nothing was stored or created.
+        `Unavailable`: the outcome is unknown, the same items may be pushed again.
         """
         if not items:
             return b"[]"
         check_ids(items)
         self._refuse_keyless(items)
         for _ in range(_RESOLVE_ATTEMPTS_MAX):
-            lanes = await self.resolve(items, creator)
-            answer = await self._coalescer.submit(
-                _Request(
-                    lanes,
-                    items,
-                    [producer_sub] * len(items),
-                    size_bytes,
-                    [None] * len(items),
-                    traceparent,
-                )
+            request = await self.prepare(
+                items, [producer_sub] * len(items), traceparent, creator, size_bytes
             )
+            answer = await self._coalescer.submit(request)
             if answer is not None:
                 return answer
+            if request.is_held:
+                raise PushHeld
         raise Unavailable("the queue is being deleted again and again; try later")
 
     def _refuse_keyless(self, items: Sequence[NewMessage]) -> None:
@@ -397,104 +410,199 @@ class Pusher:
         for queue in {item.queue for item in items} & self._keyless.keys():
             self._keyring.require_key(queue)
 
-    async def resolve(
-        self, items: Sequence[NewMessage], creator: Grants | None = None
-    ) -> list[tuple[PartitionRef, Sequence[int]]]:
-        """Items by partition, as indexes; queues and partitions that are missing are created.
+    async def prepare(
+        self,
+        items: Sequence[NewMessage],
+        producer_subs: Sequence[str | None],
+        traceparent: str | None = None,
+        creator: Grants | None = None,
+        size_bytes: int = 0,
+    ) -> PushRequest:
+        """Group *items* by partition, and find out which partitions there are.
 
-        *creator*: as of `Directory.create_partitions`.
+        Nothing is created before the transaction that stores the items: what is refused leaves no
+        queue and no partition behind.
+        Errors: `BadRequest`, `NameTooLong`.
         """
-        groups = _by_partition(items)
-        known = self._directory.known_partition
-        lanes: list[tuple[PartitionRef, Sequence[int]]] = []
-        missing: list[tuple[PartitionKey, Sequence[int]]] = []
-        for (queue, partition), indexes in groups.items():
+        lookup = self._directory.known_partition
+        known: list[tuple[PartitionRef, Sequence[int]]] = []
+        unknown: list[tuple[PartitionKey, Sequence[int]]] = []
+        for (queue, partition), indexes in _by_partition(items).items():
             name = DEFAULT_PARTITION if partition is None else partition
-            ref = known(queue, name)
+            ref = lookup(queue, name)
             if ref is None:
                 key = PartitionKey(QueueName(queue), PartitionName(name))
-                missing.append((key, indexes))
+                unknown.append((key, indexes))
             else:
-                lanes.append((ref, indexes))
-        if missing:
-            found = await self._directory.create_partitions([key for key, _ in missing], creator)
-            lanes += [(found[key.queue, key.partition], indexes) for key, indexes in missing]
+                known.append((ref, indexes))
+        missing: list[tuple[NewPartition, Sequence[int]]] = []
+        if unknown:
+            found = await self._directory.find_partitions([key for key, _ in unknown])
+            for key, indexes in unknown:
+                ref = found.get((key.queue, key.partition))
+                if ref is None:
+                    labels = labels_of_new(key.queue, creator)
+                    missing.append((NewPartition(key.queue, key.partition, *labels), indexes))
+                else:
+                    known.append((ref, indexes))
+        return PushRequest(
+            items, producer_subs, known, missing, [None] * len(items), size_bytes, traceparent
+        )
+
+    async def _flush(self, requests: Sequence[PushRequest]) -> list[bytes | None]:
+        pending = requests
+        while pending:
+            try:
+                lanes = await self._commit(pending)
+            except PartitionsChanged:
+                return [None] * len(requests)
+            except PushHeld as held:
+                # Each alone would cost a transaction for each of the others.
+                for request in pending:
+                    request.is_held = any(
+                        partition.id in held.partition_ids for partition, _ in request.lanes
+                    )
+                pending = [request for request in pending if not request.is_held]
+                continue
+            self._note_stored(lanes)
+            for request in pending:
+                self._activity.count_push([partition.queue for partition, _ in request.lanes])
+            break
+        return [
+            None if request.is_held else request.text or _encoder.encode(request.results)
+            for request in requests
+        ]
+
+    async def _commit(self, requests: Sequence[PushRequest]) -> list[_Lane]:
+        """Store *requests*: by one call, or by a transaction that creates partitions before.
+
+        Errors: as `_store`.
+        """
+        creating = False
+        for request in requests:
+            request.lanes = request.known
+            request.is_held = False
+            creating = creating or bool(request.missing)
+        if not creating:
+
+            async def append(drafts: Sequence[SegmentDraft]) -> log.Appended:
+                return await log.append(
+                    self._transactions, drafts, can_encrypt=not self._keyring.may_store_plain
+                )
+
+            return await self._store(requests, append, as_text=True)
+
+        async def work(connection: Connection) -> list[_Lane]:
+            await self.create_in(connection, requests)
+            return await self._store(requests, self._appender(connection), as_text=True)
+
+        lanes = await self._transactions.run(work)
+        self._remember_created(requests)
         return lanes
 
-    async def _flush(self, requests: Sequence[_Request]) -> list[bytes | None]:
-        ordered = self._fill_lanes(requests)
-        places: dict[PartitionId, log.Place] = {}
-        while True:
-            drafts = [draft for lane in ordered for draft in lane.drafts]
-            if not drafts:
-                break
-            appended = await log.append(
-                self._transactions, drafts, can_encrypt=not self._keyring.may_store_plain
-            )
-            if appended.missing:
-                self._forget(ordered, appended.missing)
-                return [None] * len(requests)
-            if appended.full:
-                raise self._full(ordered, appended.full[0])
-            if appended.mistaken:
-                self._correct_encryption(ordered, appended.mistaken)
-            elif appended.duplicates:
-                self._leave_out(ordered, appended.duplicates)
-            else:
-                places = appended.places
-                break
+    async def create_in(self, connection: Connection, requests: Sequence[PushRequest]) -> None:
+        """Create what *requests* miss, as the first step of a transaction that pushes them.
 
-        for lane in ordered:
-            lane.report(places[lane.partition.id].base_offset if lane.drafts else 0, as_text=True)
-        self._note_stored(ordered)
+        Queues with a maxSize are locked before, as the lock order has it.
+        """
+        queue_ids = {ref.queue_id for request in requests for ref, _ in request.known}
+        missing = {new for request in requests for new, _ in request.missing}
+        if queue_ids or missing:
+            await lock_limited_queues(
+                connection, sorted(queue_ids), sorted({new.queue for new in missing})
+            )
+        created: dict[tuple[str, str], PartitionRef] = {}
+        if missing:
+            created = {
+                (ref.queue, ref.partition): ref
+                for ref in await create_partitions(connection, missing)
+            }
         for request in requests:
-            self._activity.count_push([partition.queue for partition, _ in request.lanes])
-        return [request.text or _encoder.encode(request.results) for request in requests]
+            request.lanes = request.known + [
+                (created[new.queue, new.name], indexes) for new, indexes in request.missing
+            ]
 
     async def push_in(
         self,
         connection: Connection,
-        items: Sequence[NewMessage],
-        producer_subs: Sequence[str | None],
-        partitions: list[tuple[PartitionRef, Sequence[int]]],
-        traceparent: str | None = None,
+        requests: Sequence[PushRequest],
         *,
         leave_out_duplicates: bool = False,
-    ) -> tuple[list[PushResult], Callable[[], None]]:
-        """Store *items* as a part of a transaction; *partitions* are theirs from `resolve`.
+        past_holding: bool = False,
+    ) -> Callable[[], None]:
+        """Store *requests* as a part of a transaction, after `create_in`.
 
-        Shape: *producer_subs* says who produced each; results in request order, and what to call
-        after the commit.
-        Errors: `DuplicatePush` when an id is stored already and is not to be left out,
-        `QueueFull`, `PartitionsChanged`: roll back then.
+        Shape: what to call after the commit; the results are those of the requests.
+        Errors: `DuplicatePush` when an id is stored already and is not to be left out; `QueueFull`,
+        `PartitionsChanged`; `PushHeld` in maintenance, but for *past_holding*: roll back then.
         """
-        request = _Request(partitions, items, producer_subs, 0, [None] * len(items), traceparent)
-        lanes = self._fill_lanes([request])
+        lanes = await self._store(
+            requests,
+            self._appender(connection, past_holding=past_holding),
+            leave_out_duplicates=leave_out_duplicates,
+        )
+
+        def note() -> None:
+            self._remember_created(requests)
+            self._note_stored(lanes)
+
+        return note
+
+    def _appender(self, connection: Connection, *, past_holding: bool = False) -> _Append:
+        async def append(drafts: Sequence[SegmentDraft]) -> log.Appended:
+            return await log.append_in(
+                connection,
+                drafts,
+                can_encrypt=not self._keyring.may_store_plain,
+                past_holding=past_holding,
+            )
+
+        return append
+
+    async def _store(
+        self,
+        requests: Sequence[PushRequest],
+        append: _Append,
+        *,
+        leave_out_duplicates: bool = True,
+        as_text: bool = False,
+    ) -> list[_Lane]:
+        """Store *requests* and write their results.
+
+        Errors: `PartitionsChanged`, `PushHeld`, `QueueFull`, `DuplicatePush`: nothing was stored.
+        """
+        lanes = self._fill_lanes(requests)
         places: dict[PartitionId, log.Place] = {}
         while drafts := [draft for lane in lanes for draft in lane.drafts]:
-            appended = await log.append_in(
-                connection, drafts, can_encrypt=not self._keyring.may_store_plain
-            )
+            appended = await append(drafts)
             if appended.missing:
                 self._forget(lanes, appended.missing)
                 raise PartitionsChanged
-            if appended.mistaken:
-                self._correct_encryption(lanes, appended.mistaken)
-                raise PartitionsChanged
+            if appended.held:
+                raise PushHeld(appended.held)
             if appended.full:
                 raise self._full(lanes, appended.full[0])
-            if not appended.duplicates:
+            if appended.mistaken:
+                self._correct_encryption(lanes, appended.mistaken)
+            elif appended.duplicates:
+                if not leave_out_duplicates:
+                    raise DuplicatePush
+                self._leave_out(lanes, appended.duplicates)
+            else:
                 places = appended.places
                 break
-            if not leave_out_duplicates:
-                raise DuplicatePush
-            self._leave_out(lanes, appended.duplicates)
         for lane in lanes:
-            lane.report(places[lane.partition.id].base_offset if lane.drafts else 0)
-        results = [result for result in request.results if result is not None]
-        return results, lambda: self._note_stored(lanes)
+            lane.report(
+                places[lane.partition.id].base_offset if lane.drafts else 0, as_text=as_text
+            )
+        return lanes
 
-    def _fill_lanes(self, requests: Sequence[_Request]) -> list[_Lane]:
+    def _remember_created(self, requests: Sequence[PushRequest]) -> None:
+        self._directory.remember(
+            [ref for request in requests for ref, _ in request.lanes[len(request.known) :]]
+        )
+
+    def _fill_lanes(self, requests: Sequence[PushRequest]) -> list[_Lane]:
         lanes: dict[PartitionId, _Lane] = {}
         for request in requests:
             for partition, indexes in request.lanes:

@@ -1,8 +1,8 @@
 """Acks and pushes that happen together or not at all.
 
-One database transaction: first the acks, settled item by item as in a call of their own, then the
-pushes. Whatever is refused rolls all of it back. Locks: queues with a maxSize, cursors, allocators,
-each ascending; the order of everywhere else.
+One database transaction: queues and partitions that are new, the acks, settled item by item as in
+a call of their own, then the pushes. Whatever is refused rolls all of it back. Locks: queues,
+cursors, allocators, each ascending; the order of everywhere else.
 
 Source: wire-api 3.10.
 """
@@ -15,12 +15,18 @@ import msgspec
 
 from queue_server.broker.ack import Ack, Acker, AckOutcome
 from queue_server.broker.activity import Activity
-from queue_server.broker.push import DuplicatePush, PartitionsChanged, Pusher, PushResult, check_ids
+from queue_server.broker.push import (
+    DuplicatePush,
+    PartitionsChanged,
+    Pusher,
+    PushHeld,
+    PushResult,
+    check_ids,
+)
 from queue_server.domain.access import Grants
 from queue_server.domain.errors import LimitReached, QueueFull, QueueServerError, Unavailable
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import QUEUE_MODE
-from queue_server.storage.queues import lock_limited_queues
 from queue_server.storage.settle import GroupGone
 from queue_server.storage.transactions import Connection, Transactions
 
@@ -72,7 +78,7 @@ class Transactor:
         *producer_sub* is who pushes, *traceparent* what consumers are told of its span, *creator*
         what bounds the labels of a queue that is new.
         Errors: `TransactionRefused`, `BadRequest`: nothing was done. `Unavailable`: the outcome is
-        unknown.
+        unknown, or maintenance holds its pushes back.
         """
         check_ids(items)
         leases = set(required_leases)
@@ -103,45 +109,38 @@ class Transactor:
         outcomes: list[AckOutcome | None] = [None] * len(acks)
         elements = await self._acker.resolve(acks, QUEUE_MODE, outcomes)
         _refuse_failed(outcomes)
-        try:
-            partitions = await self._pusher.resolve(items, creator)
-        except LimitReached as exc:
-            raise TransactionRefused("too_large", exc.message) from None
-        queue_ids = sorted({ref.queue_id for ref, _ in partitions})
+        request = await self._pusher.prepare(items, producer_subs, traceparent, creator)
 
-        async def work(
-            connection: Connection,
-        ) -> tuple[list[PushResult], list[Callable[[], None]]]:
+        async def work(connection: Connection) -> list[Callable[[], None]]:
             after_commit: list[Callable[[], None]] = []
-            pushed: list[PushResult] = []
-            if queue_ids:
-                await lock_limited_queues(connection, queue_ids)
+            await self._pusher.create_in(connection, [request])
             if elements:
                 after_commit.append(
                     await self._acker.settle_in(connection, acks, elements, outcomes)
                 )
                 _refuse_failed(outcomes)
             if items:
-                pushed, note = await self._pusher.push_in(
-                    connection, items, producer_subs, partitions, traceparent
-                )
-                after_commit.append(note)
-            return pushed, after_commit
+                after_commit.append(await self._pusher.push_in(connection, [request]))
+            return after_commit
 
         try:
-            pushed, after_commit = await self._transactions.run(work)
+            after_commit = await self._transactions.run(work)
         except DuplicatePush:
             raise TransactionRefused(
                 "duplicate", "a pushed transactionId is already stored in its partition"
             ) from None
+        except PushHeld:
+            # What happens together or not at all cannot be put off in part.
+            raise Unavailable("pushes are held back for maintenance; try again later") from None
         except (QueueFull, LimitReached) as exc:
             raise TransactionRefused("too_large", exc.message) from None
         for note in after_commit:
             note()
         self._activity.count_transaction(
             [element.partition.queue for element in elements]
-            + [partition.queue for partition, _ in partitions]
+            + [partition.queue for partition, _ in request.lanes]
         )
+        pushed = [result for result in request.results if result is not None]
         return TransactionResult(pushed, [one for one in outcomes if one is not None])
 
 

@@ -336,6 +336,11 @@ def _database(figures: Figures, now: float) -> Iterator[Metric]:
     )
     yield _gauge("leases", "Live leases.", figures.lease_count)
     yield _gauge("held_messages", "Messages that maintenance holds back.", figures.held_count)
+    yield _gauge(
+        "held_messages_failed",
+        "Messages held back by maintenance that could not be stored; others pass them.",
+        figures.held_failed_count,
+    )
     yield _gauge("database_size_bytes", "Size of the database.", figures.database.size_bytes)
     yield _gauge(
         "database_connections", "Connections to the database.", figures.database.connections

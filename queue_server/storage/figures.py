@@ -54,6 +54,7 @@ class Figures(msgspec.Struct, frozen=True):
     minute_age_s: float
     lease_count: int  # live ones
     held_count: int  # messages that maintenance holds back
+    held_failed_count: int  # those of them that could not be stored
     database: statistics.DatabaseStatistics
     tables: list[statistics.TableStatistics]
     xmin_age: int
@@ -94,6 +95,7 @@ async def read(
             minute_age_s=age[0][0],
             lease_count=leases[0][0],
             held_count=held[0][0],
+            held_failed_count=held[0][1],
             database=statistics.DatabaseStatistics(*database[0]),
             tables=[statistics.TableStatistics(*row) for row in tables],
             xmin_age=horizon.xmin_age,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 
-_HELD_MAX = 200
+# Pushes of one read.
+HELD_READ_MAX = 200
 _HELD_BYTES_MAX = 8 * 1024 * 1024
+_ID_MAX = 2**63 - 1
 
 
 class Modes(msgspec.Struct, frozen=True):
-    """Whether pushes are held back, and whether pops bring nothing."""
+    """Whether pushes are held back, and whether pops bring nothing.
+
+    `holding`: pushes are held back, if only those to queues for which something is held.
+    """
 
     push: bool = False
     pop: bool = False
+    holding: bool = False
 
 
 class HeldPush(msgspec.Struct, frozen=True):
@@ -33,7 +39,7 @@ class HeldPush(msgspec.Struct, frozen=True):
 
 
 class HeldCounts(msgspec.Struct, frozen=True):
-    """Messages held back; `failed` are those of them that could not be read."""
+    """Messages held back; `failed` are those of them that could not be stored."""
 
     total: int
     failed: int
@@ -52,33 +58,44 @@ async def write(
     transactions: Transactions, *, push: bool | None = None, pop: bool | None = None
 ) -> Modes:
     """Switch what is not None; how it is then."""
-    rows = await transactions.call(STATEMENTS["set_maintenance"], {"push": push, "pop": pop})
+    rows = await transactions.call(STATEMENTS["switch_maintenance"], {"push": push, "pop": pop})
     return Modes(*rows[0])
+
+
+async def lock_in(connection: Connection) -> Modes:
+    """Lock the modes until the commit of *connection*: no push is held meanwhile."""
+    cursor = await connection.execute(STATEMENTS["lock_maintenance"])
+    row = await cursor.fetchone()
+    assert row is not None
+    return Modes(*row)
 
 
 async def hold(
     transactions: Transactions,
     items: bytes,
+    queues: Collection[str],
     message_count: int,
     producer_sub: str | None,
     traceparent: str | None,
     push_patterns: Sequence[str] | None,
-) -> None:
-    """Keep a push for later. Errors: `Unavailable`.
+) -> bool:
+    """Keep a push for later; False when it is to be stored now. Errors: `Unavailable`.
 
     When the answer to a commit is lost it is kept twice. That is a repeated push like any other: it
     is stored once where its ids are within the deduplication window, and there is one.
     """
-    await transactions.call(
+    rows = await transactions.call(
         STATEMENTS["hold_push"],
         {
             "items": items,
+            "queues": list(queues),
             "message_count": message_count,
             "producer_sub": producer_sub,
             "traceparent": traceparent,
             "push_patterns": None if push_patterns is None else list(push_patterns),
         },
     )
+    return bool(rows[0][0])
 
 
 async def count_held(transactions: Transactions) -> HeldCounts:
@@ -87,17 +104,66 @@ async def count_held(transactions: Transactions) -> HeldCounts:
     return HeldCounts(*rows[0])
 
 
-async def read_held(transactions: Transactions, after: int) -> list[HeldPush]:
-    """Some pushes behind the one with the id *after*, the oldest first."""
+async def newest_held(transactions: Transactions) -> int | None:
+    """The newest push that is held: with a lower id none is committed after this call."""
+    rows = await transactions.call(STATEMENTS["newest_held"], {})
+    newest: int | None = rows[0][0]
+    return newest
+
+
+async def release_queues(transactions: Transactions) -> int:
+    """Let pushes to queues for which nothing is held any more through; how many these were."""
+    rows = await transactions.call(STATEMENTS["release_queues"], {})
+    count: int = rows[0][0]
+    return count
+
+
+async def release_queues_in(connection: Connection) -> None:
+    """`release_queues` as a part of the transaction of *connection*."""
+    await connection.execute(STATEMENTS["release_queues"])
+
+
+async def read_held(
+    transactions: Transactions,
+    after: int,
+    up_to: int,
+    blocked: Collection[str] = (),
+    skipped: Collection[int] = (),
+) -> list[HeldPush]:
+    """Some pushes in (*after*, *up_to*], the oldest first.
+
+    Those that name a queue of *blocked*, and those of *skipped*, are left out.
+    """
     rows = await transactions.call(
-        STATEMENTS["read_held"],
-        {"after": after, "limit": _HELD_MAX, "bytes_max": _HELD_BYTES_MAX},
+        STATEMENTS["read_held"], _read_parameters(after, up_to, blocked, skipped)
     )
     return [HeldPush(*row) for row in rows]
 
 
+async def read_held_in(
+    connection: Connection, blocked: Collection[str], skipped: Collection[int]
+) -> list[HeldPush]:
+    """The oldest pushes, as `read_held`, in the transaction of *connection*."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(STATEMENTS["read_held"], _read_parameters(0, _ID_MAX, blocked, skipped))
+    return [HeldPush(*row) for row in await cursor.fetchall()]
+
+
+def _read_parameters(
+    after: int, up_to: int, blocked: Collection[str], skipped: Collection[int]
+) -> dict[str, object]:
+    return {
+        "after": after,
+        "up_to": up_to,
+        "blocked": list(blocked),
+        "skipped": list(skipped),
+        "limit": HELD_READ_MAX,
+        "bytes_max": _HELD_BYTES_MAX,
+    }
+
+
 async def note_failed(transactions: Transactions, ids: Sequence[int]) -> set[int]:
-    """Note that these cannot be read; those of which it was not known yet."""
+    """Note that these cannot be stored; those of which it was not known yet."""
     if not ids:
         return set()
     rows = await transactions.call(STATEMENTS["note_held_failed"], {"ids": list(ids)})

@@ -75,6 +75,8 @@ class Appended(msgspec.Struct, frozen=True):
     # Partitions whose bodies should (not) have been encrypted.
     mistaken: Sequence[PartitionId] = ()
     full: Sequence[FullQueue] = ()
+    # Partitions to whose queues maintenance holds pushes back.
+    held: Sequence[PartitionId] = ()
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -110,15 +112,21 @@ async def append(
 
 
 async def append_in(
-    connection: Connection, drafts: Sequence[SegmentDraft], *, can_encrypt: bool = False
+    connection: Connection,
+    drafts: Sequence[SegmentDraft],
+    *,
+    can_encrypt: bool = False,
+    past_holding: bool = False,
 ) -> Appended:
-    """`append` as a part of the transaction of *connection*."""
+    """`append` as a part of the transaction of *connection*; *past_holding*: in maintenance too."""
     cursor = connection.cursor(binary=True)
-    await cursor.execute(STATEMENTS["push"], _push_parameters(drafts, can_encrypt))
+    await cursor.execute(STATEMENTS["push"], _push_parameters(drafts, can_encrypt, past_holding))
     return _appended(await cursor.fetchall())
 
 
-def _push_parameters(drafts: Sequence[SegmentDraft], can_encrypt: bool) -> dict[str, object]:
+def _push_parameters(
+    drafts: Sequence[SegmentDraft], can_encrypt: bool, past_holding: bool = False
+) -> dict[str, object]:
     ranges = [id_ranges(draft.ids) for draft in drafts]
     befores: list[int] = []
     totals: dict[PartitionId, int] = {}
@@ -143,6 +151,7 @@ def _push_parameters(drafts: Sequence[SegmentDraft], can_encrypt: bool) -> dict[
         "bodies": Byteas([d.body for d in drafts]),
         "encrypted": Booleans([bool(d.codec & CODEC_ENCRYPTED) for d in drafts]),
         "can_encrypt": can_encrypt,
+        "past_holding": past_holding,
         "range_segments": Integers([i + 1 for i in owners]),
         "range_partition_ids": Bigints([drafts[i].partition_id for i in owners]),
         "range_min_ids": Byteas([r.min for r in flat]),
@@ -161,6 +170,8 @@ def _appended(rows: Sequence[TupleRow]) -> Appended:
             return Appended({}, missing=[row[1] for row in rows])
         case "encrypt":
             return Appended({}, mistaken=[row[1] for row in rows])
+        case "held":
+            return Appended({}, held=[row[1] for row in rows])
         case status:
             assert status == "full", f"push answered {status}"
             return Appended({}, full=[FullQueue(row[1], row[3], row[6]) for row in rows])

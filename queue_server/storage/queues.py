@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -50,6 +50,15 @@ class QueueRank(msgspec.Struct, frozen=True, gc=False):
     priority: int
 
 
+class NewPartition(msgspec.Struct, frozen=True, gc=False):
+    """A partition to create; the labels are those of its queue, should that not exist either."""
+
+    queue: QueueName
+    name: PartitionName
+    namespace: str
+    task: str
+
+
 class Configured(msgspec.Struct, frozen=True):
     """A queue after `configure`."""
 
@@ -60,6 +69,11 @@ class Configured(msgspec.Struct, frozen=True):
     options: QueueOptions
 
 
+def labels_of_new(queue: QueueName, creator: Grants | None) -> tuple[str, str]:
+    """Namespace and task of a queue that *creator* makes without saying more of it."""
+    return implicit_labels(queue) if creator is None else creator.labels_of_new(queue)
+
+
 async def ensure_queue(
     transactions: Transactions, queue: QueueName, creator: Grants | None = None
 ) -> str:
@@ -67,10 +81,7 @@ async def ensure_queue(
 
     A *creator* that is for some queues only labels it no further than its patterns allow.
     """
-    if creator is None:
-        namespace, task = implicit_labels(queue)
-    else:
-        namespace, task = creator.labels_of_new(queue)
+    namespace, task = labels_of_new(queue, creator)
     rows = await transactions.call(
         STATEMENTS["ensure_queue"],
         {
@@ -84,39 +95,51 @@ async def ensure_queue(
     return str(rows[0][0])
 
 
-async def ensure_partitions(
-    transactions: Transactions,
-    queue: QueueName,
-    names: Sequence[PartitionName],
-    creator: Grants | None = None,
+async def create_partitions(
+    connection: Connection, partitions: Collection[NewPartition]
 ) -> list[PartitionRef]:
-    """Partitions of a queue by name; queue and partitions are created when they do not exist.
+    """Create partitions and their queues as a part of the transaction of *connection*.
 
-    *creator*: as of `ensure_queue`.
+    Shape: those that exist by now are found.
     """
-    # Nearly always they do, and then nothing is locked, nor written, nor waits for a disk.
-    found = await find_partitions(transactions, queue, names)
-    if len(found) == len(set(names)):
-        return found
-    while True:
-        queue_id = await ensure_queue(transactions, queue, creator)
-        rows = await transactions.call(
-            STATEMENTS["ensure_partitions"],
-            {"shard": SHARD, "queue_id": queue_id, "names": list(names)},
-        )
-        if rows:
-            return [PartitionRef(queue, name, queue_id, id_) for name, id_ in rows]
-        # The queue was deleted between the two calls: it is created anew.
+    by_queue: dict[QueueName, list[NewPartition]] = {}
+    for partition in partitions:
+        by_queue.setdefault(partition.queue, []).append(partition)
+    # In one order for all workers: two that create the same names wait for one another, not both.
+    groups = [by_queue[queue] for queue in sorted(by_queue)]
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        STATEMENTS["create_partitions"],
+        {
+            "shard": SHARD,
+            "ids": [uuid.uuid4() for _ in groups],
+            "queues": [group[0].queue for group in groups],
+            "namespaces": [group[0].namespace for group in groups],
+            "tasks": [group[0].task for group in groups],
+            "lease_time": _IMPLICIT_LEASE_TIME_S,
+            "counts": [len(group) for group in groups],
+            "names": [partition.name for group in groups for partition in group],
+        },
+    )
+    return [
+        PartitionRef(queue, name, str(queue_id), id_)
+        for queue, queue_id, name, id_ in await cursor.fetchall()
+    ]
 
 
 async def find_partitions(
-    transactions: Transactions, queue: QueueName, names: Sequence[PartitionName]
+    transactions: Transactions, keys: Sequence[PartitionKey]
 ) -> list[PartitionRef]:
-    """Partitions of a queue by name; those that do not exist are left out."""
+    """Partitions by name; those that do not exist are left out."""
     rows = await transactions.call(
-        STATEMENTS["find_partitions"], {"shard": SHARD, "queue": queue, "names": list(names)}
+        STATEMENTS["find_partitions"],
+        {
+            "shard": SHARD,
+            "queues": [key.queue for key in keys],
+            "names": [key.partition for key in keys],
+        },
     )
-    return [PartitionRef(queue, name, str(queue_id), id_) for name, id_, queue_id in rows]
+    return [PartitionRef(queue, name, str(queue_id), id_) for queue, name, queue_id, id_ in rows]
 
 
 async def find_encrypted_queues(transactions: Transactions, names: Iterable[str]) -> list[str]:
@@ -127,7 +150,7 @@ async def find_encrypted_queues(transactions: Transactions, names: Iterable[str]
 
 async def find_partition(transactions: Transactions, key: PartitionKey) -> PartitionRef | None:
     """A partition by name, if it exists."""
-    found = await find_partitions(transactions, key.queue, [key.partition])
+    found = await find_partitions(transactions, [key])
     return found[0] if found else None
 
 
@@ -302,9 +325,13 @@ class QueueVanished(Exception):
     """The queue was deleted while it was being configured."""
 
 
-async def lock_limited_queues(connection: Connection, queue_ids: Sequence[str]) -> None:
+async def lock_limited_queues(
+    connection: Connection, queue_ids: Collection[str], names: Collection[str] = ()
+) -> None:
     """Lock those of the queues that have a maxSize, before anything else in a transaction."""
-    await connection.execute(STATEMENTS["lock_limited_queues"], {"queue_ids": list(queue_ids)})
+    await connection.execute(
+        STATEMENTS["lock_limited_queues"], {"queue_ids": list(queue_ids), "names": list(names)}
+    )
 
 
 async def delete_queue(transactions: Transactions, queue: QueueName) -> bool:

@@ -22,7 +22,6 @@ from queue_server.domain.names import (
     QUEUE_MODE,
     ConsumerGroup,
     PartitionId,
-    PartitionName,
     QueueName,
 )
 from queue_server.domain.options import OptionChanges
@@ -32,6 +31,7 @@ from queue_server.storage import groups, queues, traces
 from queue_server.storage.stored_messages import NotPending
 from queue_server.storage.traces import NewTrace
 from queue_server.storage.transactions import Transactions
+from tests.fix_db import make_partitions
 
 Q = QueueName("q")
 
@@ -69,7 +69,7 @@ class Server:
         return 0 if answer.delivery is None else answer.delivery.message_count
 
     async def partition_id(self, name: str = "p") -> PartitionId:
-        [ref] = await queues.ensure_partitions(self.transactions, Q, [PartitionName(name)])
+        [ref] = await make_partitions(self.transactions, Q, [name])
         return ref.id
 
     async def interrupt_deletion(self, group: str) -> None:

@@ -37,6 +37,7 @@ from queue_server.storage.messages import SHARD, SegmentDraft
 from queue_server.storage.retention import Expired
 from queue_server.storage.transactions import Connection, Transactions
 from tests.client import uuid7
+from tests.fix_db import make_partitions
 
 DAY_S = 24 * 3600
 
@@ -53,10 +54,7 @@ class Log:
         )
 
     async def partition(self, name: str = "p", queue: str = "q") -> PartitionRef:
-        refs = await queues.ensure_partitions(
-            self.transactions, QueueName(queue), [PartitionName(name)]
-        )
-        return refs[0]
+        return (await make_partitions(self.transactions, queue, [name]))[0]
 
     async def push(
         self, partition: PartitionRef, count: int = 10, ids: Sequence[str] | None = None

@@ -2,9 +2,9 @@
 
 import psycopg
 
-from queue_server.domain.names import PartitionName, QueueName
-from queue_server.storage import queues, statistics
+from queue_server.storage import statistics
 from queue_server.storage.transactions import Transactions
+from tests.fix_db import make_partitions
 
 
 async def test_what_other_programs_ask_is_not_told(
@@ -26,9 +26,9 @@ async def test_a_group_that_is_behind_is_told_however_many_others_are_further(
     transactions: Transactions, conninfo: str
 ) -> None:
     """The list ends after 1000 places: of the group that was asked for, not of all."""
-    names = [PartitionName(f"p{number}") for number in range(1200)]
-    await queues.ensure_partitions(transactions, QueueName("old"), names)
-    await queues.ensure_partitions(transactions, QueueName("new"), names[:2])
+    names = [f"p{number}" for number in range(1200)]
+    await make_partitions(transactions, "old", names)
+    await make_partitions(transactions, "new", names[:2])
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         await connection.execute(
             "INSERT INTO queen.segments (shard, partition_id, base_offset, next_offset, created_at,"

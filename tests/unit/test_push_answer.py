@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_server.broker.push import _Lane, _Request
+from queue_server.broker.push import PushRequest, _Lane
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import PartitionName, PartitionRef, QueueName
 
@@ -27,9 +27,10 @@ def test_both_ways_say_the_same(
         }.values()
     ]
     indexes = list(range(len(messages)))
-    request = _Request(
-        [(PARTITION, indexes)], messages, [None] * len(messages), 1, [None] * len(messages)
+    request = PushRequest(
+        messages, [None] * len(messages), [(PARTITION, indexes)], [], [None] * len(messages)
     )
+    request.lanes = request.known
     lane = _Lane(PARTITION, None)
     lane.add(request, indexes)
     lane.build()

@@ -71,13 +71,11 @@ async def _push(request: web.Request) -> bytes:
     if SPAN in request:
         queues = {item.queue for item in items}
         describe(request, len(items), queue=queues.pop() if len(queues) == 1 else None)
-    if state.maintenance.modes.push:
-        return await state.maintenance.hold(
-            items, producer_sub(request), traceparent_of(request), grants
-        )
-    answer = await state.pusher.push(
+    answer, is_stored = await state.maintenance.push(
         items, len(body), producer_sub(request), traceparent_of(request), grants
     )
+    if not is_stored:
+        return answer
     if state.live.is_listened_to:
         state.live.pushed(items, answer)
     state.row.observe(BATCH_MESSAGES[Operation.PUSH], len(items))

@@ -72,9 +72,6 @@ async def _execute(request: web.Request) -> bytes:
         for queue in {item.queue for item in items}:
             grants.require(Use.PUSH, queue)
         acks = await hide_partitions(request, Use.POP, acks)
-    if items:
-        # What happens together or not at all cannot be put off in part.
-        state.maintenance.refuse_pushes()
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(

@@ -53,8 +53,9 @@ $$;
 -- Returns:    how many cursors were deleted, the names of the visited partitions that hold messages,
 --             and whether partitions are left.
 -- Writes:     cursors, leases, pending, subscription_remains.
--- Locks:      the remains (one clean-up at a time), cursors, then allocators FOR SHARE, ascending:
---             waits for the pushes that began before the deletion, which may list the group.
+-- Locks:      the queue FOR NO KEY UPDATE, the remains (one clean-up at a time), cursors, then
+--             allocators FOR SHARE, ascending: waits for the pushes that began before the deletion,
+--             which may list the group, in partitions that they create too.
 -- Isolation:  READ COMMITTED; partitions made after the deletion never meet the group.
 CREATE OR REPLACE FUNCTION queen.clear_remains(
     p_shard smallint,
@@ -70,6 +71,13 @@ BEGIN
     o_deleted := 0;
     o_partitions := '{}';
     o_more := false;
+    PERFORM 1
+    FROM queen.queues q
+    WHERE q.id = (
+        SELECT r.queue_id FROM queen.subscription_remains r
+        WHERE r.subscription_id = p_subscription_id
+    )
+    FOR NO KEY UPDATE;
     SELECT r.* INTO v_remains
     FROM queen.subscription_remains r
     WHERE r.subscription_id = p_subscription_id

@@ -5,11 +5,15 @@
 --             more for each segment (domain/ids.py), naming their segment by its 1-based number.
 --             `p_encrypted` says which bodies are; `p_can_encrypt` that those of encrypted queues have
 --             to be. It is false for a caller without a key that may store them as plain text.
+--             `p_past_holding`: maintenance does not hold it back (what was held, and what an operator
+--             pushes).
 -- Returns:    o_status 'stored':    one row a partition: the offset of its first new message and the
 --                                   segments' time;
 --             o_status 'duplicate': one row for each id that is taken, by segment number and
 --                                   position: nothing was written, push again without them;
 --             o_status 'missing':   one row for each partition that is gone: nothing was written;
+--             o_status 'held':      one row for each partition to whose queue pushes are held back:
+--                                   nothing was written;
 --             o_status 'encrypt':   one row for each partition whose queue wants its bodies
 --                                   encrypted, or no longer does: nothing was written;
 --             o_status 'full':      one row for each queue that would exceed its max_size, with a
@@ -37,6 +41,7 @@ CREATE OR REPLACE FUNCTION queen.push_v2(
     p_bodies bytea[],
     p_encrypted boolean[],
     p_can_encrypt boolean,
+    p_past_holding boolean,
     p_range_segments integer[],
     p_range_partition_ids bigint[],
     p_range_min_ids bytea[],
@@ -59,6 +64,7 @@ DECLARE
     v_queue record;
     v_limited boolean;
     v_mistaken boolean;
+    v_holding boolean;
     v_locked bigint[];
     v_count bigint;
     v_now timestamptz;
@@ -68,8 +74,10 @@ DECLARE
 BEGIN
     SELECT
         bool_or(q.max_size > 0),
-        bool_or(u.encrypted <> (q.encryption_enabled AND p_can_encrypt))
-    INTO v_limited, v_mistaken
+        bool_or(u.encrypted <> (q.encryption_enabled AND p_can_encrypt)),
+        -- Without a lock: see "What a push costs" in docs/design/maintenance.md.
+        (SELECT m.holding AND NOT p_past_holding FROM queen.maintenance m WHERE m.id)
+    INTO v_limited, v_mistaken, v_holding
     FROM unnest(p_partition_ids, p_encrypted) AS u (partition_id, encrypted)
     CROSS JOIN LATERAL queen.allocator_of(p_shard, u.partition_id) a
     CROSS JOIN LATERAL (
@@ -77,6 +85,22 @@ BEGIN
         WHERE k.id = a.queue_id
         OFFSET 0
     ) q;
+
+    IF v_holding THEN
+        RETURN QUERY
+        SELECT DISTINCT
+            'held', a.partition_id, NULL::integer, NULL::integer, NULL::bigint, NULL::uuid,
+            NULL::integer, NULL::timestamptz
+        FROM unnest(p_partition_ids) AS u (partition_id)
+        JOIN queen.allocators a ON a.shard = p_shard AND a.partition_id = u.partition_id
+        JOIN queen.queues q ON q.id = a.queue_id
+        WHERE
+            (SELECT m.push FROM queen.maintenance m)
+            OR EXISTS (SELECT 1 FROM queen.held_queues h WHERE h.name = q.name);
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
 
     IF v_mistaken THEN
         RETURN QUERY

@@ -37,8 +37,10 @@ $$;
 -- Parameters: the queue and the names.
 -- Returns:    name and id of each; none at all when the queue is gone.
 -- Calls:      check_partition_limit.
--- Writes:     partitions, allocators, shards.
--- Locks:      the queue FOR KEY SHARE (delete_queue waits, or is waited for), then the shard's row.
+-- Writes:     partitions, allocators.
+-- Locks:      the queue FOR SHARE: delete_queue, backfill_subscription and clear_remains wait, or are
+--             waited for, until the creation and what is pushed with it are committed. Then the
+--             names, ascending: another creation of the same name is waited for.
 -- Isolation:  READ COMMITTED; two creations of a name at once are one. A number that is drawn for
 --             a name which another creation got first is left out, which does no harm.
 CREATE OR REPLACE FUNCTION queen.ensure_partitions(
@@ -49,9 +51,8 @@ CREATE OR REPLACE FUNCTION queen.ensure_partitions(
 AS $$
 DECLARE
     v_missing text[];
-    v_number bigint;
 BEGIN
-    PERFORM 1 FROM queen.queues q WHERE q.id = p_queue_id FOR KEY SHARE;
+    PERFORM 1 FROM queen.queues q WHERE q.id = p_queue_id FOR SHARE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -71,15 +72,12 @@ BEGIN
 
     IF v_missing IS NOT NULL THEN
         PERFORM queen.check_partition_limit(p_shard, p_queue_id, cardinality(v_missing));
-        UPDATE queen.shards h
-        SET next_partition_number = h.next_partition_number + cardinality(v_missing)
-        WHERE h.shard = p_shard
-        RETURNING h.next_partition_number - cardinality(v_missing) INTO v_number;
-
         WITH created AS (
             INSERT INTO queen.partitions (shard, id, queue_id, name)
-            SELECT p_shard, (p_shard::bigint << 47) + v_number + m.n - 1, p_queue_id, m.name
-            FROM unnest(v_missing) WITH ORDINALITY AS m (name, n)
+            SELECT
+                p_shard, (p_shard::bigint << 47) + nextval('queen.partition_numbers'), p_queue_id,
+                m.name
+            FROM (SELECT u.name FROM unnest(v_missing) AS u (name) ORDER BY u.name) m
             ON CONFLICT (shard, queue_id, name) DO NOTHING
             RETURNING id
         )
@@ -98,6 +96,52 @@ BEGIN
         ORDER BY k.name
         LIMIT 1
     ) p;
+END
+$$;
+
+-- create_partitions: find partitions of several queues by name, or create them and their queues.
+--
+-- It is a part of the transaction that pushes to them: what is refused leaves no queue and no
+-- partition behind.
+--
+-- Parameters: the queues, ascending, each with a fresh id, its labels and its number of names; the
+--             names of all in one, and the lease time of an implicitly created queue.
+-- Returns:    queue and partition of each name.
+-- Calls:      ensure_queue, ensure_partitions.
+-- Writes:     queues, partitions, allocators.
+-- Locks:      as these, queue by queue. Queues with a max_size are locked before (lock_limited_queues).
+-- Isolation:  READ COMMITTED. A queue that is deleted meanwhile is created anew.
+CREATE OR REPLACE FUNCTION queen.create_partitions(
+    p_shard smallint,
+    p_ids uuid[],
+    p_queues text[],
+    p_namespaces text[],
+    p_tasks text[],
+    p_lease_time integer,
+    p_counts integer[],
+    p_names text[]
+) RETURNS TABLE (o_queue text, o_queue_id uuid, o_name text, o_partition_id bigint)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_end integer := 0;
+BEGIN
+    FOR i IN 1 .. cardinality(p_queues) LOOP
+        o_queue := p_queues[i];
+        v_end := v_end + p_counts[i];
+        LOOP
+            SELECT e.o_queue_id INTO o_queue_id
+            FROM queen.ensure_queue(
+                p_ids[i], o_queue, p_namespaces[i], p_tasks[i], p_lease_time
+            ) e;
+            RETURN QUERY
+            SELECT p_queues[i], o_queue_id, e.o_name, e.o_partition_id
+            FROM queen.ensure_partitions(
+                p_shard, o_queue_id, p_names[v_end - p_counts[i] + 1 : v_end]
+            ) e;
+            EXIT WHEN FOUND;
+        END LOOP;
+    END LOOP;
 END
 $$;
 

@@ -7,9 +7,11 @@
 -- Parameters: the subscription; how many partitions at most.
 -- Returns:    whether partitions are left.
 -- Writes:     cursors, pending, subscriptions.
--- Locks:      the subscription (one backfill at a time), then allocators, ascending, FOR SHARE: waits
---             for the pushes that began before the group was registered, whose messages it lists.
--- Isolation:  READ COMMITTED; the third statement's snapshot is taken under the allocators' locks.
+-- Locks:      the queue FOR NO KEY UPDATE: waits for pushes that began before the group was registered
+--             and create a partition, which is not to be seen before their commit. The subscription
+--             (one backfill at a time), then allocators, ascending, FOR SHARE: waits for the other
+--             pushes that began before, whose messages it lists.
+-- Isolation:  READ COMMITTED; the last statement's snapshot is taken under the allocators' locks.
 CREATE OR REPLACE FUNCTION queen.backfill_subscription(
     p_shard smallint,
     p_subscription_id integer,
@@ -22,6 +24,11 @@ DECLARE
     v_subscription record;
     v_ids bigint[];
 BEGIN
+    PERFORM 1
+    FROM queen.queues q
+    WHERE q.id = (SELECT u.queue_id FROM queen.subscriptions u WHERE u.id = p_subscription_id)
+    FOR NO KEY UPDATE;
+
     SELECT u.* INTO v_subscription
     FROM queen.subscriptions u
     WHERE u.id = p_subscription_id

@@ -6,7 +6,7 @@ SELECT * FROM queen.push_v2(
     %(shard)s::smallint, %(partition_ids)b::bigint[], %(befores)b::integer[],
     %(afters)b::integer[], %(counts)b::integer[], %(first_message_ids)b::uuid[], %(raw_bytes)b::integer[],
     %(codecs)b::smallint[], %(ids)b::bytea[], %(bodies)b::bytea[],
-    %(encrypted)b::boolean[], %(can_encrypt)s::boolean,
+    %(encrypted)b::boolean[], %(can_encrypt)s::boolean, %(past_holding)s::boolean,
     %(range_segments)b::integer[], %(range_partition_ids)b::bigint[],
     %(range_min_ids)b::bytea[], %(range_max_ids)b::bytea[], %(range_scan_ids)b::bytea[]
 )

@@ -1,38 +1,48 @@
 -- name: get_maintenance
-SELECT m.push, m.pop FROM queen.maintenance m
+SELECT m.push, m.pop, m.holding FROM queen.maintenance m
 
--- name: set_maintenance
--- A null leaves it as it is.
-UPDATE queen.maintenance m
-SET
-    push = coalesce(%(push)s::boolean, m.push),
-    pop = coalesce(%(pop)s::boolean, m.pop),
-    changed_at = clock_timestamp()
-RETURNING m.push, m.pop
+-- name: switch_maintenance
+SELECT * FROM queen.switch_maintenance(%(push)s::boolean, %(pop)s::boolean)
+
+-- name: lock_maintenance
+-- Until the commit no push is held, and the mode does not change.
+SELECT m.push, m.pop, m.holding FROM queen.maintenance m FOR UPDATE
 
 -- name: hold_push
-INSERT INTO queen.held_pushes (message_count, producer_sub, traceparent, push_patterns, items)
-VALUES (
-    %(message_count)s, %(producer_sub)s, %(traceparent)s, %(push_patterns)s::text[], %(items)b
+SELECT queen.hold_push(
+    %(queues)s::text[], %(message_count)s::integer, %(producer_sub)s::text,
+    %(traceparent)s::text, %(push_patterns)s::text[], %(items)b::bytea
 )
-RETURNING id
+
+-- name: newest_held
+SELECT queen.newest_held()
+
+-- name: release_queues
+SELECT queen.release_queues()
 
 -- name: count_held
--- Messages, and those of them that could not be read.
+-- Messages, and those of them that could not be stored.
 SELECT
     coalesce(sum(h.message_count), 0)::bigint,
     coalesce(sum(h.message_count) FILTER (WHERE h.failed_at IS NOT NULL), 0)::bigint
 FROM queen.held_pushes h
 
 -- name: read_held
--- The oldest pushes, up to a size, but at least one.
+-- The oldest pushes between two, up to a size, but at least one; those to some queues left out, and
+-- those that are not tried for the present.
 SELECT s.id, s.producer_sub, s.traceparent, s.push_patterns, s.items, s.message_count
 FROM (
     SELECT
         h.*,
         sum(octet_length(h.items)) OVER (ORDER BY h.id) - octet_length(h.items) AS before
     FROM (
-        SELECT * FROM queen.held_pushes WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+        SELECT * FROM queen.held_pushes
+        WHERE
+            id > %(after)s AND id <= %(up_to)s
+            AND NOT queues && %(blocked)s::text[]
+            AND id <> ALL (%(skipped)s::bigint[])
+        ORDER BY id
+        LIMIT %(limit)s
     ) h
 ) s
 WHERE s.before < %(bytes_max)s

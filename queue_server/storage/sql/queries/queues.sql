@@ -8,13 +8,27 @@ SELECT * FROM queen.ensure_partitions(
     %(shard)s::smallint, %(queue_id)s::uuid, %(names)s::text[]
 )
 
+-- name: create_partitions
+SELECT * FROM queen.create_partitions(
+    %(shard)s::smallint, %(ids)s::uuid[], %(queues)s::text[], %(namespaces)s::text[],
+    %(tasks)s::text[], %(lease_time)s::integer, %(counts)s::integer[], %(names)s::text[]
+)
+
 -- name: find_partitions
--- Partitions of a queue by name; nothing is locked or created. Between two equal bounds, and in
+-- Partitions by the names of queue and partition; nothing is locked or created. Between two equal bounds, and in
 -- order, because then only the index by name will do: until the table has statistics it is taken for
 -- tiny, and an index by queue alone, read to its end for each name, looks as good.
-SELECT p.name, p.id, q.id AS queue_id
-FROM queen.queues q
-CROSS JOIN (SELECT DISTINCT u.name FROM unnest(%(names)s::text[]) AS u (name)) n
+SELECT n.queue, p.name, q.id AS queue_id, p.id
+FROM (
+    SELECT DISTINCT u.queue, u.name
+    FROM unnest(%(queues)s::text[], %(names)s::text[]) AS u (queue, name)
+) n
+CROSS JOIN LATERAL (
+    SELECT k.id FROM queen.queues k
+    WHERE k.name >= n.queue AND k.name <= n.queue
+    ORDER BY k.name
+    LIMIT 1
+) q
 CROSS JOIN LATERAL (
     SELECT k.name, k.id
     FROM queen.partitions k
@@ -23,7 +37,6 @@ CROSS JOIN LATERAL (
     ORDER BY k.name
     LIMIT 1
 ) p
-WHERE q.name = %(queue)s
 
 -- name: name_partitions
 -- Partitions by id, for acknowledgements and answers.
@@ -62,7 +75,9 @@ FOR NO KEY UPDATE
 -- A transaction locks these before its cursors, as the lock order has it; push would lock them after.
 SELECT q.id
 FROM queen.queues q
-WHERE q.max_size > 0 AND q.id = ANY (%(queue_ids)s::uuid[])
+WHERE
+    q.max_size > 0
+    AND (q.id = ANY (%(queue_ids)s::uuid[]) OR q.name = ANY (%(names)s::text[]))
 ORDER BY q.id
 FOR NO KEY UPDATE
 
