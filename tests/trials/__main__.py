@@ -412,7 +412,14 @@ def _subscription(server: Server) -> Verdict:
 def _labels(server: Server) -> Verdict:
     body = {"queue": "label", "namespace": "x" * 6_000_000, "options": {}}
     status = server.request("POST", "/api/v1/configure", body).status
-    return str(status), status == 400
+    return str(status), status == 413  # as for a name
+
+
+@trial("pops make no more queues than there may be", MAX_QUEUES="50")
+def _queues(server: Server) -> Verdict:
+    statuses = [server.request("GET", f"/api/v1/pop/queue/made-{n}").status for n in range(60)]
+    text = f"{statuses.count(204)} x 204, {statuses.count(409)} x 409"
+    return text, statuses == [204] * 50 + [409] * 10
 
 
 # -- credentials for some queues --
