@@ -48,7 +48,7 @@ from queue_server.cluster.sockets import (
     url_of,
 )
 from queue_server.cluster.stand_in import Absent, StandIn
-from queue_server.cluster.tls import TlsError, read_tls
+from queue_server.cluster.tls import TlsError, certificate_ends_at, read_tls
 from queue_server.cluster.worker import (
     EXIT_BOOT_FAILED,
     Pipes,
@@ -57,7 +57,7 @@ from queue_server.cluster.worker import (
     WorkerContext,
     build_server,
 )
-from queue_server.observability.counters import Counter, Counters
+from queue_server.observability.counters import Counter, Counters, Life
 from queue_server.observability.logging import set_worker
 from queue_server.settings import Settings, options
 from queue_server.storage.connections import discard_libpq_variables
@@ -190,7 +190,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         raise_file_limit()
-        self.tls = read_tls(self.settings)
+        self._read_tls()
         ended_badly = self.database.lock() if self.database else False
         listeners = open_listeners(
             self.settings.host,
@@ -494,9 +494,14 @@ class Supervisor:
                 self.should_exit = True
                 return
 
+    def _read_tls(self) -> None:
+        self.tls = read_tls(self.settings)
+        ends_at = certificate_ends_at(self.settings)
+        self.counters.supervisor.words[Life.CERTIFICATE_ENDS_AT_S] = ends_at
+
     def _handle_hup(self) -> None:
         try:
-            self.tls = read_tls(self.settings)
+            self._read_tls()
         except TlsError as exc:
             logger.error("SIGHUP: %s; the workers stay", exc, extra={"event": "reload_failed"})
             return

@@ -8,6 +8,9 @@ session wherever its next connection goes.
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
+
+from cryptography import x509
 
 from queue_server.settings import Settings
 
@@ -40,6 +43,17 @@ def read_tls(settings: Settings) -> ssl.SSLContext | None:
             raise TlsError(f"TLS_CLIENT_CA={settings.tls_client_ca}: {_reason(exc)}") from exc
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def certificate_ends_at(settings: Settings) -> int:
+    """Return when the first of the certificates in TLS_CERT ends, in Unix time; 0 without TLS.
+
+    The files are those that `read_tls` has just accepted.
+    """
+    if not settings.tls_cert:
+        return 0
+    chain = x509.load_pem_x509_certificates(Path(settings.tls_cert).read_bytes())
+    return int(min(one.not_valid_after_utc.timestamp() for one in chain))
 
 
 def _reason(exc: OSError | ValueError) -> str:

@@ -8,7 +8,10 @@ dashboards (source: wire-api 3.3).
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -146,6 +149,17 @@ _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
         lambda q: q.oldest_age_s,
     ),
     ("queue_dead_letters", "Dead letters.", lambda q: q.dead_letter_count),
+    ("queue_max_messages", "The queue's maxSize; 0: no limit.", lambda q: q.max_size),
+    (
+        "queue_recently_acked_messages",
+        "Messages that groups acknowledged in the last five minutes, on all servers.",
+        lambda q: q.acked_recently,
+    ),
+    (
+        "queue_recently_failed_messages",
+        "Messages that groups reported as failed in the last five minutes, on all servers.",
+        lambda q: q.failed_recently,
+    ),
 )
 
 _GROUP_GAUGES: Sequence[tuple[str, str, Callable[[GroupStatistics], float]]] = (
@@ -164,11 +178,20 @@ _GROUP_GAUGES: Sequence[tuple[str, str, Callable[[GroupStatistics], float]]] = (
 
 
 def render(
-    counters: Counters, figures: Figures | None, modes: Modes, *, database_up: bool, now: float
+    counters: Counters,
+    figures: Figures | None,
+    modes: Modes,
+    *,
+    database_up: bool,
+    now: float,
+    data_dir: Path | None,
 ) -> bytes:
-    """The exposition; *now* by CLOCK_MONOTONIC."""
+    """Render the exposition.
+
+    *now* is by CLOCK_MONOTONIC; *data_dir* is the embedded PostgreSQL's, None with a given one.
+    """
     registry = CollectorRegistry()
-    registry.register(_Collected(_metrics(counters, figures, modes, database_up, now)))
+    registry.register(_Collected(_metrics(counters, figures, modes, database_up, now, data_dir)))
     return generate_latest(registry)
 
 
@@ -181,7 +204,12 @@ class _Collected(Collector):
 
 
 def _metrics(
-    counters: Counters, figures: Figures | None, modes: Modes, database_up: bool, now: float
+    counters: Counters,
+    figures: Figures | None,
+    modes: Modes,
+    database_up: bool,
+    now: float,
+    data_dir: Path | None,
 ) -> Iterator[Metric]:
     yield _gauge(
         "start_time_seconds",
@@ -199,6 +227,12 @@ def _metrics(
         "Keys that this server does not have and that something stored is encrypted with.",
         max(counters.states(Life.KEYS_MISSING)),
     )
+    if ends_at := counters.supervisor.get(Life.CERTIFICATE_ENDS_AT_S):
+        yield _gauge(
+            "certificate_end_time_seconds", "When the TLS certificate ends, in Unix time.", ends_at
+        )
+    if data_dir is not None:
+        yield from _disk(data_dir)
     yield from _requests(counters)
     for counter, name, text in _COUNTERS:
         yield _counter(name, text, counters.total(counter))
@@ -229,6 +263,13 @@ def _metrics(
         yield from _queues(figures)
         yield from _database(figures, now)
     yield from _first_broker_s(counters, figures, modes)
+
+
+def _disk(data_dir: Path) -> Iterator[Metric]:
+    with contextlib.suppress(OSError):  # nothing is known of a disk that is gone
+        disk = shutil.disk_usage(data_dir)
+        yield _gauge("data_disk_size_bytes", "Size of the data directory's disk.", disk.total)
+        yield _gauge("data_disk_free_bytes", "What is free of it.", disk.free)
 
 
 def _requests(counters: Counters) -> Iterator[Metric]:
@@ -344,6 +385,17 @@ def _database(figures: Figures, now: float) -> Iterator[Metric]:
     yield _gauge("database_size_bytes", "Size of the database.", figures.database.size_bytes)
     yield _gauge(
         "database_connections", "Connections to the database.", figures.database.connections
+    )
+    yield _gauge(
+        "database_server_connections",
+        "Connections to all databases of the PostgreSQL server.",
+        figures.connections,
+    )
+    yield _gauge("database_server_connections_max", "Its max_connections.", figures.connections_max)
+    yield _gauge(
+        "database_kept_log_bytes",
+        "Write-ahead log that replication slots without a reader keep.",
+        figures.kept_log_bytes,
     )
     yield _gauge(
         "database_oldest_xmin_age_transactions",

@@ -94,6 +94,7 @@ class Life(enum.IntEnum):
     SOCKETS = enum.auto()  # WebSockets of dashboards, as of now
     QUEUES_WITHOUT_KEY = enum.auto()  # encrypted ones, while the server has no key
     KEYS_MISSING = enum.auto()  # that something stored is encrypted with
+    CERTIFICATE_ENDS_AT_S = enum.auto()  # Unix time; 0 without TLS; said by the supervisor
     PARTITIONS_UNREADABLE = enum.auto()  # that it leaves out of pops: it cannot open what is next
 
 

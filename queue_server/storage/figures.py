@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 from queue_server.storage import statistics
 from queue_server.storage.diagnostics import Horizon
 from queue_server.storage.messages import SHARD
+from queue_server.storage.series import QueueRates
 from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.statistics import GroupStatistics, QueueStatistics
 from queue_server.storage.transactions import Connection, Transactions
@@ -27,6 +28,9 @@ class QueueFigures(msgspec.Struct, frozen=True):
     leased_count: int
     dead_letter_count: int
     oldest_age_s: float  # of the oldest message that its slowest consumer has not committed
+    max_size: int  # 0 = no limit
+    acked_recently: int  # in the last five minutes, as the next one
+    failed_recently: int
 
 
 class QueueMinute(msgspec.Struct, frozen=True):
@@ -59,6 +63,9 @@ class Figures(msgspec.Struct, frozen=True):
     tables: list[statistics.TableStatistics]
     xmin_age: int
     oldest_transaction_s: float
+    kept_log_bytes: int  # by replication slots without a reader
+    connections: int  # to all databases of the server
+    connections_max: int
 
 
 async def read(
@@ -77,7 +84,8 @@ async def read(
         async def rows(name: str, **parameters: Any) -> list[TupleRow]:
             return await (await connection.execute(STATEMENTS[name], parameters)).fetchall()
 
-        apart = tell_apart(queues, series_max)
+        rates = {row[0]: QueueRates(*row[1:]) for row in await rows("queue_rates", queue=None)}
+        apart = tell_apart(queues, rates, series_max)
         names = [one.name for one in apart if one.name is not None]
         minutes = await rows("last_minute", queues=names)
         age = await rows("last_minute_age")
@@ -87,6 +95,7 @@ async def read(
         tables = await rows("table_statistics")
         horizon = Horizon.of(await rows("vacuum_horizon"))
         oldest = horizon.oldest_session
+        connections = await rows("database_connections")
         return Figures(
             taken_at=taken_at,
             queues=apart,
@@ -100,25 +109,33 @@ async def read(
             tables=[statistics.TableStatistics(*row) for row in tables],
             xmin_age=horizon.xmin_age,
             oldest_transaction_s=0.0 if oldest is None else oldest.open_s or 0.0,
+            kept_log_bytes=sum(one.log_bytes or 0 for one in horizon.idle_slots),
+            connections=connections[0][0],
+            connections_max=connections[0][1],
         )
 
     return await transactions.run(work)
 
 
-def tell_apart(queues: Iterable[QueueStatistics], own_max: int) -> list[QueueFigures]:
+def tell_apart(
+    queues: Iterable[QueueStatistics], rates: Mapping[str, QueueRates], own_max: int
+) -> list[QueueFigures]:
     """The oldest queues one by one, and all others together.
 
     Queues keep their place in this order, so one that is made later never ends another one's
     series.
     """
     ranked = sorted(queues, key=lambda queue: (queue.created_at, queue.name))
-    found = [_sum(queue.name, [queue]) for queue in ranked[:own_max]]
+    found = [_sum(queue.name, [queue], rates) for queue in ranked[:own_max]]
     if others := ranked[own_max:]:
-        found.append(_sum(None, others))
+        found.append(_sum(None, others, rates))
     return found
 
 
-def _sum(name: str | None, queues: Sequence[QueueStatistics]) -> QueueFigures:
+def _sum(
+    name: str | None, queues: Sequence[QueueStatistics], rates: Mapping[str, QueueRates]
+) -> QueueFigures:
+    recent = [rates[queue.name] for queue in queues if queue.name in rates]
     return QueueFigures(
         name=name,
         queue_count=len(queues),
@@ -128,6 +145,10 @@ def _sum(name: str | None, queues: Sequence[QueueStatistics]) -> QueueFigures:
         leased_count=sum(queue.counts.processing for queue in queues),
         dead_letter_count=sum(queue.counts.dead for queue in queues),
         oldest_age_s=max(queue.oldest_s for queue in queues),
+        # The limits of several queues do not add up to one.
+        max_size=queues[0].max_size if name is not None else 0,
+        acked_recently=sum(one.acked_recently for one in recent),
+        failed_recently=sum(one.failed_recently for one in recent),
     )
 
 

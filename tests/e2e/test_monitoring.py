@@ -18,6 +18,14 @@ ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 SCRAPE = ROOT / "deploy/prometheus/prometheus.yml"
 DASHBOARD = ROOT / "deploy/grafana/queue-server.json"
 PAGE = ROOT / "docs/monitoring.md"
+RUNBOOK = ROOT / "docs/alerts.md"
+
+# What is only reported with TLS (tests/e2e/test_tls.py), or with the embedded PostgreSQL.
+CONDITIONAL = {
+    "queue_server_certificate_end_time_seconds",
+    "queue_server_data_disk_size_bytes",
+    "queue_server_data_disk_free_bytes",
+}
 
 NAME = re.compile(r"\bqueue_server_\w+")
 
@@ -37,7 +45,9 @@ async def told_names(client: Client) -> set[str]:
         # Figures of the database are some seconds old.
         if "queue_server_group_lag_seconds" not in names:
             return None
-        return names | {family.name for family in families if family.type == "histogram"}
+        return (
+            CONDITIONAL | names | {family.name for family in families if family.type == "histogram"}
+        )
 
     return await eventually(told, deadline=30)
 
@@ -62,6 +72,41 @@ async def test_what_dashboard_and_alerts_name_is_told(client: Client) -> None:
     assert named <= told
 
 
+# The same on every server of one database: a sum over servers would count it several times.
+SHARED = re.compile(
+    r"queue_server_(?:queues\b|queue_\w+|group_\w+|leases\b|held_messages|table_\w+|maintenance\b"
+    r"|database_(?!up|restarts)\w+)"
+)
+ONCE = re.compile(r"(?:max|min)(?: by \((?!instance)[a-z, ]+\))? ?\((?:delta\(|deriv\()?$")
+
+
+def test_what_all_servers_report_alike_is_taken_once() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    rules = re.findall(
+        r"^ +expr: (?:>-\n)?((?:.+\n)+?)(?= +(?:for|labels):)", ALERTS.read_text(), re.M
+    )
+    texts = [*expressions(dashboard["panels"]), *(" ".join(rule.split()) for rule in rules)]
+    assert len(rules) == len(alert_names())
+    found = 0
+    for text in texts:
+        if "absent_over_time" in text:
+            text = text.partition("absent_over_time")[0]
+        for metric in SHARED.finditer(text):
+            found += 1
+            assert ONCE.search(text[: metric.start()]), text
+    assert found > 40
+
+
+def test_panels_say_what_they_show_and_can_be_narrowed() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    variables = {one["name"] for one in dashboard["templating"]["list"]}
+    assert {"instance", "queue", "group"} <= variables
+    silent = [
+        p["title"] for p in dashboard["panels"] if p["type"] != "row" and not p.get("description")
+    ]
+    assert silent == []
+
+
 async def test_the_page_names_what_is_told_and_nothing_else(client: Client) -> None:
     told = {re.sub(r"_(bucket|count|sum)$", "", name) for name in await told_names(client)}
     page = PAGE.read_text()
@@ -69,12 +114,14 @@ async def test_the_page_names_what_is_told_and_nothing_else(client: Client) -> N
     assert named == {name for name in told if name.startswith("queue_server_")}
 
 
-def test_each_alert_says_what_to_do_and_is_on_the_page() -> None:
+def test_each_alert_says_what_to_do_and_has_a_section_of_its_own() -> None:
     names = alert_names()
     assert len(names) > 10
     text = ALERTS.read_text()
     assert text.count("summary:") == text.count("description:") == len(names)
-    assert re.findall(r"^\| `(QueueServer\w+)`", PAGE.read_text(), re.MULTILINE) == names
+    assert re.findall(r"^## (QueueServer\w+)$", RUNBOOK.read_text(), re.MULTILINE) == names
+    anchors = re.findall(r'runbook_url: "\S+/alerts\.html#(\w+)"', text)
+    assert anchors == [name.lower() for name in names]
 
 
 def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:

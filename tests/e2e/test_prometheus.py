@@ -147,10 +147,14 @@ async def test_wake_ups_are_counted_by_who_told(cluster: ClusterProcess) -> None
             queue = unique("woken")
             await client.push(queue, [0])
             await client.complete(await client.pop(queue))
+            tried = (await scrape(client)).value("queue_server_flush_requests_sum", operation="pop")
             waiting = asyncio.create_task(client.pop(queue, wait_ms=20_000))
 
-            async def parked() -> bool:
-                return (await scrape(client)).total("queue_server_parked_pops") == 1
+            async def parked(tried: float = tried) -> bool:
+                # It has found nothing; before that it would find the message itself.
+                now = await scrape(client)
+                pops = now.value("queue_server_flush_requests_sum", operation="pop")
+                return now.total("queue_server_parked_pops") == 1 and pops > tried
 
             await eventually(parked)
             await client.push(queue, [1])

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import re
 import signal
 import socket
 import ssl
@@ -117,8 +118,18 @@ async def serials(url: str, trust: ssl.SSLContext, count: int = 8) -> set[int]:
 async def test_requests_are_served_over_tls_alone(
     data_dir: Path, tmp_path: Path, authority: Identity, trust: ssl.SSLContext
 ) -> None:
-    with serving(data_dir, *identity("server", authority).write(tmp_path, "server")) as cluster:
+    own = identity("server", authority)
+    with serving(data_dir, *own.write(tmp_path, "server")) as cluster:
         assert cluster.url.startswith("https://")
+        ends_at = int(own.certificate.not_valid_after_utc.timestamp())
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{cluster.url}/metrics/prometheus", ssl=trust) as answer,
+        ):
+            text = await answer.text()
+        told = re.search(r"queue_server_certificate_end_time_seconds (\d\S+)", text)
+        assert told is not None
+        assert float(told[1]) == ends_at
         queue = unique("tls")
         assert {await push(cluster.url, trust, queue) for _ in range(8)} == {201}
         # Who does not trust the authority, or speaks no TLS, or an old one, is not served.

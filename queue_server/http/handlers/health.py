@@ -166,6 +166,7 @@ async def prometheus(request: web.Request) -> web.Response:
         state.maintenance.modes,
         database_up=database_up,
         now=time.monotonic(),
+        data_dir=None if state.settings.conninfo else state.settings.data_dir,
     )
     return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE})
 
