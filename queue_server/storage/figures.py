@@ -164,6 +164,9 @@ def without_names(figures: Figures) -> Figures:
         leased_count=sum(queue.leased_count for queue in queues),
         dead_letter_count=sum(queue.dead_letter_count for queue in queues),
         oldest_age_s=max((queue.oldest_age_s for queue in queues), default=0.0),
+        max_size=0,
+        acked_recently=sum(queue.acked_recently for queue in queues),
+        failed_recently=sum(queue.failed_recently for queue in queues),
     )
     return msgspec.structs.replace(
         figures, queues=[together] if queues else [], groups=[], minutes=[]
