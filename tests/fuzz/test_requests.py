@@ -1,8 +1,9 @@
 """Requests made up from the OpenAPI document, valid ones and others, at a server of two workers.
 
 Whatever comes: no answer is a 5xx, each is what the document says, a refusal has the protocol's
-form and changed nothing. Schemathesis makes the requests; what it checks beside its own is in
-hooks.py. A failure prints a curl command for each request at fault, and the seed of the run.
+form and changed nothing; meanwhile `/livez` answers, and workers keep their memory. Schemathesis
+makes the requests; what it checks beside its own is in hooks.py. A failure prints a curl command
+for each request at fault, and the seed of the run.
 """
 
 import json
@@ -20,10 +21,13 @@ import pytest
 
 from tests.client import Client
 from tests.cluster_process import ROOT, ClusterProcess
+from tests.e2e.test_memory_bound import MB, PROBE_SECONDS_MAX, peaks, probed
 from tests.fix_fuzz import Fuzz
 
 SECRET = "the fuzz tests' own secret, long enough for SHA-256"
 
+# What docs/operating.md states.
+WORKER_BYTES_MAX = 512 * MB
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -161,4 +165,7 @@ async def test_any_request_is_answered_as_described(
         token = jwt.encode({"sub": "fuzz", "role": "admin", "exp": expires_at}, SECRET, "HS256")
     with cluster(conninfo, **env) as server:
         known = await names_to_send(server.url, token)
-        send_requests(server, conninfo, known, fuzz, tmp_path, token)
+        with probed(server.url) as took:
+            send_requests(server, conninfo, known, fuzz, tmp_path, token)
+        assert max(took) < PROBE_SECONDS_MAX
+        assert max(peaks(server)) <= WORKER_BYTES_MAX
