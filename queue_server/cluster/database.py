@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -33,7 +34,7 @@ from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
-from queue_server.cluster.system_user import SystemUser, UserError, find_user
+from queue_server.cluster.system_user import UserError, borrow_name, find_user
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 # What a start may fail with while a killed predecessor's last processes end.
 _TRANSIENT = re.compile(r"pre-existing shared memory block|lock file \"[^\"]*\" already exists")
+
+
+# Where `upgrade-database` works, inside the data directory.
+UPGRADE_FOLDER = "upgrade"
+
+_DETAIL = re.compile(r"^.*(?:DETAIL|HINT):\s+")
 
 
 class DatabaseError(Exception):
@@ -140,9 +147,48 @@ class EmbeddedPostgres:
         self._make_socket_folder()
         self._remove_leftovers()
         if not self.data.exists():
+            self._refuse_half_an_upgrade()
             self._initialise()
-        elif self._user.uid != self.data.stat().st_uid:
+            return
+        if self._user.uid != self.data.stat().st_uid:
             self._user.own(self.data)
+        self._check_version()
+        self._close_to_others()
+
+    def _refuse_half_an_upgrade(self) -> None:
+        if (self.data_dir / UPGRADE_FOLDER / "postgres").exists():
+            raise DatabaseError(
+                f"an upgrade of {self.data_dir} was interrupted at its last step; run `queue-server"
+                " upgrade-database` again, which finishes it"
+            )
+
+    def _check_version(self) -> None:
+        found, needed = major_of_data(self.data), major_of_binaries(self._binaries)
+        if found != needed:
+            raise DatabaseError(
+                f"{self.data} holds data of PostgreSQL {found}, and this version of the server runs"
+                f" PostgreSQL {needed}: `queue-server upgrade-database` takes it there"
+                ' (docs/operating.md, "A new PostgreSQL"), or start the version of the server'
+                " that made it"
+            )
+
+    def _close_to_others(self) -> None:
+        """Give the data the mode that PostgreSQL asks for; a volume may have opened it.
+
+        Kubernetes' `fsGroup`, for one, lets the group write wherever it mounts a volume.
+        """
+        mode = stat.S_IMODE(self.data.stat().st_mode)
+        # Source: PostgreSQL's checkDataDir allows 0700 and 0750.
+        if not mode & 0o027:
+            return
+        try:
+            self.data.chmod(0o700)
+        except OSError as exc:
+            raise DatabaseError(
+                f"{self.data} has the mode {mode:04o} and cannot be given 0700, without which"
+                f" PostgreSQL does not start: {exc.strerror}"
+            ) from exc
+        logger.info("closed %s to other users: its mode was %04o", self.data, mode)
 
     def _make_binaries_usable(self) -> None:
         """An installation under `umask 077` is closed to PostgreSQL's user, file by file."""
@@ -183,10 +229,13 @@ class EmbeddedPostgres:
             text=True,
             start_new_session=True,
             check=False,
+            preexec_fn=None if self._user.is_named else borrow_name,
             **self._user.popen_arguments,
         )
         if made.returncode:
             shutil.rmtree(target, ignore_errors=True)
+            if "could not look up effective user ID" in made.stderr:
+                raise DatabaseError(_NAMELESS.format(uid=self._user.uid))
             said = " ".join((made.stderr or made.stdout).split())
             raise DatabaseError(f"cannot initialise PostgreSQL in {self.data_dir}: {said}")
         target.rename(self.data)
@@ -389,8 +438,12 @@ class EmbeddedPostgres:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 65536))
             lines = [line.decode(errors="replace").strip() for line in log]
             complaints = [line for line in lines if re.search(r"FATAL|PANIC|ERROR|rror:", line)]
-            for line in reversed(complaints or lines):
-                return line
+            if complaints:
+                place = len(lines) - lines[::-1].index(complaints[-1])
+                # What is wrong in detail, and what PostgreSQL advises, are lines of their own.
+                details = [_DETAIL.split(line) for line in lines[place : place + 2]]
+                return "; ".join([complaints[-1], *(one[1] for one in details if len(one) == 2)])
+            return lines[-1] if lines else "it said nothing"
         return "it said nothing"
 
     # -- the end --
@@ -537,6 +590,44 @@ def find_binaries() -> Path:
     return Path(spec.origin).resolve().parent / "pginstall" / "bin"
 
 
+def major_of_data(data: Path) -> str:
+    """Return the version of PostgreSQL, such as "18", whose data lies in the folder *data*.
+
+    Errors: `DatabaseError` when it holds no data of PostgreSQL.
+    """
+    try:
+        return (data / "PG_VERSION").read_text(errors="replace").strip()
+    except OSError as exc:
+        raise DatabaseError(f"{data} holds no data of PostgreSQL: {exc.strerror}") from exc
+
+
+def major_of_binaries(binaries: Path) -> str:
+    """Return the version of the PostgreSQL, such as "18", whose programs lie in *binaries*.
+
+    Errors: `DatabaseError` when there is no PostgreSQL.
+    """
+    try:
+        command = [str(binaries / "postgres"), "--version"]
+        said = subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError) as exc:
+        raise DatabaseError(f"{binaries} holds no program postgres that runs: {exc}") from exc
+    found = re.search(r"\) (\d+)", said)
+    if found is None:
+        raise DatabaseError(f"{binaries}/postgres is no PostgreSQL: it says {said.strip()!r}")
+    return found[1]
+
+
+# PostgreSQL itself runs under a number without a name; only its tools ask for one.
+_NAMELESS = (
+    "cannot initialise PostgreSQL as the user {uid}, who has no name, and this system lets no"
+    " process borrow one (user namespaces): add a line for {uid} to /etc/passwd, as"
+    " `queue-server:x:{uid}:0::/:/sbin/nologin`, or run as a user that has one, or give a"
+    " DATABASE_URL"
+)
+
+
 def shared_buffers_mb(memory_bytes: int) -> int:
     """A 48th of the memory, from 128 MB to 1 GB.
 
@@ -593,12 +684,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 __all__ = [
+    "UPGRADE_FOLDER",
     "DataDirectoryInUseError",
     "DatabaseError",
     "DirectoryLock",
     "EmbeddedPostgres",
-    "SystemUser",
     "find_binaries",
+    "major_of_binaries",
+    "major_of_data",
     "shared_buffers_mb",
 ]
 

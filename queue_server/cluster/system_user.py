@@ -6,6 +6,8 @@ or a checkout below `mktemp -d`. Such a folder gets one entry in its access cont
 one user; nobody else gains anything, and the folder keeps its owner.
 """
 
+import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -27,6 +29,8 @@ _ACL_XATTR = "system.posix_acl_access"
 _ACL_VERSION = 2
 # Tags of an entry, in the order the kernel wants them; acl(5) names them.
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_CLONE_NEWUSER = 0x10000000
+_libc = ctypes.CDLL(None)
 _NO_ID = 0xFFFFFFFF
 _READ, _SEARCH = 4, 1
 
@@ -40,6 +44,11 @@ class SystemUser:
     name: str
     uid: int
     gid: int
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the system knows it by more than a number; a container may not."""
+        return _known(self.uid)
 
     @property
     def popen_arguments(self) -> dict[str, Any]:
@@ -131,6 +140,26 @@ def find_user(data: Path) -> SystemUser:
         if _exists(name):
             return _user(name)
     return _user(OWN_USER if _create_own_user() else "nobody")
+
+
+def borrow_name() -> None:
+    """Let this process appear to itself as a user with a name; for a child before its exec.
+
+    `initdb` ends when the system has no name for its user. In a user namespace the same user can
+    have the number of another one that has: what is written still belongs to the real user. Where
+    that is forbidden (as by the usual seccomp profile of containers) nothing changes.
+
+    Source: user_namespaces(7).
+    """
+    # Root is no user that PostgreSQL's tools run as.
+    named = next((one for one in pwd.getpwall() if one.pw_uid and one.pw_gid), None)
+    uid, gid = os.geteuid(), os.getegid()
+    if named is None or _libc.unshare(_CLONE_NEWUSER) != 0:
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/gid_map").write_text(f"{named.pw_gid} {gid} 1")
+        Path("/proc/self/uid_map").write_text(f"{named.pw_uid} {uid} 1")
 
 
 def _create_own_user() -> bool:

@@ -265,10 +265,73 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
 def test_a_start_that_cannot_succeed_tells_what_postgresql_said(tmp_path: Path) -> None:
     with started(tmp_path) as database:
         pass
-    version = database.data / "PG_VERSION"
-    version.write_text("13\n")
-    with pytest.raises(DatabaseError, match=r"FATAL: .*incompatible"):
+    (database.data / "postgresql.auto.conf").write_text("shared_buffers = much\n")
+    with pytest.raises(DatabaseError, match=r"FATAL: .*configuration file .* errors"):
         database.start()
+
+
+def test_data_of_another_version_names_both_and_the_way(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        pass
+    (database.data / "PG_VERSION").write_text("15\n")
+    said = r"holds data of PostgreSQL 15, .* runs PostgreSQL 18: `queue-server upgrade-database`"
+    with pytest.raises(DatabaseError, match=said):
+        database.start()
+
+
+def test_data_that_a_volume_has_opened_is_closed_again(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        pass
+    # As Kubernetes does where `fsGroup` is set.
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o2070 if path.is_dir() else 0o060))
+    with started(tmp_path) as database:
+        assert ask(database, "SELECT 1") == "1"
+        assert stat.S_IMODE(database.data.stat().st_mode) == 0o700
+
+
+def test_a_refusal_of_postgresql_comes_with_its_detail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(tmp_path) as database:
+        pass
+    monkeypatch.setattr(EmbeddedPostgres, "_close_to_others", lambda _: None)
+    database.data.chmod(0o770)
+    said = r"FATAL: .*invalid permissions; Permissions should be u=rwx \(0700\)"
+    with pytest.raises(DatabaseError, match=said):
+        database.start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as another user")
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_user_without_a_name_starts_or_is_told_how(
+    tmp_path: Path, namespaces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = 1_234_567
+    os.chown(tmp_path, uid, uid)
+    for folder in tmp_path.parents[:-2]:
+        folder.chmod(0o755)
+    find_binaries()  # what is imported so late could be out of this user's reach
+    if not namespaces:
+        monkeypatch.setattr("queue_server.cluster.database.borrow_name", lambda: None)
+    said = tmp_path / "said"
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            with started(tmp_path / "data") as database:
+                said.write_text(ask(database, "SELECT current_user"))
+        except BaseException as exc:
+            said.write_text(repr(exc))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    if "borrow" in said.read_text() and namespaces:
+        pytest.skip("this system has no user namespaces for ordinary users")
+    expected = "postgres" if namespaces else f"add a line for {uid} to /etc/passwd"
+    assert expected in said.read_text()
 
 
 @pytest.mark.parametrize(("gigabytes", "expected_mb"), [(1, 128), (24, 512), (512, 1024)])
