@@ -20,6 +20,7 @@ from queue_server.cli.commands import (
     queues,
     serve,
     status,
+    upgrade_database,
 )
 from queue_server.cli.exits import Exit
 
@@ -72,6 +73,7 @@ for module in (
     dead_letters,
     keys,
     migrate,
+    upgrade_database,
     doctor,
     bench,
 ):

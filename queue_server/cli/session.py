@@ -241,6 +241,11 @@ def database_command(app: typer.Typer, name: str) -> Callable[[Command], Command
     return _command(app, name, _DATABASE | _JSON_ALONE)
 
 
+def data_command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
+    """A command that works on the files of a server's own database."""
+    return _command(app, name, {"data_dir": (_DATA_DIR, "")} | _JSON_ALONE)
+
+
 def full_command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
     """A command that talks to both."""
     return _command(app, name, _SERVER | _DATABASE | _JSON_ALONE)

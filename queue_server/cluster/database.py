@@ -34,7 +34,7 @@ from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
-from queue_server.cluster.system_user import UserError, borrow_name, find_user
+from queue_server.cluster.system_user import SystemUser, UserError, find_user
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,8 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path, pool_size: int) -> None:
         self.data_dir = data_dir
         self.data = data_dir / "postgres"
+        # Whose owner it gets when it is made.
+        self.owned_like = self.data
         self.log_path = data_dir / "postgres.log"
         self.max_connections = pool_size + CONNECTION_HEADROOM
         self.restarts = 0
@@ -120,6 +122,28 @@ class EmbeddedPostgres:
         """Valid from `start` on, across restarts of PostgreSQL."""
         return _conninfo(str(self._socket_folder))
 
+    @property
+    def user(self) -> SystemUser:
+        """The user that PostgreSQL runs as; valid from `settle` or `start` on."""
+        return self._user
+
+    @property
+    def socket_folder(self) -> Path:
+        """Valid from `settle` or `start` on."""
+        assert self._socket_folder is not None
+        return self._socket_folder
+
+    def settle(self) -> None:
+        """Make ready for programs that work on the data: none of an earlier PostgreSQL does.
+
+        Errors: `DatabaseError`.
+        """
+        try:
+            self._find_way()
+            self._wait_for_predecessor(lambda: False)
+        except UserError as exc:
+            raise DatabaseError(str(exc)) from exc
+
     def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Initialise when needed, start, and wait until it takes connections.
 
@@ -136,15 +160,7 @@ class EmbeddedPostgres:
             raise DatabaseError(f"DATA_DIR {self.data_dir}: {exc}") from exc
 
     def _prepare(self) -> None:
-        self._binaries = find_binaries()
-        self._user = find_user(self.data)
-        if os.geteuid() and self.data.exists() and self.data.stat().st_uid != os.geteuid():
-            raise DatabaseError(
-                f"{self.data} belongs to another user; start as that user, or as root"
-            )
-        self._user.make_reachable(self.data)
-        self._make_binaries_usable()
-        self._make_socket_folder()
+        self._find_way()
         self._remove_leftovers()
         if not self.data.exists():
             self._refuse_half_an_upgrade()
@@ -154,6 +170,18 @@ class EmbeddedPostgres:
             self._user.own(self.data)
         self._check_version()
         self._close_to_others()
+
+    def _find_way(self) -> None:
+        """Find programs, user and socket, and let the user reach all that it needs."""
+        self._binaries = find_binaries()
+        self._user = find_user(self.data if self.data.exists() else self.owned_like)
+        if os.geteuid() and self.data.exists() and self.data.stat().st_uid != os.geteuid():
+            raise DatabaseError(
+                f"{self.data} belongs to another user; start as that user, or as root"
+            )
+        self._user.make_reachable(self.data)
+        self._make_binaries_usable()
+        self._make_socket_folder()
 
     def _refuse_half_an_upgrade(self) -> None:
         if (self.data_dir / UPGRADE_FOLDER / "postgres").exists():
@@ -206,6 +234,19 @@ class EmbeddedPostgres:
         """Make the cluster beside its place, then move it there: a crash leaves no half of one."""
         started_at = time.monotonic()
         target = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
+        try:
+            self.make_cluster(target, "--data-checksums")
+        except DatabaseError:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        target.rename(self.data)
+        sync_folder(self.data_dir)
+        took_ms = round((time.monotonic() - started_at) * 1000)
+        logger.info("initialised PostgreSQL in %s", self.data, extra={"took_ms": took_ms})
+
+    def make_cluster(self, target: Path, *options: str) -> None:
+        """Make an empty cluster in the folder *target*, with *options* of initdb."""
+        target.mkdir(mode=0o700, exist_ok=True)
         self._user.own(target)
         command = [
             str(self._binaries / "initdb"),
@@ -216,32 +257,26 @@ class EmbeddedPostgres:
             "--locale=C",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
-            "--data-checksums",
             "--auth-local=trust",
             "--auth-host=reject",
             "--no-instructions",
+            *options,
         ]
         made = subprocess.run(
             command,
-            env=_environment(),
+            env=programs_environment(),
             cwd="/",
             capture_output=True,
             text=True,
             start_new_session=True,
             check=False,
-            preexec_fn=None if self._user.is_named else borrow_name,
-            **self._user.popen_arguments,
+            **self._user.arguments_for_tools,
         )
         if made.returncode:
-            shutil.rmtree(target, ignore_errors=True)
             if "could not look up effective user ID" in made.stderr:
                 raise DatabaseError(_NAMELESS.format(uid=self._user.uid))
             said = " ".join((made.stderr or made.stdout).split())
             raise DatabaseError(f"cannot initialise PostgreSQL in {self.data_dir}: {said}")
-        target.rename(self.data)
-        _sync_folder(self.data_dir)
-        took_ms = round((time.monotonic() - started_at) * 1000)
-        logger.info("initialised PostgreSQL in %s", self.data, extra={"took_ms": took_ms})
 
     def _remove_leftovers(self) -> None:
         for leftover in self.data_dir.glob("postgres.new-*"):
@@ -395,7 +430,7 @@ class EmbeddedPostgres:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(),
-                env=_environment(),
+                env=programs_environment(),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -534,7 +569,7 @@ class EmbeddedPostgres:
     def _wal_compression(self) -> str:
         built = subprocess.run(
             [str(self._binaries / "pg_config"), "--configure"],
-            env=_environment(),
+            env=programs_environment(),
             capture_output=True,
             text=True,
             check=False,
@@ -609,7 +644,7 @@ def major_of_binaries(binaries: Path) -> str:
     try:
         command = [str(binaries / "postgres"), "--version"]
         said = subprocess.run(
-            command, env=_environment(), capture_output=True, text=True, check=True
+            command, env=programs_environment(), capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError) as exc:
         raise DatabaseError(f"{binaries} holds no program postgres that runs: {exc}") from exc
@@ -646,7 +681,7 @@ def _memory_bytes() -> int:
     return min(limits)
 
 
-def _environment() -> dict[str, str]:
+def programs_environment() -> dict[str, str]:
     """Return what PostgreSQL's programs need, without any PG* variable of the operator."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": os.environ.get("TZ", "UTC")}
 
@@ -675,7 +710,7 @@ def _first_line(content: bytes) -> str:
     return content.partition(b"\n")[0].decode(errors="replace").strip()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -57,6 +57,11 @@ class SystemUser:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
+    @property
+    def arguments_for_tools(self) -> dict[str, Any]:
+        """As `popen_arguments`, for programs that ask the system for their user's name."""
+        return self.popen_arguments | ({} if self.is_named else {"preexec_fn": borrow_name})
+
     def own(self, path: Path) -> None:
         """Hand *path* and all below it to this user."""
         if self.uid == os.geteuid():
