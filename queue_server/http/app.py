@@ -152,12 +152,15 @@ class HttpServer:
         """Forget those that have sent a request, close those that had the time to."""
         loop = asyncio.get_running_loop()
         self._looking = None
-        for handler in self._waiting_for_headers():
-            if loop.time() - self._young[handler] > self._settings.header_timeout_ms / 1000:
-                handler.force_close()
-                del self._young[handler]
-        if self._young:
-            self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
+        try:
+            for handler in self._waiting_for_headers():
+                if loop.time() - self._young[handler] > self._settings.header_timeout_ms / 1000:
+                    # First, so that one that cannot be closed does not keep the others open.
+                    del self._young[handler]
+                    handler.force_close()
+        finally:
+            if self._young:
+                self._looking = loop.call_later(_LOOK_INTERVAL_S, self._look_at_young)
 
     def _waiting_for_headers(self) -> list[Connection]:
         for handler in [one for one in self._young if one.has_sent_a_request()]:

@@ -29,7 +29,8 @@ async def parameters(client: Client, queue: str) -> list[tuple[str, str, dict[st
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             target = path.replace("{queue}", segment(queue)).replace("{partition}", "Default")
-            target = target.replace("{group}", "g").replace("{name}", "n")
+            for part in ("group", "name", "partition_id", "transaction_id", "id", "lease_id"):
+                target = target.replace(f"{{{part}}}", "1")
             for one in operation["parameters"]:
                 if one["in"] == "query":
                     assert "{" not in target, target

@@ -4,12 +4,15 @@ import ast
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import queue_server
 from queue_server.broker.coalescer import Coalescer
+from queue_server.http.app import HttpServer
 from queue_server.observability.tasks import keep_running
+from queue_server.settings import Settings
 
 # Tasks that end by themselves, and who deals with their failure.
 ENDING = {
@@ -99,3 +102,32 @@ async def test_requests_do_not_wait_for_an_answer_that_a_slip_lost() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="zip"):
             await asyncio.wait_for(coalescer.submit(1), 5)
+
+
+class Handler:
+    """A connection whose first request is not complete."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.is_closed = False
+
+    def has_sent_a_request(self) -> bool:
+        return False
+
+    def force_close(self) -> None:
+        if self.fails:
+            raise RuntimeError("it cannot be closed")
+        self.is_closed = True
+
+
+async def test_the_time_for_headers_goes_on_when_one_connection_cannot_be_closed() -> None:
+    server: Any = HttpServer.__new__(HttpServer)
+    server._settings = Settings(header_timeout_ms=1)
+    bad, good = Handler(fails=True), Handler(fails=False)
+    server._young = {bad: float("-inf"), good: float("-inf")}
+    with pytest.raises(RuntimeError):
+        server._look_at_young()
+    server._looking.cancel()
+    server._look_at_young()
+    assert good.is_closed
+    assert server._looking is None
