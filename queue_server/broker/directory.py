@@ -87,10 +87,10 @@ class Directory:
     async def name_partitions(
         self, ids: Collection[PartitionId], is_visible: Callable[[str], bool] = lambda _: True
     ) -> dict[PartitionId, PartitionRef]:
-        """Partitions by id; those that do not exist are left out.
+        """Resolve partitions by id; those that do not exist are left out.
 
-        So are those of a queue that is not visible. They are asked of the database each time, as
-        those that do not exist are: how long it takes is the same.
+        So are those of a queue that is not visible. Each time they cost a query of the database,
+        as those that do not exist do, so the time reveals nothing either.
         """
         refs = {
             id_: ref

@@ -63,18 +63,22 @@ class Grants(msgspec.Struct, frozen=True):
         return any(_compiled(pattern).match(queue) for pattern in self._patterns(use))
 
     def knows(self, queue: str) -> bool:
-        """Whether anything at all is granted on a queue; of others it must not learn the name."""
+        """Return whether anything is granted on a queue; names of others must not be revealed."""
         return self.allow(Use.PUSH, queue) or self.allow(Use.LOOK, queue)
 
     def require(self, use: Use, queue: str) -> None:
-        """Errors: `Forbidden`, which names the queue: one that the request named, or is known."""
+        """Refuse a use that is not granted.
+
+        Errors: `Forbidden`, which names the queue: pass one that the request named, or that is
+        known to the credential.
+        """
         if not self.allow(use, queue):
             raise Forbidden(f"This credential may not {use.value} queue {queue!r}")
 
     # -- labels: consumers pop by them, whatever queues have them --
 
     def labels_of_new(self, queue: str) -> tuple[str, str]:
-        """Namespace and task of a queue that comes into being because this credential uses it.
+        """Return namespace and task of a queue that is created by a use of this credential.
 
         Shape: those that the name implies; a label that the credential's patterns do not name is
         left empty, if the credential can push to the queue.
@@ -110,7 +114,7 @@ class Grants(msgspec.Struct, frozen=True):
             )
 
     def _names_namespace(self, use: Use, namespace: str) -> bool:
-        """Whether a pattern spells a namespace out, or holds for every name in it."""
+        """Return whether a pattern spells a namespace out, or matches every name in it."""
         start = f"{namespace}."
         return any(
             _literal_start(pattern).startswith(start)
@@ -120,7 +124,7 @@ class Grants(msgspec.Struct, frozen=True):
         )
 
     def _names_task(self, use: Use, task: str) -> bool:
-        """Whether a pattern spells a task out, or holds for every name."""
+        """Return whether a pattern spells a task out, or matches every name."""
         for pattern in self._patterns(use):
             literal = _literal_start(pattern)
             # What stands behind the last dot goes on in the names, unless the pattern is the name.
@@ -142,7 +146,7 @@ class Grants(msgspec.Struct, frozen=True):
 
 
 def _literal_start(pattern: str) -> str:
-    """What all names begin with that match the pattern."""
+    """Return the beginning that all names have which match the pattern."""
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
 
 

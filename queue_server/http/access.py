@@ -44,11 +44,11 @@ async def check_queue(request: web.Request, line: Route, grants: Grants) -> None
 async def missing_partitions(
     request: web.Request, grants: Grants, use: Use, partition_ids: Collection[str]
 ) -> set[str]:
-    """The partitions among *partition_ids* that do not exist, as far as the credential is told.
+    """Return those of *partition_ids* that do not exist for this credential.
 
-    Ids can be counted, so one of a queue that the credential has no use for is like one that does
-    not exist: in the answer, and in the time that it takes.
-    Errors: `Forbidden` for a partition of a queue that it may use, but not so.
+    Ids can be counted, so a partition of a queue on which nothing is granted is answered as one
+    that does not exist: with the same body, after the same time.
+    Errors: `Forbidden` for a partition of a queue on which another use is granted.
     """
     ids = {text: parse_partition_id(text) for text in partition_ids}
     found = await request.app[STATE].directory.name_partitions(
@@ -60,7 +60,7 @@ async def missing_partitions(
 
 
 async def hide_partitions(request: web.Request, use: Use, acks: list[Ack]) -> list[Ack]:
-    """*acks* as a credential for some queues may send them: others are for no partition.
+    """Return *acks* with the partitions replaced that do not exist for this credential.
 
     Errors: as `missing_partitions`.
     """

@@ -29,6 +29,7 @@ from queue_server.http.route_groups import route_groups
 from queue_server.http.routes import routes
 from queue_server.http.state import STATE, State
 from queue_server.http.tracing import traced
+from queue_server.observability.tasks import keep_running
 from queue_server.settings import Settings
 
 
@@ -117,7 +118,7 @@ class HttpServer:
         server = self._runner.server
         assert server is not None
         server.request_factory = keep_expectation(server.request_factory)
-        self._sweeping = asyncio.create_task(self._close_stuck(server), name="readers")
+        self._sweeping = keep_running(functools.partial(self._close_stuck, server), "readers")
 
     async def serve(self, connection: socket.socket, when_closed: Callable[[], None]) -> None:
         """Begin to serve a connection that was accepted; it ends by itself."""

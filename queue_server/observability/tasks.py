@@ -1,4 +1,4 @@
-"""Loops in the background, which no exception ends in silence."""
+"""Background loops that no exception ends in silence."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _sum(
 
 
 def without_names(figures: Figures) -> Figures:
-    """The same without a word on which queues and groups there are: all queues together."""
+    """Return the figures of all queues together, without the names of queues and groups."""
     queues = figures.queues
     together = QueueFigures(
         name=None,
