@@ -180,21 +180,21 @@ async def _find_offsets(
         [(r.partition.id, id_keys([item.transaction_id for item in r.items])) for r in requests],
     )
     offsets: list[list[int | None]] = [[None] * len(r.items) for r in requests]
+    own_cursors = [cursors.get((r.partition.id, r.subscription_id)) for r in requests]
+    # An id can be stored again, after its deduplication window or when its first message was
+    # removed: the one that is out for delivery is meant, else the newest. That one comes last.
+    found.sort(key=lambda place: (_is_leased(own_cursors[place.list], place.offset), place.offset))
     for place in found:
-        request = requests[place.list]
-        cursor = cursors.get((request.partition.id, request.subscription_id))
-        known = offsets[place.list][place.position]
-        # An id can be stored again, after its deduplication window or when its first message was
-        # removed: the one that is out for delivery is meant, else the newest.
-        if known is None or (
-            cursor is not None
-            and cursor.lease_end is not None
-            and cursor.committed_offset <= place.offset < cursor.lease_end
-        ):
-            offsets[place.list][place.position] = place.offset
-        elif cursor is None or cursor.lease_end is None or known >= cursor.lease_end:
-            offsets[place.list][place.position] = max(known, place.offset)
+        offsets[place.list][place.position] = place.offset
     return offsets
+
+
+def _is_leased(cursor: Cursor | None, offset: int) -> bool:
+    return (
+        cursor is not None
+        and cursor.lease_end is not None
+        and cursor.committed_offset <= offset < cursor.lease_end
+    )
 
 
 async def _bury(

@@ -28,19 +28,37 @@ class Message:
     transaction_id: str
     payload: Any
     stored_at: float
+    is_gone: bool = False  # it was deleted, cleared or given up
 
 
 @dataclass
 class Partition:
+    """`low`: all before it was cleared."""
+
     id: str = ""  # unknown until the first push
     messages: list[Message] = field(default_factory=list)
+    low: int = 0
 
     def offset_of(self, transaction_id: str) -> int | None:
-        ids = [message.transaction_id for message in self.messages]
-        return ids.index(transaction_id) if transaction_id in ids else None
+        """Where a message with the id is that may be delivered."""
+        return next(
+            (at for at in self.places(transaction_id) if not self.messages[at].is_gone), None
+        )
+
+    def places(self, transaction_id: str) -> list[int]:
+        """Where messages with the id are, those that were deleted or given up among them."""
+        return [
+            offset
+            for offset in range(self.low, len(self.messages))
+            if self.messages[offset].transaction_id == transaction_id
+        ]
+
+    def left(self, start: int) -> list[int]:
+        """The messages from an offset on that may be delivered."""
+        return [at for at in range(start, len(self.messages)) if not self.messages[at].is_gone]
 
     def offset_after(self, time: float) -> int:
-        return sum(message.stored_at <= time for message in self.messages)
+        return max(sum(message.stored_at <= time for message in self.messages), self.low)
 
 
 @dataclass
@@ -78,6 +96,7 @@ class DeadLetter:
     transaction_id: str
     error: str
     retries: int | None  # None = not said
+    offset: int = field(default=-1, compare=False)
 
 
 @dataclass
@@ -156,7 +175,7 @@ class Model:
             partitions = self.queues.setdefault(item.queue, Queue()).partitions
             partition = partitions.setdefault(item.partition, Partition())
             partition.id = partition.id or entry["partition_id"]
-            offset = partition.offset_of(item.transaction_id)
+            offset = self.taken_by(item)
             stored.append(offset is None)
             if offset is None:
                 offset = len(partition.messages)
@@ -167,10 +186,20 @@ class Model:
             assert got == (partition.messages[offset].id, partition.id, offset), (item, entry)
         return stored
 
-    def is_stored(self, item: Item) -> bool:
-        return self.has(item.queue, item.partition) and (
-            self.queues[item.queue].partitions[item.partition].offset_of(item.transaction_id)
-            is not None
+    def taken_by(self, item: Item) -> int | None:
+        """The place of the message that has the id: one to be delivered, or given up and kept."""
+        if not self.has(item.queue, item.partition):
+            return None
+        queue = self.queues[item.queue]
+        partition = queue.partitions[item.partition]
+        kept = {one.offset for one in queue.dead_letters if one.partition == item.partition}
+        return next(
+            (
+                offset
+                for offset in partition.places(item.transaction_id)
+                if not partition.messages[offset].is_gone or offset in kept
+            ),
+            None,
         )
 
     # -- pop (2.3, 2.5, 2.6) --
@@ -205,7 +234,7 @@ class Model:
             name
             for name in (own_queue.partitions if partition is None else [partition])
             if (cursor := own_queue.cursor(group, name)).lease is None
-            and cursor.place < len(own_queue.partitions[name].messages)
+            and own_queue.partitions[name].left(cursor.place)
         ]
         left = list(messages)
         messages_left = batch
@@ -217,9 +246,11 @@ class Model:
             claimable.remove(name)
             cursor = own.cursors.setdefault(name, own_queue.cursor(group, name))
             source = own_queue.partitions[name]
-            end = min(cursor.place + messages_left, len(source.messages))
+            offsets = source.left(cursor.place)[:messages_left]
+            cursor.commit(offsets[0])  # it passes what is gone
+            end = offsets[-1] + 1
             attempt = cursor.attempt + 1 if cursor.attempt_place == cursor.place else 1
-            for offset in range(cursor.place, end):
+            for offset in offsets:
                 assert left, f"nothing, or not enough, of {name}"
                 got, stored = left.pop(0), source.messages[offset]
                 expected = {
@@ -236,7 +267,7 @@ class Model:
                     "deliveryAttempt": 1 if auto_ack else attempt,
                 }
                 assert {key: got[key] for key in expected} == expected
-            messages_left -= end - cursor.place
+            messages_left -= len(offsets)
             partitions_left -= 1
             if auto_ack:
                 own.cursors[name] = Cursor(end, settled=cursor.settled)
@@ -289,7 +320,10 @@ class Model:
         results = [Result()] * len(acks)
         rest: list[tuple[int, int, int]] = []  # offset, strength, index
         for i, ack in enumerate(acks):
-            offset = queue.partitions[name].offset_of(ack.transaction_id)
+            places = queue.partitions[name].places(ack.transaction_id)
+            leased = [at for at in places if cursor.lease and cursor.place <= at < cursor.lease_end]
+            # The one that is out for delivery is meant, else the newest.
+            offset = max(leased or places, default=None)
             completed = ack.status == "completed"
             if ack.lease and ack.lease != cursor.lease:
                 settled, begin, end = cursor.settled
@@ -322,17 +356,19 @@ class Model:
             elif ack.status == "dlq" or (
                 ack.status == "failed" and (exhausted or cursor.retries >= queue.retry_limit)
             ):
-                # Of several dead letters of one call, what the later count is is not said.
-                queue.dead_letters.append(
-                    DeadLetter(
-                        ack.group, name, ack.transaction_id, ack.error or "Retries exhausted",
-                        None if buried else cursor.retries,
-                    )
-                )  # fmt: skip
+                is_gone = queue.partitions[name].messages[offset].is_gone
+                if not is_gone:
+                    # Of several dead letters of one call, what the later count is is not said.
+                    queue.dead_letters.append(
+                        DeadLetter(
+                            ack.group, name, ack.transaction_id, ack.error or "Retries exhausted",
+                            None if buried else cursor.retries, offset,
+                        )
+                    )  # fmt: skip
                 exhausted = exhausted or ack.status == "failed"
                 buried = True
                 cursor.commit(offset + 1)
-                results[i] = replace(results[i], dlq=True)
+                results[i] = replace(results[i], dlq=not is_gone)
             else:
                 stopped = True
                 if ack.status == "failed":
@@ -366,9 +402,105 @@ class Model:
         results = after.ack(acks, allow_resend=False)
         if any(result.refusal for result in results):
             raise Refused("rejected_ack")
-        if any(self.is_stored(item) for item in items):
+        if any(after.taken_by(item) is not None for item in items):
             raise Refused("duplicate")
         return after, results
+
+    # -- removal (5.4) --
+
+    def is_passed(self, ack: Ack) -> bool:
+        """Whether an ack names, out of its lease, what was deleted or given up.
+
+        Whether the group has passed that place already depends on which partitions its empty pops
+        looked at, which is not defined.
+        """
+        queue, name = self.find(ack.partition_id)
+        places = queue.partitions[name].places(ack.transaction_id) if name else []
+        cursor = queue.groups.get(ack.group, Group()).cursors.get(name)
+        if cursor is None or not places:
+            return False
+        return queue.partitions[name].messages[max(places)].is_gone and not (
+            cursor.lease and cursor.place <= max(places) < cursor.lease_end
+        )
+
+    def remove(self, queue: str, partition: str, transaction_id: str) -> bool:
+        """Delete a message with its dead letters; whether there was anything."""
+        own = self.queues[queue]
+        offset = own.partitions[partition].offset_of(transaction_id)
+        if offset is not None:
+            self._take_out(own, partition, offset)
+        count = len(own.dead_letters)
+        own.dead_letters = [
+            one
+            for one in own.dead_letters
+            if (one.partition, one.transaction_id) != (partition, transaction_id)
+        ]
+        return offset is not None or len(own.dead_letters) < count
+
+    def give_up(
+        self, queue: str, partition: str, transaction_id: str, groups: Sequence[str] | None
+    ) -> None:
+        """Move a message to the dead letters of *groups*, the server's choice; None = it refused.
+
+        Those that have popped from the partition and wait for the message are among them. A group
+        that is registered and has not met the partition may be, or not.
+        """
+        own = self.queues[queue]
+        offset = own.partitions[partition].offset_of(transaction_id)
+        assert offset is not None
+        waiting = {name for name in own.groups if own.cursor(name, partition).place <= offset}
+        met = {name for name, group in own.groups.items() if partition in group.cursors}
+        if groups is None:
+            assert met or own.groups, "nobody could have consumed it"
+            assert not waiting & met, f"{waiting & met} wait for it"
+            return
+        assert groups, "it left without a dead letter"
+        assert waiting & met <= set(groups), (waiting & met, groups)
+        others = own.groups.keys() - met
+        fallback = groups == [QUEUE_MODE] and not met
+        assert set(groups) <= waiting | others or fallback, (waiting, groups)
+        for group in groups:
+            own.dead_letters.append(
+                DeadLetter(
+                    group, partition, transaction_id, "Moved to the dead letters by hand", 0, offset
+                )
+            )
+        self._take_out(own, partition, offset)
+
+    def _take_out(self, queue: Queue, partition: str, offset: int) -> None:
+        queue.partitions[partition].messages[offset].is_gone = True
+        self._end_leases(queue, partition)
+
+    def _end_leases(self, queue: Queue, partition: str) -> None:
+        """A lease of whose batch nothing is left protects nothing."""
+        left = queue.partitions[partition].left(0)
+        for group in queue.groups.values():
+            cursor = group.cursors.get(partition)
+            if (
+                cursor
+                and cursor.lease
+                and not any(cursor.place <= offset < cursor.lease_end for offset in left)
+            ):
+                cursor.lease = None
+
+    def clear(self, queue: str, partition: str | None) -> int:
+        """Delete all messages; how many."""
+        own = self.queues[queue]
+        count = 0
+        for name in own.partitions if partition is None else [partition]:
+            source = own.partitions[name]
+            count += len(source.left(0))
+            source.low = len(source.messages)
+            for message in source.messages:
+                message.is_gone = True
+            self._end_leases(own, name)
+        return count
+
+    def purge(self, queue: str) -> int:
+        """Delete all dead letters; how many."""
+        count = len(self.queues[queue].dead_letters)
+        self.queues[queue].dead_letters = []
+        return count
 
     # -- groups (3.12) --
 

@@ -345,10 +345,11 @@ class Machine(RuleBasedStateMachine):
                 st.lists(st.tuples(places, statuses), min_size=1, max_size=5), "items"
             )
         error = data.draw(st.sampled_from([None, "broken"]), "error")
-        return [
+        acks = [
             Ack(transaction_id, partition_id, group, status, lease, error)
             for (partition_id, transaction_id), status in chosen
         ]
+        return [ack for ack in acks if not self.model.is_passed(ack)]
 
     def _delivery(self, data: st.DataObject) -> Delivery:
         """One of the newest, more often one that is still out."""
@@ -362,7 +363,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.deliveries)
     @rule(worker=workers, data=st.data())
     def ack(self, worker: int, data: st.DataObject) -> None:
-        self._ack(worker, self._acks(data))
+        acks = self._acks(data)
+        if acks:
+            self._ack(worker, acks)
 
     def _ack(self, worker: int, acks: Sequence[Ack]) -> None:
         group = acks[0].group
@@ -461,6 +464,8 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         items = self._items(chosen)
         acks = self._acks(data)
+        if not acks:
+            return
         lent = acks[0].lease or self.deliveries[-1].lease or str(uuid.UUID(int=7))
         leases = {"": [], "own": [lent], "two": [lent, str(uuid.UUID(int=8))]}[required]
         operations: list[dict[str, Any]] = [
@@ -560,6 +565,67 @@ class Machine(RuleBasedStateMachine):
         )
         assert (status, answer["success"]) == (200, True)
         self.model.delete_group(self.queues[number], group, delete_metadata=metadata)
+
+    @rule(
+        worker=workers,
+        number=queue_numbers,
+        partition=partitions,
+        all_partitions=st.booleans(),
+        transaction_id=transaction_ids,
+        data=st.data(),
+        what=st.sampled_from(["delete"] * 4 + ["give up"] * 4 + ["clear", "purge"]),
+    )
+    def remove(
+        self,
+        worker: int,
+        number: int,
+        partition: str,
+        all_partitions: bool,
+        transaction_id: str,
+        data: st.DataObject,
+        what: str,
+    ) -> None:
+        """Take messages out: any, or more often some that are there or out for delivery."""
+        queue = self.queues[number]
+        if what == "clear":
+            name = None if all_partitions else partition
+            target = f"/api/v1/queues/{quote(queue)}/clear"
+            target += "" if name is None else f"?partition={quote(name)}"
+            status, answer = self.server.request(worker, "DELETE", target)
+            if self.model.has(queue, name):
+                assert (status, answer["count"]) == (200, self.model.clear(queue, name)), answer
+            elif name is not None or queue not in self.model.queues:
+                assert status == 404, answer
+            return
+        if what == "purge":
+            target = f"/api/v1/dlq?queue={quote(queue)}"
+            status, answer = self.server.request(worker, "DELETE", target)
+            if queue in self.model.queues:
+                assert (status, answer["deleted"]) == (200, self.model.purge(queue)), answer
+            return
+        if not self.model.has(queue, partition):
+            return
+        source = self.model.queues[queue].partitions[partition]
+        left = source.left(0)
+        any_of_all: int = data.draw(st.integers(0, 3), "any")
+        if left and any_of_all < 3:
+            there = [source.messages[offset].transaction_id for offset in left]
+            transaction_id = data.draw(st.sampled_from(there), "id")
+        if not source.id:
+            return
+        path = f"/api/v1/messages/{source.id}/{quote(transaction_id)}"
+        if what == "delete":
+            status, answer = self.server.request(worker, "DELETE", path)
+            existed = self.model.remove(queue, partition, transaction_id)
+            assert status == (200 if existed else 404), answer
+            return
+        status, answer = self.server.request(worker, "POST", f"{path}/dlq")
+        if source.offset_of(transaction_id) is None:
+            assert status == 404, answer
+        else:
+            assert status in (200, 400), answer
+            groups = answer["consumerGroups"] if status == 200 else None
+            self.model.give_up(queue, partition, transaction_id, groups)
 
     def delete_queue(self, worker: int, number: int) -> None:
         self._check_dead_letters(worker)
