@@ -19,6 +19,10 @@ kept, and the time it takes grows with the number of records, not faster.
     dead_letter    a dead letter without its payload, missing, or written twice
     parked         a waiting pop answered empty though messages were there
     retention      a message went before its time
+    vanished       a message of an emptied queue that no request removed was never delivered
+    stale_id       a push answered `duplicate` for the id of a message that was gone before
+    stalled        a message waited longer than a lease on what was left before it allowed
+    figures        a figure below zero, or parts that are not the whole
     throughput     answered pushes did not come back to 95 % within ten seconds after a fault
     unrecovered    a request without an answer later than that, and before the next fault
 """
@@ -42,6 +46,7 @@ from tests.fault.history import (
     AckResult,
     DeadLetters,
     Extend,
+    Figures,
     Log,
     Mark,
     Message,
@@ -51,6 +56,7 @@ from tests.fault.history import (
     Push,
     Queue,
     Record,
+    Removal,
     Request,
     Seek,
     Transaction,
@@ -60,6 +66,9 @@ from tests.fault.history import (
 CLOCK_SLACK = 0.05  # seconds
 # A parked pop is woken within a second by the floor poll when all else fails.
 PARKED_GRACE = 3.0  # seconds
+CLOCK_FAULTS = ("clock-jumps", "mixed")
+# A consumer of an emptied queue may be busy for a second.
+STALLED_GRACE = PARKED_GRACE + 1.0  # seconds
 RECOVERY_LIMIT = 10.0  # seconds from the end of the fault
 # Of the throughput before. A machine that is shared with others needs a lower one.
 RECOVERY_SHARE = 0.95
@@ -145,6 +154,9 @@ class View:
     transactions: dict[str, list[Transaction]] = field(default_factory=lambda: defaultdict(list))
     extends: dict[str, list[Extend]] = field(default_factory=lambda: defaultdict(list))
     seeks: dict[tuple[str, str], list[Seek]] = field(default_factory=lambda: defaultdict(list))
+    removals: dict[str, list[Removal]] = field(default_factory=lambda: defaultdict(list))
+    figures: list[Figures] = field(default_factory=list)
+    clock_jumps: bool = False  # then nothing is known of the age of messages
     unanswered: list[Request] = field(default_factory=list)
     # Pops that came back empty after they had waited for long.
     waited: list[Pop] = field(default_factory=list)
@@ -163,7 +175,10 @@ class View:
     undone: dict[Lane, list[Settle]] = field(default_factory=lambda: defaultdict(list))
 
     def keeps_all(self, queue: str) -> bool:
-        return not self.queues[queue].retention_s
+        return not (self.queues[queue].retention_s or self.queues[queue].emptied)
+
+    def is_emptied(self, queue: str) -> bool:
+        return self.queues[queue].emptied
 
     def is_sought(self, queue: str, group: str) -> bool:
         return group in self.queues[queue].sought
@@ -199,6 +214,7 @@ def view(records: Iterable[Record]) -> View:
             case Mark(name="load_end"):
                 v.load_end = record.time
             case Mark(name="fault_begin"):
+                v.clock_jumps |= record.note in CLOCK_FAULTS
                 v.faults.append((record.time, math.inf))
             case Mark(name="fault_end"):
                 v.faults[-1] = (v.faults[-1][0], record.time)
@@ -230,6 +246,10 @@ def view(records: Iterable[Record]) -> View:
                 v.extends[record.lease_id].append(record)
             case Seek():
                 v.seeks[record.queue, record.group].append(record)
+            case Removal():
+                v.removals[record.queue].append(record)
+            case Figures():
+                v.figures.append(record)
             case Log():
                 log = [shared(message) for message in record.messages]
                 v.logs[record.queue, record.partition] = log
@@ -388,6 +408,8 @@ def content(v: View) -> Iterator[str]:
             elif v.sent[key] != message.data:
                 yield f"{key} was pushed as {v.sent[key]} and stored as {message.data}"
     for (queue, group, partition), deliveries in v.deliveries.items():
+        if v.is_emptied(queue):
+            continue  # ids are used again
         for delivery in deliveries:
             for message in delivery.messages:
                 key = (queue, partition, message.id)
@@ -410,6 +432,8 @@ def order(v: View) -> Iterator[str]:
                     last[producer] = number
     for lane, deliveries in v.deliveries.items():
         queue, group, _ = lane
+        if v.is_emptied(queue):
+            continue  # deleted messages leave gaps, and a queue that is made anew begins at 0
         for delivery in deliveries:
             offsets = [message.offset for message in delivery.messages]
             steps = {b - a for a, b in pairwise(offsets)}
@@ -482,7 +506,7 @@ def _name(delivery: Delivery) -> str:
 
 def undelivered(v: View) -> Iterator[str]:
     for queue in v.queues.values():
-        if queue.retention_s:
+        if not v.keeps_all(queue.name):
             continue
         for group in queue.groups:
             for (name, partition), messages in v.logs.items():
@@ -525,6 +549,8 @@ def _possibly_until(v: View, delivery: Delivery, at: float) -> float:
 def overlap(v: View) -> Iterator[str]:
     for lane, deliveries in v.deliveries.items():
         queue, group, _ = lane
+        if v.is_emptied(queue):
+            continue  # a lease ends with what it protects
         leased = sorted((d for d in deliveries if d.lease_id), key=lambda d: d.begin)
         # When the first settlement that can have released a lease was sent.
         released: dict[str, float] = defaultdict(lambda: math.inf)
@@ -593,7 +619,7 @@ def half_applied(v: View) -> Iterator[str]:
         elif not there and any(attempt.reason == "duplicate" for attempt in attempts):
             yield f"transaction {key} was called a repeat and its pushes are not there"
     for lane, deliveries in v.deliveries.items():
-        if v.is_sought(lane[0], lane[1]):
+        if v.is_sought(lane[0], lane[1]) or v.is_emptied(lane[0]):
             continue
         for text in _repeats(v.settles[lane], lane, deliveries, transactions=True):
             yield f"a transaction's pushes without its acks: {text}"
@@ -627,12 +653,12 @@ def retention(v: View) -> Iterator[str]:
     pushed_at: dict[tuple[str, str, int], float] = {}
     for push in v.pushes:
         for item, result in zip(push.items, push.results, strict=bool(push.results)):
-            if v.keeps_all(item.queue):
+            if not v.queues[item.queue].retention_s:
                 continue
             pushed_at[item.queue, item.partition, result.offset] = push.begin
     for lane, deliveries in v.deliveries.items():
         queue, group, partition = lane
-        if v.keeps_all(queue) or v.is_sought(queue, group):
+        if not v.queues[queue].retention_s or v.is_sought(queue, group):
             continue
         reached = 0
         for delivery in sorted(deliveries, key=lambda d: d.end):
@@ -741,6 +767,161 @@ class _Free:
         return longest
 
 
+# -- of queues from which messages are removed --
+
+
+class _Pushed(msgspec.Struct, frozen=True, gc=False):
+    """A message that was stored between `begin` and `end`."""
+
+    message_id: str
+    queue: str
+    partition: str
+    id: str
+    begin: float
+    end: float
+
+
+def _pushed(v: View) -> dict[str, _Pushed]:
+    """The messages of emptied queues, by message id."""
+    tried: dict[tuple[str, str, str], float] = {}  # when an attempt without an answer began
+    found: dict[str, _Pushed] = {}
+    pushes = [push for push in v.pushes if push.items and v.is_emptied(push.items[0].queue)]
+    for push in pushes:
+        if push.outcome == "unknown":
+            for item in push.items:
+                key = (item.queue, item.partition, item.id)
+                tried[key] = min(push.begin, tried.get(key, math.inf))
+    for queued in (True, False):
+        for push in pushes:
+            for item, result in zip(push.items, push.results, strict=bool(push.results)):
+                begin = push.begin if queued else tried.get((item.queue, item.partition, item.id))
+                if (
+                    (result.status == "queued") is queued
+                    and result.message_id not in found
+                    and begin is not None
+                ):
+                    found[result.message_id] = _Pushed(
+                        result.message_id, item.queue, item.partition, item.id, begin, push.end
+                    )
+    return found
+
+
+def _removals_of(v: View, message: _Pushed) -> Iterator[Removal]:
+    for removal in v.removals[message.queue]:
+        names_it = removal.partition in ("", message.partition) and removal.id in ("", message.id)
+        if removal.what in ("delete", "bury", "clear", "queue") and names_it:
+            yield removal
+
+
+def _may_be_removed(v: View, message: _Pushed) -> bool:
+    return any(
+        removal.outcome != "refused" and _effect_end(removal) > message.begin
+        for removal in _removals_of(v, message)
+    )
+
+
+def _gone_at(v: View, message: _Pushed, *, with_buried: bool) -> float:
+    """By when it was certainly removed. One that was given up keeps its id while it is kept.
+
+    A 404 says nothing: it may be about a partition of a queue that was deleted since.
+    """
+    ttl_s = v.queues[message.queue].ttl_s
+    times = [message.end + ttl_s if ttl_s and not v.clock_jumps else math.inf]
+    for removal in _removals_of(v, message):
+        is_done = removal.outcome == "answered" and removal.status == 200
+        if is_done and removal.begin > message.end and (with_buried or removal.what != "bury"):
+            times.append(removal.end)
+    return min(times)
+
+
+def stale_id(v: View) -> Iterator[str]:
+    pushed = _pushed(v)
+    for push in v.pushes:
+        for item, result in zip(push.items, push.results, strict=bool(push.results)):
+            if result.status != "duplicate" or not v.is_emptied(item.queue):
+                continue
+            known = pushed.get(result.message_id)
+            if known is None:
+                yield f"{item} was answered {result}, which was never pushed"
+            elif push.begin > (gone_at := _gone_at(v, known, with_buried=False)) + CLOCK_SLACK:
+                yield f"{item} was answered {result} at {push.end:.3f}, gone by {gone_at:.3f}"
+
+
+def vanished(v: View) -> Iterator[str]:
+    delivered: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (queue, group, _), deliveries in v.deliveries.items():
+        if v.is_emptied(queue):
+            for delivery in deliveries:
+                delivered[queue, group].update(m.message_id for m in delivery.messages)
+    for message in _pushed(v).values():
+        if v.queues[message.queue].ttl_s or _may_be_removed(v, message):
+            continue
+        for group in v.queues[message.queue].kept:
+            if message.message_id not in delivered[message.queue, group]:
+                yield f"{group} never got {message}, which nobody removed"
+
+
+def stalled(v: View) -> Iterator[str]:
+    """A message is handed out when no lease can be alive that holds something before it."""
+    pushed = _pushed(v)
+    quiet = [(begin, end + RECOVERY_LIMIT) for begin, end in v.faults]
+    unknown: dict[tuple[str, str], list[Pop]] = defaultdict(list)
+    for request in v.unanswered:
+        if isinstance(request, Pop):
+            unknown[request.queue, request.group].append(request)
+    for lane, deliveries in v.deliveries.items():
+        queue, group, _ = lane
+        if group not in v.queues[queue].kept or v.queues[queue].ttl_s:
+            continue
+        first: dict[str, float] = {}
+        for delivery in deliveries:
+            for message in delivery.messages:
+                first[message.message_id] = min(
+                    delivery.begin, first.get(message.message_id, math.inf)
+                )
+        late = {
+            id_: at
+            for id_, at in first.items()
+            if id_ in pushed and at - pushed[id_].end > STALLED_GRACE
+        }
+        if not late:
+            continue
+        free = _Free([*quiet, *_blocked_until_removed(v, lane, pushed, unknown[queue, group])])
+        for id_, at in late.items():
+            waited_s = free.longest(pushed[id_].end, at)
+            if waited_s > STALLED_GRACE:
+                yield (
+                    f"{lane}: {pushed[id_]} came at {at:.3f}, and nothing held it for"
+                    f" {waited_s:.1f} s"
+                )
+
+
+def _blocked_until_removed(
+    v: View, lane: Lane, pushed: dict[str, _Pushed], unknown: Sequence[Pop]
+) -> Iterator[tuple[float, float]]:
+    """As `_blocked`; a lease holds nothing any more when all of its batch is gone."""
+    gone_at: dict[tuple[float, float], float] = {}
+    for delivery in v.deliveries[lane]:
+        known = [pushed.get(message.message_id) for message in delivery.messages]
+        times = [_gone_at(v, one, with_buried=True) if one else math.inf for one in known]
+        gone_at[delivery.begin, delivery.end] = max(times)
+    for delivery, (begin, until) in zip(v.deliveries[lane], _blocked(v, lane, ()), strict=True):
+        yield begin, min(until, gone_at[delivery.begin, delivery.end])
+    for pop in unknown:
+        yield pop.begin, pop.end + LATE_EFFECT + pop.lease_s
+
+
+def figures(v: View) -> Iterator[str]:
+    for one in v.figures:
+        parts = (one.pending, one.processing, one.ready)
+        if (
+            one.outcome == "answered"
+            and one.status == 200
+            and (min(parts) < 0 or one.pending != one.processing + one.ready)
+        ):
+            yield f"{one.queue}, {one.about}: pending, processing and ready are {parts}"
+
+
 def throughput(v: View, share: float = RECOVERY_SHARE) -> Iterator[str]:
     """After each fault it has to be again as it was before the first one."""
     if v.load_begin is None or v.load_end is None:
@@ -813,7 +994,7 @@ RULES: dict[str, Callable[[View], Iterator[str]]] = {  # and `throughput`, which
     rule.__name__: rule
     for rule in (
         lost, unread, duplicate, order, content, undelivered, overlap, lost_lease, half_applied,
-        dead_letter, parked, retention, unrecovered,
+        dead_letter, parked, retention, vanished, stale_id, stalled, figures, unrecovered,
     )
 }  # fmt: skip
 

@@ -25,13 +25,18 @@ class Queue(msgspec.Struct, frozen=True):
     """What the checker has to know of a queue.
 
     `groups` read all of it. Those in `sought` are moved about, so nothing is promised of the order
-    between their deliveries. With `retention_s` messages go by themselves when they are older.
+    between their deliveries. With `retention_s` messages go by themselves when they are older. In
+    one that is `emptied` messages are removed by requests, and by `ttl_s`; ids are used again, so a
+    message is known by its message id alone. The groups in `kept` are never deleted.
     """
 
     name: str
     groups: list[str] = []
     sought: list[str] = []
     retention_s: float = 0.0
+    emptied: bool = False
+    ttl_s: float = 0.0
+    kept: list[str] = []
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
@@ -145,6 +150,28 @@ class Seek(Request, kw_only=True, tag="seek"):
     group: str
 
 
+class Removal(Request, kw_only=True, tag="removal"):
+    """Something is removed: `what` is delete, bury, clear, purge, redrive, queue or group.
+
+    `partition` "" = all. `status` 404: there was no such thing (any more).
+    """
+
+    queue: str
+    what: str
+    partition: str = ""
+    id: str = ""
+
+
+class Figures(Request, kw_only=True, tag="figures"):
+    """What the server said that a queue holds, `about` it as a whole or for a group."""
+
+    queue: str
+    about: str
+    pending: int = 0
+    processing: int = 0
+    ready: int = 0
+
+
 class Plan(msgspec.Struct, tag="plan"):
     """The first record."""
 
@@ -176,7 +203,18 @@ class DeadLetters(msgspec.Struct, tag="dead_letters"):
 
 
 Record = (
-    Plan | Mark | Push | Pop | Ack | Transaction | Extend | Seek | Log | DeadLetters
+    Plan
+    | Mark
+    | Push
+    | Pop
+    | Ack
+    | Transaction
+    | Extend
+    | Seek
+    | Removal
+    | Figures
+    | Log
+    | DeadLetters
 )  # told apart by their tags
 
 BUFFER_BYTES = 1 << 18

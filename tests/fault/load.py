@@ -9,6 +9,8 @@ All random choices come from one seed; what the server and the network make of t
     park    seldom pushed to, so that pops wait
     moved   a group that is moved about by seeks
     brief   messages that retention takes after two seconds
+    cut     messages that requests remove, one by one or with their queue or group (removal.py)
+    aged    messages that are too old after a second; both use their ids again
 
 Load, server and database share their cores, so a request has to be cheap here: it is one message or
 a few, on a connection that does nothing else (bench/client.py). Everybody is paced. What is asked
@@ -31,6 +33,7 @@ import msgspec
 from bench.client import Answer, Connection, RequestFailed, head_of, parse_url
 from bench.wire import IdMint
 from tests.client import Client, unique, uuid7
+from tests.fault import removal
 from tests.fault.history import (
     QUEUE_MODE,
     Ack,
@@ -38,6 +41,7 @@ from tests.fault.history import (
     AckResult,
     DeadLetters,
     Extend,
+    Figures,
     Item,
     Letter,
     Log,
@@ -48,6 +52,7 @@ from tests.fault.history import (
     Push,
     Queue,
     Recorder,
+    Removal,
     Seek,
     Stored,
     Transaction,
@@ -90,6 +95,7 @@ class PushResult(msgspec.Struct, gc=False):
     status: str
     offset: int
     message_id: str
+    partition_id: str
 
 
 class AckAnswer(msgspec.Struct, gc=False):
@@ -124,12 +130,16 @@ class Load:
         self.park = f"{mark}-park"
         self.moved = f"{mark}-moved"
         self.brief = f"{mark}-brief"
+        self.cut = f"{mark}-cut"
+        self.aged = f"{mark}-aged"
         self.queues = [
             Queue(self.work, groups=["one", "two", QUEUE_MODE]),
             Queue(self.out, groups=["sink"]),
             Queue(self.park, groups=["sitters"]),
             Queue(self.moved, sought=["mover"]),
             Queue(self.brief, retention_s=RETENTION_S),
+            Queue(self.cut, emptied=True, kept=[removal.KEPT]),
+            Queue(self.aged, emptied=True, ttl_s=removal.TTL_S),
         ]
         recorder.add(Plan(seed, self.queues))
 
@@ -141,6 +151,8 @@ class Load:
                 options: dict[str, Any] = {"retryLimit": 1, "leaseTime": LEASE_S}
                 if queue.retention_s:
                     options |= {"retentionEnabled": True, "retentionSeconds": RETENTION_S}
+                if queue.ttl_s:
+                    options["ttl"] = int(queue.ttl_s)
                 await client.configure(queue.name, options)
 
     def start(self) -> float:
@@ -159,9 +171,16 @@ class Load:
             self._add_consumer(self.park, "sitters", wait_ms=PARK_WAIT_MS)
         self._add_consumer(self.moved, "mover")
         self._add_consumer(self.brief, "passer-by")
-        actor = self._actor("seeker")
+        actor = self.actor("seeker")
         self._producers.append(asyncio.create_task(self._seek(actor)))
+        producers, consumers = removal.actors(self)
+        self._producers += [asyncio.create_task(work) for work in producers]
+        self._consumers += [asyncio.create_task(work) for work in consumers]
         return began_at
+
+    @property
+    def is_producing(self) -> bool:
+        return self._producing
 
     async def stop_producing(self) -> None:
         """The last pushes are repeated until they are answered."""
@@ -187,13 +206,13 @@ class Load:
         for actor in self._actors:
             actor.close()
 
-    def _actor(self, name: str) -> Actor:
+    def actor(self, name: str) -> Actor:
         actor = Actor(name, self, random.Random(f"{self._seed}-{name}-{len(self._actors)}"))
         self._actors.append(actor)
         return actor
 
     def _add_producer(self, queue: str, name: str, pause_min: float, pause_max: float) -> None:
-        actor = self._actor(name)
+        actor = self.actor(name)
         self._producers.append(
             asyncio.create_task(self._produce(actor, queue, pause_min, pause_max))
         )
@@ -207,7 +226,7 @@ class Load:
         transactions: bool = False,
         tricks: bool = False,
     ) -> None:
-        actor = self._actor(f"{group}-{len(self._consumers)}")
+        actor = self.actor(f"{group}-{len(self._consumers)}")
         task = self._consume(actor, queue, group, wait_ms, transactions, tricks)
         self._consumers.append(asyncio.create_task(task))
 
@@ -310,6 +329,8 @@ class Load:
         """Record what the server holds when all is over."""
         async with Client(self.url(), fresh=True) as client:
             for queue in self.queues:
+                if queue.emptied:
+                    continue
                 partitions = ["p0"] if queue.name in (self.park, self.moved, self.brief) else [
                     f"p{number}" for number in range(PARTITIONS)
                 ]  # fmt: skip
@@ -365,7 +386,8 @@ class Actor:
         if self._kept is not None:
             self._kept.close()
 
-    async def push(self, items: list[Item]) -> None:
+    async def push(self, items: list[Item]) -> list[PushResult]:
+        """Push until it is answered."""
         body = {
             "items": [
                 {
@@ -380,26 +402,29 @@ class Actor:
         while True:
             asked = await self._ask("POST", "/api/v1/push", body)
             push = Push(items=items, **asked.times)
+            entries: list[PushResult] = []
             if asked.outcome == "answered":
+                entries = _decode_push(asked.body)
                 push.results = [
-                    Stored(entry.status, entry.offset, entry.message_id)
-                    for entry in _decode_push(asked.body)
+                    Stored(entry.status, entry.offset, entry.message_id) for entry in entries
                 ]
                 assert {result.status for result in push.results} <= {"queued", "duplicate"}, asked
             self._add(push)
             if asked.outcome == "answered":
-                return
+                return entries
             await self._pause()
 
-    async def pop(self, queue: str, group: str, wait_ms: int) -> tuple[Pop, list[Wire]]:
+    async def pop(
+        self, queue: str, group: str, wait_ms: int, *, batch: int = 40, lease_s: int = LEASE_S
+    ) -> tuple[Pop, list[Wire]]:
         target = (
-            f"/api/v1/pop/queue/{quote(queue)}?batch=40&partitions=2&wait=true"
-            f"&timeout={wait_ms}&leaseSeconds={LEASE_S}"
+            f"/api/v1/pop/queue/{quote(queue)}?batch={batch}&partitions=2&wait=true"
+            f"&timeout={wait_ms}&leaseSeconds={lease_s}"
         )
         if group != QUEUE_MODE:
             target += f"&consumerGroup={group}"
         asked = await self._ask("GET", target, None, wait_ms / 1000)
-        pop = Pop(queue=queue, group=group, wait_ms=wait_ms, lease_s=LEASE_S, **asked.times)
+        pop = Pop(queue=queue, group=group, wait_ms=wait_ms, lease_s=lease_s, **asked.times)
         messages: list[Wire] = []
         if asked.outcome == "answered" and asked.status == 200:
             answer = _decode_pop(asked.body)
@@ -486,6 +511,35 @@ class Actor:
         path = f"/api/v1/consumer-groups/{group}/queues/{quote(queue)}/seek"
         asked = await self._ask("POST", path, where, accept=(404,))
         self._add(Seek(queue=queue, group=group, **asked.times))
+
+    async def remove(self, method: str, target: str, removal_: Removal, body: Any = None) -> None:
+        """Send what removes something; that it is gone already is no failure."""
+        asked = await self._ask(method, target, body, accept=(400, 404))
+        self._add(msgspec.structs.replace(removal_, **asked.times))
+
+    async def read_depth(self, queue: str, group: str = "") -> None:
+        """Record what the server says that a queue holds."""
+        target = f"/api/v1/resources/queues/{quote(queue)}/depth"
+        target += f"?group={quote(group)}" if group else ""
+        asked = await self._ask("GET", target, None, accept=(404,))
+        figures = Figures(queue=queue, about=group or "its slowest group", **asked.times)
+        if asked.outcome == "answered":
+            body = msgspec.json.decode(asked.body)
+            figures.pending, figures.processing = body["pending"], body["processing"]
+            figures.ready = body["ready"]
+        self._add(figures)
+
+    async def read_totals(self, queue: str) -> None:
+        """The same by another route, which has `pending` for what is ready."""
+        asked = await self._ask(
+            "GET", f"/api/v1/resources/queues/{quote(queue)}", None, accept=(404,)
+        )
+        figures = Figures(queue=queue, about="its totals", **asked.times)
+        if asked.outcome == "answered":
+            totals = msgspec.json.decode(asked.body)["totals"]
+            figures.ready, figures.processing = totals["pending"], totals["processing"]
+            figures.pending = figures.ready + figures.processing
+        self._add(figures)
 
     async def _pause(self) -> None:
         await asyncio.sleep(self.chance.uniform(0.02, 0.2))

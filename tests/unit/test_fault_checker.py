@@ -18,6 +18,7 @@ from tests.fault.history import (
     AckResult,
     DeadLetters,
     Extend,
+    Figures,
     Item,
     Letter,
     Log,
@@ -30,6 +31,7 @@ from tests.fault.history import (
     Queue,
     Record,
     Recorder,
+    Removal,
     Seek,
     Stored,
     Transaction,
@@ -138,6 +140,32 @@ def history(*records: Record, queue: Queue | None = None) -> list[Record]:
     return [Plan(1, [queue or Queue("q"), Queue("out")]), *records]
 
 
+EMPTIED = Queue("q", emptied=True, kept=["g"])
+AGED = Queue("q", emptied=True, ttl_s=1)
+
+
+def removed(at: float, what: str = "delete", **changes: Any) -> Removal:
+    """Message 0 is deleted, or what else is said."""
+    id_ = "id-0" if what in ("delete", "bury") else ""
+    return msgspec.structs.replace(
+        Removal(begin=at, end=at + 0.1, status=200, queue="q", what=what, partition="p", id=id_),
+        **changes,
+    )
+
+
+def repeated(at: float, of: int = 0) -> Push:
+    """The id of message 0 is pushed again and called a duplicate of message *of*."""
+    return push(at, 0, results=[Stored("duplicate", of, f"message-{of}")])
+
+
+def figures(pending: int, processing: int, ready: int) -> Figures:
+    return Figures(begin=1, end=1.1, status=200, queue="q", about="g", pending=pending,
+                   processing=processing, ready=ready)  # fmt: skip
+
+
+LONG = pop(1, 0, lease="long", lease_s=60.0)
+
+
 def broken(records: Sequence[Record]) -> set[str]:
     return {violation.rule for violation in check(records).violations}
 
@@ -228,6 +256,33 @@ GOOD: dict[str, list[Record]] = {
         Mark("fault_begin", 0), Mark("fault_end", 5), push(0, 0),
         Pop(begin=1, end=6, queue="q", group="g", lease_s=2, wait_ms=5000), pop(7, 0), log(0),
     ),
+    "what was removed need not be delivered": history(
+        push(0, 0, 1), removed(1), pop(2, 1), queue=EMPTIED
+    ),
+    "nor what may have been": history(
+        push(0, 0), removed(1, "clear", outcome="unknown"), queue=EMPTIED
+    ),
+    "an id is new when its message is gone": history(
+        push(0, 0), removed(1), push(2, 0, results=[Stored("queued", 1, "message-1")]),
+        pop(3, 1), queue=EMPTIED,
+    ),
+    "an id is taken until then": history(
+        push(0, 0), repeated(0.9), removed(1, begin=0.95), queue=EMPTIED
+    ),
+    "a message that was given up keeps its id": history(
+        push(0, 0), removed(1, "bury"), repeated(2), queue=EMPTIED
+    ),
+    "an id of unknown fate is taken by its own push": history(
+        push(0, 0, outcome="unknown"), repeated(1), pop(2, 0), queue=EMPTIED
+    ),
+    "a young message keeps its id": history(push(0, 0), repeated(1), queue=AGED),
+    "a message waits for the lease before it": history(
+        push(0, 0), LONG, push(2, 1), pop(61, 0, 1), queue=EMPTIED
+    ),
+    "or for the removal of what it holds": history(
+        push(0, 0), LONG, push(2, 1), removed(30, "clear"), pop(33, 1), queue=EMPTIED
+    ),
+    "figures are whole": history(figures(3, 1, 2), queue=EMPTIED),
 }  # fmt: skip
 
 BAD: dict[str, tuple[set[str], list[Record]]] = {
@@ -406,6 +461,31 @@ BAD: dict[str, tuple[set[str], list[Record]]] = {
             Mark("fault_begin", 0), Mark("fault_end", 1), push(12, 0, outcome="unknown"), log()
         ),
     ),
+    "a message that nobody removed never came": (
+        {"vanished"}, history(push(0, 0, 1), removed(1), queue=EMPTIED),
+    ),
+    "one that was pushed after the removal never came": (
+        {"vanished"},
+        history(push(0, 0), removed(1, "clear"), push(2, 1), queue=EMPTIED),
+    ),
+    "an id whose message was deleted is taken": (
+        {"stale_id"}, history(push(0, 0), removed(1), repeated(2), queue=EMPTIED),
+    ),
+    "an id whose message was cleared is taken": (
+        {"stale_id"}, history(push(0, 0), removed(1, "clear"), repeated(2), queue=EMPTIED),
+    ),
+    "an id is taken by a message that was never pushed": (
+        {"stale_id"}, history(repeated(2, of=7), queue=EMPTIED),
+    ),
+    "an id whose message is too old is taken": (
+        {"stale_id"}, history(push(0, 0), repeated(1.5), queue=AGED),
+    ),
+    "a lease outlives its messages": (
+        {"stalled"},
+        history(push(0, 0), LONG, removed(1.5, "clear"), push(2, 1), pop(61, 1), queue=EMPTIED),
+    ),
+    "a figure is negative": ({"figures"}, history(figures(0, -30, 30), queue=EMPTIED)),
+    "the parts are not the whole": ({"figures"}, history(figures(5, 1, 3), queue=EMPTIED)),
 }  # fmt: skip
 
 
