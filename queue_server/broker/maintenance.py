@@ -79,7 +79,7 @@ class HeldResult(msgspec.Struct):
 
 
 class _Readable(msgspec.Struct, frozen=True):
-    """A push that was held, read."""
+    """A push that was held, read; without what is for queues that were deleted since."""
 
     push: HeldPush
     items: list[NewMessage]
@@ -97,7 +97,9 @@ class _Stored(msgspec.Struct):
 
 
 class _Taken(Exception):
-    """Of the pushes that were to be stored one is gone: another worker stored it."""
+    """Of the pushes that were to be stored one is gone: another worker stored it, or a queue of it
+    was deleted.
+    """
 
 
 class Maintenance:
@@ -319,6 +321,9 @@ class Maintenance:
             except (QueueServerError, msgspec.MsgspecError, RecursionError) as exc:
                 failed[one.id] = exc.message if isinstance(exc, QueueServerError) else str(exc)
             else:
+                if one.queues:
+                    wanted = set(one.queues)
+                    items = [item for item in items if item.queue in wanted]
                 readable.append(_Readable(one, items))
         await self._note_failed(failed, "cannot be read")
         return readable
@@ -466,8 +471,8 @@ class Maintenance:
         Errors: `_Taken`, and those of `Pusher.push_in`.
         """
         await self._pusher.create_in(connection, requests)
-        ids = [one.push.id for one in pushes]
-        if await maintenance.delete_held_in(connection, ids) < len(ids):
+        held = [one.push for one in pushes]
+        if await maintenance.delete_held_in(connection, held) < len(held):
             raise _Taken
         note_pushed = await self._pusher.push_in(
             connection, requests, leave_out_duplicates=True, past_holding=True

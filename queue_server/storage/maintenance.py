@@ -36,6 +36,8 @@ class HeldPush(msgspec.Struct, frozen=True):
     push_patterns: list[str] | None
     items: bytes
     message_count: int
+    # Those that it names and that were not deleted since; empty if they are not known.
+    queues: list[str]
 
 
 class HeldCounts(msgspec.Struct, frozen=True):
@@ -170,7 +172,10 @@ async def note_failed(transactions: Transactions, ids: Sequence[int]) -> set[int
     return {row[0] for row in rows}
 
 
-async def delete_held_in(connection: Connection, ids: Sequence[int]) -> int:
-    """Delete them as a part of the transaction of *connection*; how many there were."""
-    cursor = await connection.execute(STATEMENTS["delete_held"], {"ids": list(ids)})
+async def delete_held_in(connection: Connection, pushes: Sequence[HeldPush]) -> int:
+    """Delete them as a part of the transaction of *connection*; how many were as they were read."""
+    cursor = await connection.execute(
+        STATEMENTS["delete_held"],
+        {"ids": [one.id for one in pushes], "queue_counts": [len(one.queues) for one in pushes]},
+    )
     return len(await cursor.fetchall())

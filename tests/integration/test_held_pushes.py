@@ -26,7 +26,7 @@ from queue_server.domain.names import QueueName
 from queue_server.domain.segment import OpenSegment
 from queue_server.observability.counters import Counters
 from queue_server.storage import maintenance, queues
-from queue_server.storage.maintenance import HeldCounts
+from queue_server.storage.maintenance import HeldCounts, HeldPush
 from queue_server.storage.transactions import Connection, Transactions
 
 
@@ -97,8 +97,8 @@ async def test_without_deduplication_too_they_arrive_once(
     real_delete = maintenance.delete_held_in
     real_push = Pusher.push_in
 
-    async def failing_delete(connection: Connection, ids: Sequence[int]) -> int:
-        await real_delete(connection, ids)
+    async def failing_delete(connection: Connection, pushes: Sequence[HeldPush]) -> int:
+        await real_delete(connection, pushes)
         raise StorageUnavailable
 
     async def failing_push(*args: object, **options: object) -> None:

@@ -27,10 +27,10 @@ from queue_server.domain.names import (
 from queue_server.domain.options import OptionChanges
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counters
-from queue_server.storage import groups, queues, traces
+from queue_server.storage import groups, maintenance, queues, traces
 from queue_server.storage.stored_messages import NotPending
 from queue_server.storage.traces import NewTrace
-from queue_server.storage.transactions import Transactions
+from queue_server.storage.transactions import Connection, Transactions
 from tests.fix_db import make_partitions
 
 Q = QueueName("q")
@@ -173,7 +173,7 @@ async def test_nothing_of_a_deleted_queue_is_left(server: Server) -> None:
     assert await server.pop("g") == 1
     await server.traces.add(NewTrace(partition_id, "a", "g", "event", b"{}", ["name", "other"]))
     await queues.delete_queue(server.transactions, Q)
-    kept = {"shards", "leaderships", "maintenance", "write_probe", "workers"}
+    kept = {"shards", "leaderships", "limits", "maintenance", "write_probe", "workers"}
     tables = await server.rows(
         "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'queen'"
     )
@@ -183,6 +183,32 @@ async def test_nothing_of_a_deleted_queue_is_left(server: Server) -> None:
         if name not in kept
     }
     assert {name for name, count in counts.items() if count} == set()
+
+
+async def test_what_is_held_for_a_deleted_queue_does_not_bring_it_back(server: Server) -> None:
+    await queues.ensure_queue(server.transactions, Q)
+    await server.maintenance.switch(push=True)
+
+    async def hold(*names: str) -> None:
+        items = [NewMessage(name, msgspec.Raw(b"1"), "p", f"{name}-1") for name in names]
+        _, is_stored = await server.maintenance.push(items, 10, None, None)
+        assert not is_stored
+
+    await hold("q")
+    await hold("q", "other")
+    read = await maintenance.read_held(server.transactions, 0, 1000)
+    await queues.delete_queue(server.transactions, Q)
+
+    # A worker that had read them before stores nothing of the old.
+    async def delete(connection: Connection) -> int:
+        return await maintenance.delete_held_in(connection, read)
+
+    assert await server.transactions.run(delete) == 0
+    await hold("late")
+    await server.maintenance.switch(push=False)
+    await server.maintenance.push_held()
+    assert await server.rows("SELECT name FROM queen.queues ORDER BY 1") == [("late",), ("other",)]
+    assert (await server.maintenance.count_held()).total == 0
 
 
 async def test_a_deleted_group_leaves_no_lease(server: Server) -> None:

@@ -151,9 +151,10 @@ $$;
 -- Returns:    whether it existed.
 -- Writes:     every table with something of the queue in it; not the figures of past minutes, which
 --             go by their names.
--- Locks:      the queue (FOR UPDATE: no partition is created meanwhile), its subscriptions, its
---             cursors, its allocators; each ascending. A push that holds an allocator finishes
---             first and is deleted with the rest; one that waits for it finds the partition gone.
+-- Locks:      the queue (FOR UPDATE: no partition is created meanwhile), the held pushes that name
+--             it, its subscriptions, its cursors, its allocators; each ascending. A push that holds
+--             an allocator finishes first and is deleted with the rest; one that waits for it finds
+--             the partition gone.
 -- Isolation:  READ COMMITTED. One transaction: nobody sees half a queue.
 CREATE OR REPLACE FUNCTION queen.delete_queue(p_shard smallint, p_name text) RETURNS boolean
 LANGUAGE plpgsql
@@ -168,6 +169,13 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+
+    -- What maintenance has held back for it goes, too, or it would come back without its options. Of
+    -- a push that names other queues the rest stays: `queues` says which of its items are wanted.
+    DELETE FROM queen.held_pushes h WHERE h.queues = ARRAY[p_name];
+    UPDATE queen.held_pushes h
+    SET queues = array_remove(h.queues, p_name)
+    WHERE p_name = ANY (h.queues);
 
     SELECT array_agg(l.id) INTO v_subscription_ids
     FROM (

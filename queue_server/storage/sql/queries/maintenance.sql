@@ -30,7 +30,7 @@ FROM queen.held_pushes h
 -- name: read_held
 -- The oldest pushes between two, up to a size, but at least one; those to some queues left out, and
 -- those that are not tried for the present.
-SELECT s.id, s.producer_sub, s.traceparent, s.push_patterns, s.items, s.message_count
+SELECT s.id, s.producer_sub, s.traceparent, s.push_patterns, s.items, s.message_count, s.queues
 FROM (
     SELECT
         h.*,
@@ -55,4 +55,8 @@ WHERE h.id = ANY (%(ids)s::bigint[]) AND h.failed_at IS NULL
 RETURNING h.id
 
 -- name: delete_held
-DELETE FROM queen.held_pushes h WHERE h.id = ANY (%(ids)s::bigint[]) RETURNING h.id
+-- Not one of which a queue was deleted since it was read.
+DELETE FROM queen.held_pushes h
+USING unnest(%(ids)b::bigint[], %(queue_counts)b::integer[]) AS u (id, queue_count)
+WHERE h.id = u.id AND cardinality(h.queues) = u.queue_count
+RETURNING h.id
