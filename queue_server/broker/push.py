@@ -56,6 +56,8 @@ from queue_server.storage.transactions import Connection, Transactions
 
 # A flush larger than this gains nothing: the commit is a small part of it already.
 _FLUSH_BYTES_MAX = 8 * 1024 * 1024
+# An item counts at least this much: a flush of small ones keeps its worker busy for as long.
+_ITEM_BYTES_MIN = 100
 # What may wait for its turn in one worker, measured as received.
 _WAITING_BYTES_MAX = 256 * 1024 * 1024
 
@@ -359,7 +361,7 @@ class Pusher:
         self._coalescer: Coalescer[PushRequest, bytes | None] = Coalescer(
             "push",
             self._flush,
-            weight=lambda request: request.size_bytes,
+            weight=_weight,
             flush_weight_max=_FLUSH_BYTES_MAX,
             waiting_weight_max=_WAITING_BYTES_MAX,
             on_flush=functools.partial(counters.observe_flush, Operation.PUSH),
@@ -699,6 +701,10 @@ class Pusher:
         for lane in lanes:
             if lane.partition.id in changed:
                 lane.build()
+
+
+def _weight(request: PushRequest) -> int:
+    return max(request.size_bytes, _ITEM_BYTES_MIN * len(request.items))
 
 
 def _by_partition(

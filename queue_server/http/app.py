@@ -21,7 +21,7 @@ from queue_server.http.dashboard import OPEN_PATHS, Dashboard
 from queue_server.http.handlers.document import DOCUMENT, Document
 from queue_server.http.handlers.health import VERSION
 from queue_server.http.limits import limit_rate
-from queue_server.http.memory import MEMORY, MemoryBudget
+from queue_server.http.memory import MEMORY, TURN, MemoryBudget
 from queue_server.http.pages import page_check
 from queue_server.http.request import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from queue_server.http.route import lines_served
@@ -42,6 +42,7 @@ def build_app(state: State) -> web.Application:
     app[STATE] = state
     app[MAX_BODY_BYTES] = settings.max_body_bytes
     app[MEMORY] = MemoryBudget(settings.request_memory_bytes)
+    app[TURN] = asyncio.Lock()
     app[PAYLOAD_READS] = asyncio.Semaphore(settings.read_connections)
     app[BODY_TIMEOUT_S] = settings.body_timeout_ms / 1000
     table = (*routes(), *Dashboard().routes())

@@ -421,8 +421,17 @@ async def test_bodies_wait_for_memory(limited: ClusterProcess, client: Client, q
         held = [await stack.enter_async_context(connected(limited.url)) for _ in range(4)]
         answers = []
         for reader, writer in held:
-            writer.write(announced(size + 1) + b" " * size)
+            writer.write(announced(size + 1000) + b" " * size)
             answers.append(asyncio.create_task(reader.readuntil(b"\r\n\r\n")))
+
+        async def go_on() -> None:
+            while True:
+                await asyncio.sleep(0.3)
+                for answer, (_, writer) in zip(answers, held, strict=True):
+                    if not answer.done():
+                        writer.write(b" ")
+
+        trickle = asyncio.create_task(go_on())
         async with asyncio.timeout(10):
             while sum(answer.done() for answer in answers) < 2:
                 await asyncio.wait(answers, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
@@ -442,6 +451,7 @@ async def test_bodies_wait_for_memory(limited: ClusterProcess, client: Client, q
         for number in range(4):
             await client.push(queue, [number])
         # The others end, too: no more comes of them.
+        trickle.cancel()
         for answer in answers:
             await answer
     payload = "x" * size

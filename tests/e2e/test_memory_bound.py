@@ -1,4 +1,4 @@
-"""Whatever clients throw at a worker, its memory stays below what docs/security.md states.
+"""Whatever clients throw at a worker, its memory stays below what the documentation states.
 
 An attack is a function that throws something at a server, and how much of a worker's memory it may
 take at most. Meanwhile the workers have to answer `/livez`.
@@ -6,6 +6,7 @@ take at most. Meanwhile the workers have to answer `/livez`.
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.client import unique
+from tests.client import Client, unique
 from tests.cluster_process import ClusterProcess
 from tests.server_directory import server_directory
 
@@ -170,6 +171,105 @@ async def upgrades_in_a_pipeline(server: ClusterProcess) -> None:
 async def files_that_are_not_read(server: ClusterProcess) -> None:
     request = b"GET /dashboard/app.js HTTP/1.1\r\nHost: x\r\nAccept-Encoding: identity\r\n\r\n"
     await send_to_all(server, 60, request * 2_000)
+
+
+# -- what bodies are made into, and what is made of queues --
+
+# docs/operating.md, "Memory", at the default settings.
+BODIES_BYTES_MAX = 512 * MB
+
+
+def repeated(before: bytes, item: bytes, count: int, behind: bytes) -> bytes:
+    return before + (item + b",") * (count - 1) + item + behind
+
+
+async def post(server: ClusterProcess, path: str, *bodies: bytes) -> list[int]:
+    """Send *bodies* at the same time, each on a connection of its own; the statuses, none a 5xx."""
+    async with Client(server.url, fresh=True) as client:
+        answers = await asyncio.gather(
+            *(client.send("POST", f"/api/v1/{path}", body=body, timeout=60) for body in bodies)
+        )
+    statuses = [answer.status for answer in answers]
+    assert max(statuses) < 500, statuses
+    return statuses
+
+
+@attack(BODIES_BYTES_MAX)
+async def millions_of_items(server: ClusterProcess) -> None:
+    for count in (1_000_000, 7_000_000):
+        body = repeated(b'{"items":[', b'{"queue":"a"}', count, b"]}")
+        assert await post(server, "push", body) == [413]
+    body = repeated(
+        b'{"acknowledgments":[', b'{"transactionId":"a","partitionId":"1"}', 1_000_000, b"]}"
+    )
+    assert await post(server, "ack/batch", body) == [413]
+    body = repeated(b'{"operations":[', b'{"type":"push","queue":"a"}', 1_000_000, b"]}")
+    assert await post(server, "transaction", body) == [413]
+
+
+@attack(BODIES_BYTES_MAX)
+async def as_many_items_as_are_taken(server: ClusterProcess) -> None:
+    queue = unique("many").encode()
+    body = repeated(b'{"items":[', b'{"queue":"%b"}' % queue, 100_000, b"]}")
+    statuses = await post(server, "push", *[body] * 6)
+    assert set(statuses) <= {201, 429}
+    assert 201 in statuses
+    body = repeated(b'{"operations":[', b'{"type":"push","queue":"%b"}' % queue, 100_000, b"]}")
+    assert set(await post(server, "transaction", *[body] * 6)) <= {200, 429}
+    body = repeated(
+        b'{"acknowledgments":[', b'{"transactionId":"a","partitionId":"1"}', 100_000, b"]}"
+    )
+    assert set(await post(server, "ack/batch", *[body] * 6)) <= {200, 429}
+
+
+@attack(BODIES_BYTES_MAX)
+async def millions_of_values_that_are_refused(server: ClusterProcess) -> None:
+    for body in (
+        repeated(b'{"operations":[],"kv":[', b"0", 20_000_000, b"]}"),
+        repeated(b'{"operations":[{"type":"ack"}],"timers":[', b"[]", 10_000_000, b"]}"),
+        repeated(b'{"operations":5,"ignored":[', b"[]", 10_000_000, b"]}"),
+        repeated(b'{"operations":[],"requiredLeases":[', b'""', 10_000_000, b"]}"),
+    ):
+        (status,) = await post(server, "transaction", body)
+        assert 400 <= status < 500
+    for path in ("configure", "ack", "traces", "dlq/redrive", "push"):
+        body = repeated(b'{"items":5,"ignored":[', b"[]", 10_000_000, b"]}")
+        (status,) = await post(server, path, body)
+        assert 400 <= status < 500
+
+
+@attack(BODIES_BYTES_MAX)
+async def large_payloads_at_the_same_time(server: ClusterProcess) -> None:
+    payload = os.urandom(20 * MB).hex().encode()
+    queue = unique("large").encode()
+    body = b'{"items":[{"queue":"%b","payload":"%b"}]}' % (queue, payload)
+    assert set(await post(server, "push", *[body] * 5)) <= {201, 429}
+    dense = repeated(b"[", b"[]", 5_000_000, b"]")
+    body = b'{"items":[{"queue":"%b","payload":%b}]}' % (queue, dense)
+    assert set(await post(server, "push", *[body] * 2)) <= {201, 429}
+
+
+@attack(BODIES_BYTES_MAX)
+async def large_bodies_without_an_end(server: ClusterProcess) -> None:
+    head = b"POST /api/v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"
+    await send_to_all(server, 8, head + b" " * 60_000_000)
+
+
+@attack(BODIES_BYTES_MAX)
+async def large_pages_that_are_not_read(server: ClusterProcess) -> None:
+    queue = unique("pages")
+    async with Client(server.url) as client:
+        for _ in range(6):
+            await client.push(queue, [os.urandom(500_000).hex() for _ in range(10)])
+    requests = [
+        f"GET /api/v1/messages?queue={queue}&limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /api/v1/pop/queue/{queue}?consumerGroup=%s&batch=1000 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    with silent_readers(server, 48) as connections:
+        for number, one in enumerate(connections):
+            request = requests[number % 2].replace("%s", f"g{number}")
+            await asyncio.get_running_loop().sock_sendall(one, request.encode())
+        await asyncio.sleep(2)
 
 
 @pytest.mark.alone

@@ -10,6 +10,7 @@ from queue_server.broker.ack import Ack, AckOutcome
 from queue_server.broker.pop import Delivery, PopRequest
 from queue_server.domain.access import Use
 from queue_server.domain.errors import BadParameter, BadPop, QueueServerError
+from queue_server.domain.message import NewMessage
 from queue_server.domain.names import (
     QUEUE_MODE,
     ConsumerGroup,
@@ -22,7 +23,7 @@ from queue_server.domain.segment import wire_time
 from queue_server.domain.subscription import start_of
 from queue_server.http import wire
 from queue_server.http.access import hide_partitions
-from queue_server.http.memory import ITEM_BYTES, UNIFORM_ACK_BYTES, memory_of
+from queue_server.http.memory import ITEM_BYTES, UNIFORM_ACK_BYTES, memory_of, turn_of
 from queue_server.http.request import (
     check_count,
     check_nesting,
@@ -71,8 +72,14 @@ async def _push(request: web.Request) -> bytes:
     if SPAN in request:
         queues = {item.queue for item in items}
         describe(request, len(items), queue=queues.pop() if len(queues) == 1 else None)
+    async with turn_of(request, len(items)):
+        return await _store(request, items, len(body))
+
+
+async def _store(request: web.Request, items: list[NewMessage], size_bytes: int) -> bytes:
+    state = request.app[STATE]
     answer, is_stored = await state.maintenance.push(
-        items, len(body), producer_sub(request), traceparent_of(request), grants
+        items, size_bytes, producer_sub(request), traceparent_of(request), grants_of(request)
     )
     if not is_stored:
         return answer
@@ -339,7 +346,8 @@ async def _ack_batch(request: web.Request) -> bytes:
     group = ConsumerGroup(body.consumer_group) if body.consumer_group else QUEUE_MODE
     describe(request, len(body.acknowledgments))
     acks = await hide_partitions(request, Use.POP, body.acknowledgments)
-    return await _ack(state, acks, group)
+    async with turn_of(request, len(acks)):
+        return await _ack(state, acks, group)
 
 
 async def _ack_uniform(state: State, acks: UniformAcks, likes: list[Ack]) -> bytes | None:

@@ -13,7 +13,7 @@ from queue_server.domain.errors import BadRequest, BodyTooLarge, NameTooLong
 from queue_server.domain.message import NewMessage
 from queue_server.http import wire
 from queue_server.http.access import hide_partitions
-from queue_server.http.memory import ITEM_BYTES, memory_of
+from queue_server.http.memory import ITEM_BYTES, memory_of, turn_of
 from queue_server.http.request import check_count, check_nesting, grants_of, producer_sub, read_body
 from queue_server.http.state import STATE
 from queue_server.http.tracing import traceparent_of
@@ -72,6 +72,18 @@ async def _execute(request: web.Request) -> bytes:
         for queue in {item.queue for item in items}:
             grants.require(Use.PUSH, queue)
         acks = await hide_partitions(request, Use.POP, acks)
+    async with turn_of(request, len(order)):
+        return await _carry_out(request, items, acks, order, leases)
+
+
+async def _carry_out(
+    request: web.Request,
+    items: list[NewMessage],
+    acks: list[Ack],
+    order: list[tuple[bool, int]],
+    leases: list[str],
+) -> bytes:
+    state = request.app[STATE]
     transaction_id = str(uuid.uuid4())
     try:
         result = await state.transactor.execute(
@@ -80,7 +92,7 @@ async def _execute(request: web.Request) -> bytes:
             leases,
             producer_sub(request),
             traceparent_of(request),
-            grants,
+            grants_of(request),
         )
     except TransactionRefused as exc:
         answer: dict[str, object] = {
