@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from yarl import URL
 
 from queue_server.broker.ack import Ack
 from queue_server.domain.encryption import Keyring
-from queue_server.domain.errors import BadRequest
+from queue_server.domain.errors import BadParameter, BadRequest
 from queue_server.domain.message import MessageIdRun, NewMessage
 from queue_server.domain.names import parse_partition_id
 from queue_server.domain.segment import OpenSegment, decrypt, pack, render, wire_time
@@ -133,19 +134,24 @@ def asked(text: str) -> Any:
     | st.sampled_from(["+7", "-0", "٣", "1e3", " 1", "1_0", "9" * 40])
 )
 @settings(deadline=None)
-def test_a_parameter_is_read_or_absent(text: str) -> None:
+def test_a_parameter_is_read_or_refused(text: str) -> None:
     request = asked(text)
-    number = query_int(request, "x", 5, 1, 100)
-    assert 1 <= number <= 100
     try:
         meant = int(text) if text.isascii() and "_" not in text and text == text.strip() else None
     except ValueError:
         meant = None
-    if meant is None:
-        assert number == 5
-    elif abs(meant) < 10**18:
-        assert number == min(max(meant, 1), 100)
-    assert query_bool(request, "x") is (text.lower() in ("true", "1"))
+    if meant is not None:
+        assert query_int(request, "x", 5, 1, 100) == min(max(meant, 1), 100)
+    elif not text:
+        assert query_int(request, "x", 5, 1, 100) == 5
+    else:
+        with pytest.raises(BadParameter, match="x must be"):
+            query_int(request, "x", 5, 1, 100)
+    if text.lower() in ("true", "1", "false", "0", ""):
+        assert query_bool(request, "x") is (text.lower() in ("true", "1"))
+    else:
+        with pytest.raises(BadParameter, match="x must be"):
+            query_bool(request, "x")
     assert query_bool(request, "y") is False
 
 
@@ -157,7 +163,11 @@ def test_a_parameter_is_read_or_absent(text: str) -> None:
 @settings(deadline=None)
 def test_a_time_leaves_room_to_reckon(text: str) -> None:
     moment = parse_time(text)
-    assert moment == query_time(asked(text), "x")
+    if moment is None and text:
+        with pytest.raises(BadParameter, match="x must be"):
+            query_time(asked(text), "x")
+    else:
+        assert moment == query_time(asked(text), "x")
     if moment is not None:
         for days in (-1, 0, 1):
             told = wire_time(moment + datetime.timedelta(days=days))
