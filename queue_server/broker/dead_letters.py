@@ -8,7 +8,7 @@ gone, and a repetition after a COMMIT whose answer was lost finds its own messag
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -26,11 +26,13 @@ from queue_server.domain.ids import id_keys
 from queue_server.domain.message import NewMessage, message_id
 from queue_server.domain.names import PartitionId
 from queue_server.storage import dead_letters
-from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter
+from queue_server.storage.dead_letters import DeadLetter, DeadLetterFilter, RedrivePreview
 from queue_server.storage.messages import StoredId, find_ids
 from queue_server.storage.transactions import Connection, Transactions
 
 _ATTEMPTS_MAX = 5
+# Of a redrive by ids, which reads them with their payloads.
+_RUN_IDS = 100
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -60,6 +62,7 @@ class Redriven(msgspec.Struct, frozen=True):
     """What became of a filtered set; `remaining` match the filter still, duplicates among them."""
 
     moved_count: int
+    message_count: int  # pushed for these
     duplicate_count: int
     remaining_count: int
 
@@ -69,6 +72,17 @@ class Purged(msgspec.Struct, frozen=True):
 
     deleted_count: int
     remaining_count: int
+
+
+class _Move(msgspec.Struct, frozen=True):
+    """A dead letter that is moved, and others of the same message that go with it."""
+
+    letter: DeadLetter
+    others: Sequence[uuid.UUID] = ()
+
+    @property
+    def ids(self) -> list[uuid.UUID]:
+        return [self.letter.id, *self.others]
 
 
 class _Taken(Exception):
@@ -151,10 +165,17 @@ class DeadLetters:
         return await self._replay(letter, Destination(), creator)
 
     async def redrive(
-        self, filter_: DeadLetterFilter, limit: int, creator: Grants | None = None
+        self,
+        filter_: DeadLetterFilter,
+        limit: int,
+        creator: Grants | None = None,
+        ids: Sequence[uuid.UUID] | None = None,
     ) -> Redriven:
         """Move up to *limit* dead letters back, oldest failure first, in bounded batches.
 
+        Shape: *ids* are these alone, of those that the filter lets through.
+        A message that several groups gave up is pushed once, as every group reads the copy: its
+        other dead letters go with the first, also beyond *limit*.
         Duplicates on the way do not count: many of them must not keep the others from being moved.
         Nor do those that are encrypted and cannot be read: they stay.
         *creator*: what bounds the labels of a queue that was deleted meanwhile and is made anew.
@@ -162,54 +183,114 @@ class DeadLetters:
         Errors: `QueueFull` when nothing could be moved.
         """
         filter_ = self._with_keys(filter_)
-        moved_count = duplicate_count = 0
-        after: DeadLetter | None = None
-        while (left := limit - moved_count) > 0:
-            run = await dead_letters.next_run(self._transactions, filter_, after, left)
-            if not run:
-                break
-            after = run[-1]
+        moved_count = message_count = duplicate_count = 0
+        async for run in self._runs(filter_, ids, limit):
             readable = [one for one in map(self._opened, run) if one.payload is not None]
+            moves = await self._by_message(readable, filter_, ids)
             try:
-                moved, duplicates = await self._move_run(readable, creator)
+                while moves and moved_count < limit:
+                    some = moves[: limit - moved_count]
+                    moves = moves[len(some) :]
+                    moved, messages, duplicates = await self._move_run(some, creator)
+                    moved_count += moved
+                    message_count += messages
+                    duplicate_count += duplicates
             except QueueFull:
                 if moved_count == 0:
                     raise
                 break
-            moved_count += moved
-            duplicate_count += duplicates
+            if moved_count >= limit:
+                break
         return Redriven(
             moved_count,
+            message_count,
             duplicate_count,
             await dead_letters.count(self._transactions, filter_),
         )
 
-    async def _move_run(self, run: Sequence[DeadLetter], creator: Grants | None) -> tuple[int, int]:
-        """Move a run together; one by one when some of its copies are stored already."""
-        left = {letter.id: letter for letter in run}
-        while left:
-            letters = list(left.values())
+    async def _runs(
+        self, filter_: DeadLetterFilter, ids: Sequence[uuid.UUID] | None, limit: int
+    ) -> AsyncIterator[list[DeadLetter]]:
+        """Read what a redrive moves, oldest failure first, run by run."""
+        if ids is not None:
+            for start in range(0, len(ids), _RUN_IDS):
+                some = ids[start : start + _RUN_IDS]
+                yield await dead_letters.by_id(self._transactions, filter_, some)
+            return
+        after: DeadLetter | None = None
+        while run := await dead_letters.next_run(self._transactions, filter_, after, limit):
+            yield run
+            after = run[-1]
+
+    async def preview(self, filter_: DeadLetterFilter) -> RedrivePreview:
+        """Return what a redrive of all that the filter lets through would do."""
+        return await dead_letters.preview_redrive(self._reads, self._with_keys(filter_))
+
+    async def _by_message(
+        self,
+        letters: Sequence[DeadLetter],
+        filter_: DeadLetterFilter,
+        ids: Sequence[uuid.UUID] | None,
+    ) -> list[_Move]:
+        """One move for each message of *letters*, the first of each with all the others."""
+        same = await dead_letters.of_same_messages(
+            self._transactions, filter_, [letter.id for letter in letters]
+        )
+        wanted = None if ids is None else set(ids)
+        moves = []
+        covered: set[uuid.UUID] = set()
+        for letter in letters:
+            if letter.id not in covered:
+                others = [
+                    id_
+                    for id_ in same.get(letter.id, ())
+                    if id_ != letter.id and (wanted is None or id_ in wanted)
+                ]
+                moves.append(_Move(letter, others))
+                covered.update(others)
+        return moves
+
+    async def _move_run(self, run: Sequence[_Move], creator: Grants | None) -> tuple[int, int, int]:
+        """Move a run together; one by one when some of its copies are stored already.
+
+        Shape: dead letters that were moved, messages pushed, and dead letters that stay because
+        their message is stored.
+        """
+        moves = list(run)
+        while moves:
+            messages = [_copy(move.letter, Destination()) for move in moves]
             try:
-                await self._move(
-                    letters, [_copy(letter, Destination()) for letter in letters], creator
-                )
+                await self._move(moves, messages, creator)
             except _Taken as taken:
-                left = {id_: letter for id_, letter in left.items() if id_ not in taken.ids}
+                moves = [
+                    _Move(move.letter, [id_ for id_ in move.others if id_ not in taken.ids])
+                    for move in moves
+                    if move.letter.id not in taken.ids
+                ]
             except DuplicatePush:
-                replays = [await self._replay(letter, Destination(), creator) for letter in letters]
-                done = [replay for replay in replays if replay is not None]
-                moved = sum(replay.moved for replay in done)
-                return moved, len(done) - moved
+                moved = pushed = duplicates = 0
+                for move in moves:
+                    replay = await self._replay(move.letter, Destination(), creator, move.others)
+                    if replay is not None and replay.moved:
+                        moved += len(move.ids)
+                        pushed += 1
+                    elif replay is not None:
+                        duplicates += 1
+                return moved, pushed, duplicates
             else:
-                return len(letters), 0
-        return 0, 0
+                return sum(len(move.ids) for move in moves), len(moves), 0
+        return 0, 0, 0
 
     async def _replay(
-        self, letter: DeadLetter, destination: Destination, creator: Grants | None = None
+        self,
+        letter: DeadLetter,
+        destination: Destination,
+        creator: Grants | None = None,
+        others: Sequence[uuid.UUID] = (),
     ) -> Replay | None:
         message = _copy(letter, destination)
         try:
-            results = await self._move([letter], [message], creator)
+            results = await self._move([_Move(letter, others)], [message], creator)
         except _Taken:
             return None
         except DuplicatePush:
@@ -221,18 +302,23 @@ class DeadLetters:
 
     async def _move(
         self,
-        letters: Sequence[DeadLetter],
+        moves: Sequence[_Move],
         messages: Sequence[NewMessage],
         creator: Grants | None,
     ) -> list[PushResult]:
-        """Push *messages* and remove *letters* in one transaction. They keep their producers.
+        """Push *messages* and remove the dead letters of *moves* in one transaction.
+
+        They keep their producers, and the transaction ids that they had.
 
         Errors: `_Taken`, `DuplicatePush`: nothing was done.
         """
-        ids = [letter.id for letter in letters]
-        producer_subs = [letter.producer_sub for letter in letters]
+        ids = [id_ for move in moves for id_ in move.ids]
+        producer_subs = [move.letter.producer_sub for move in moves]
+        original_ids = [move.letter.first_transaction_id for move in moves]
         for _ in range(_ATTEMPTS_MAX):
-            request = await self._pusher.prepare(messages, producer_subs, creator=creator)
+            request = await self._pusher.prepare(
+                messages, producer_subs, creator=creator, original_ids=original_ids
+            )
             runs = 0
 
             async def work(connection: Connection) -> Callable[[], None]:

@@ -39,6 +39,7 @@ from queue_server.domain.numerals import numerals
 from queue_server.domain.segment import (
     SEGMENT_MESSAGES_MAX,
     SEGMENT_RAW_BYTES_MAX,
+    more_fields,
     pack,
     render,
 )
@@ -107,6 +108,8 @@ class PushRequest(msgspec.Struct):
     traceparent: str | None = None  # of the push's span, or of its producer's
     lanes: list[tuple[PartitionRef, Sequence[int]]] = []  # of all items, once all exist
     text: bytes | None = None  # all results as JSON, where they could be written at once
+    # Of items that are moved back from the dead letters, the transaction ids they had; else empty.
+    original_ids: Sequence[str | None] = ()
     is_held: bool = False  # maintenance holds it back: nothing of it was stored
 
 
@@ -194,21 +197,27 @@ class _Lane:
         else:
             self._kept = range(len(self.messages))
             messages, given, subs = self.messages, self._given, self.producer_subs
-        traceparents = self._traceparents()
+        more = self._more_fields()
         self._message_ids.clear()
         self._transaction_ids.clear()
         self.drafts.clear()
         for start in range(0, len(messages), SEGMENT_MESSAGES_MAX):
             end = start + SEGMENT_MESSAGES_MAX
-            self._draft(
-                messages[start:end], given[start:end], subs[start:end], traceparents[start:end]
-            )
+            self._draft(messages[start:end], given[start:end], subs[start:end], more[start:end])
 
-    def _traceparents(self) -> Sequence[str | None]:
-        """Those of the kept messages; empty when none has one."""
-        if not any(share.request.traceparent for share in self.shares):
+    def _more_fields(self) -> Sequence[bytes]:
+        """Further fields of the kept messages; empty when none has any."""
+        requests = [share.request for share in self.shares]
+        if not any(request.traceparent or request.original_ids for request in requests):
             return ()
-        given = [share.request.traceparent for share in self.shares for _ in share.indexes]
+        given = [
+            more_fields(
+                share.request.traceparent,
+                share.request.original_ids[index] if share.request.original_ids else None,
+            )
+            for share in self.shares
+            for index in share.indexes
+        ]
         return [given[position] for position in self._kept]
 
     def _draft(
@@ -216,7 +225,7 @@ class _Lane:
         messages: Sequence[NewMessage],
         given: Sequence[str | None],
         subs: Sequence[str | None],
-        traceparents: Sequence[str | None],
+        more: Sequence[bytes],
     ) -> None:
         run = MessageIdRun()
         message_ids = run.texts(len(messages))
@@ -233,15 +242,13 @@ class _Lane:
             transaction_ids = plain_texts(ids)
         else:
             keys, transaction_ids = id_keys(ids), json_texts(ids)
-        rendered = render(messages, message_ids, transaction_ids, subs, traceparents)
+        rendered = render(messages, message_ids, transaction_ids, subs, more)
         if len(rendered) > SEGMENT_RAW_BYTES_MAX and len(messages) > 1:
             pieces = min(len(rendered) // SEGMENT_RAW_BYTES_MAX + 1, len(messages))
             size = -(-len(messages) // pieces)
             for start in range(0, len(messages), size):
                 end = start + size
-                self._draft(
-                    messages[start:end], given[start:end], subs[start:end], traceparents[start:end]
-                )
+                self._draft(messages[start:end], given[start:end], subs[start:end], more[start:end])
             return
         place = b""
         if self.keyring is not None:
@@ -419,6 +426,7 @@ class Pusher:
         traceparent: str | None = None,
         creator: Grants | None = None,
         size_bytes: int = 0,
+        original_ids: Sequence[str | None] = (),
     ) -> PushRequest:
         """Group *items* by partition, and find out which partitions there are.
 
@@ -448,8 +456,9 @@ class Pusher:
                 else:
                     known.append((ref, indexes))
         return PushRequest(
-            items, producer_subs, known, missing, [None] * len(items), size_bytes, traceparent
-        )
+            items, producer_subs, known, missing, [None] * len(items), size_bytes, traceparent,
+            original_ids=original_ids,
+        )  # fmt: skip
 
     async def _flush(self, requests: Sequence[PushRequest]) -> list[bytes | None]:
         pending = requests

@@ -24,7 +24,7 @@ from queue_server.domain.names import PartitionId, PartitionKey, PartitionName, 
 from queue_server.domain.retention import RetentionType
 from queue_server.domain.segment import OpenSegment
 from queue_server.domain.status import Consumption, MessageStatus
-from queue_server.storage import groups, queues, retention, stored_messages
+from queue_server.storage import dead_letters, groups, queues, retention, stored_messages
 from queue_server.storage.messages import read_segments
 from queue_server.storage.retention import Expired, Span
 from queue_server.storage.stored_messages import (
@@ -91,6 +91,8 @@ class Detail(msgspec.Struct, frozen=True):
 
     listed: Listed
     config: QueueConfig
+    # Of the groups that gave it up; None: the reason is encrypted and cannot be read.
+    reasons: dict[str, str | None]
 
 
 class AmbiguousId(Exception):
@@ -301,7 +303,14 @@ class StoredMessages:
         if message is None:
             return None
         consumptions = await stored_messages.consumptions(self._reads, [partition_id])
-        return Detail(Listed(message, consumptions[partition_id]), config)
+        reasons: dict[str, str | None] = {}
+        for letter in await dead_letters.of_message(self._reads, partition_id, transaction_id):
+            if letter.created_at == message.created_at:
+                reasons[letter.consumer_group] = None
+                with contextlib.suppress(Unreadable):
+                    opened = dead_letters.opened(letter, self._keyring)
+                    reasons[letter.consumer_group] = opened.error_message
+        return Detail(Listed(message, consumptions[partition_id]), config, reasons)
 
     async def locate(self, transaction_id: str, within_s: float = _SEARCH_S) -> PartitionId | None:
         """The partition with the only message of this id, in its log or among its dead letters.

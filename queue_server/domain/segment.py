@@ -49,7 +49,8 @@ _BEHIND_DATA = b',"producerSub":'
 class StoredMessage(msgspec.Struct, gc=False):
     """A message as it stands in a rendered body; field names and order are those of the wire.
 
-    Behind these there may be a `traceparent`, which is for consumers alone.
+    Behind these there may be an `originalTransactionId`, of a message that was moved back from the
+    dead letters, and a `traceparent`, which is for consumers alone.
     """
 
     id: str
@@ -58,6 +59,7 @@ class StoredMessage(msgspec.Struct, gc=False):
     data: msgspec.Raw
     producerSub: str | None  # noqa: N815
     offset: msgspec.Raw = _HOLE
+    originalTransactionId: str | None = None  # noqa: N815
 
 
 _encoder = msgspec.json.Encoder()
@@ -72,12 +74,12 @@ def render(
     message_ids: Sequence[bytes],
     transaction_ids: Sequence[bytes],
     producer_subs: Sequence[str | None] = (),
-    traceparents: Sequence[str | None] = (),
+    more_fields: Sequence[bytes] = (),
 ) -> bytes:
     """The body of a segment, not yet compressed: a `StoredMessage` a message, the hole in front.
 
     Shape: *transaction_ids* are JSON texts; *producer_subs* empty = nobody is known;
-    *traceparents* (hexadecimal digits and dashes) go out with the messages that have one.
+    *more_fields* are what `more_fields` makes for each message, or empty.
     """
     count = len(messages)
     traces: bytes | list[bytes] = b"null"
@@ -87,9 +89,6 @@ def render(
     subs: bytes | list[bytes] = b"null"
     if producer_subs.count(None) < len(producer_subs):
         subs = [_encoder.encode(sub) for sub in producer_subs]
-    ends: bytes | list[bytes] = b""
-    if any(traceparents):
-        ends = [b',"traceparent":"%s"' % t.encode() if t else b"" for t in traceparents]
     return weave(
         count,
         b'{"offset":\x01,"id":"', message_ids,
@@ -97,8 +96,21 @@ def render(
         b'","traceId":', traces,
         b',"data":', [m.payload for m in messages],
         b',"producerSub":', subs,
-        ends, b"}", separator=b",",
+        more_fields or b"", b"}", separator=b",",
     )  # fmt: skip
+
+
+def more_fields(traceparent: str | None, original_transaction_id: str | None) -> bytes:
+    """Render what few messages have behind their other fields; empty when it is nothing.
+
+    A *traceparent* is hexadecimal digits and dashes.
+    """
+    fields = b""
+    if original_transaction_id is not None:
+        fields = b',"originalTransactionId":' + _encoder.encode(original_transaction_id)
+    if traceparent:
+        fields += b',"traceparent":"%s"' % traceparent.encode()
+    return fields
 
 
 def pack(rendered: bytes, keyring: Keyring | None = None, place: bytes = b"") -> tuple[int, bytes]:

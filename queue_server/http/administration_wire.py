@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated
 
 import msgspec
 
 from queue_server.http.wire import BodyReader
+
+REDRIVE_IDS_MAX = 1000
 
 
 class SubscriptionBody(msgspec.Struct, rename="camel"):
@@ -27,6 +30,9 @@ class RedriveBody(msgspec.Struct, rename="camel"):
     error: str | None = None
     error_contains: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    # These alone, of those that the other fields let through.
+    ids: Annotated[list[uuid.UUID], msgspec.Meta(max_length=REDRIVE_IDS_MAX)] | None = None
+    dry_run: bool = False  # says what would be done, and does nothing
 
 
 class ReplayBody(msgspec.Struct):

@@ -174,6 +174,7 @@ class PoppedMessage(TypedDict):
     deliveryAttempt: int
     retryCount: int
     priority: int
+    originalTransactionId: NotRequired[str]  # before it was moved back from the dead letters
     traceparent: NotRequired[str]  # of its push, or of its producer
 
 
@@ -1184,6 +1185,7 @@ class SoughtPartition(TypedDict):
 class DeadLetter(TypedDict):
     id: Uuid
     transactionId: str
+    originalTransactionId: str  # the first one, of a message that was moved back before
     partitionId: str
     queue: str
     partition: str
@@ -1216,8 +1218,16 @@ class Purged(TypedDict):
 
 
 class Redriven(TypedDict):
+    """`messages` were pushed for `moved` dead letters.
+
+    With `dryRun` it is what would be done: `messages` for all `remaining` dead letters, which so
+    many `deliveries` to groups would follow.
+    """
+
     success: Literal[True]
     moved: int
+    messages: int
+    deliveries: NotRequired[int]
     duplicates: int
     remaining: int
 
@@ -1310,6 +1320,8 @@ class MessageMode(Mode):
 class MessageGroup(TypedDict):
     name: str
     consumed: bool
+    gaveUp: bool  # `errorMessage` is why; null also when it is encrypted and cannot be read
+    errorMessage: str | None
     leaseExpiresAt: Time | None
 
 

@@ -65,6 +65,13 @@ class DeadLetter(msgspec.Struct, frozen=True):
     created_at: datetime.datetime  # of the message
     failed_at: datetime.datetime
     sealed_error: bytes | None = None
+    # What it was before it was moved back from the dead letters; None when it never was.
+    original_transaction_id: str | None = None
+
+    @property
+    def first_transaction_id(self) -> str:
+        """The id that its producer gave it, however often it was moved back since."""
+        return self.original_transaction_id or self.transaction_id
 
 
 def opened(letter: DeadLetter, keyring: Keyring) -> DeadLetter:
@@ -120,6 +127,48 @@ async def next_run(
         prepare=False,
     )
     return [DeadLetter(*row) for row in rows]
+
+
+async def by_id(
+    transactions: Transactions, filter_: DeadLetterFilter, ids: Sequence[uuid.UUID]
+) -> list[DeadLetter]:
+    """Read those of *ids* that the filter lets through, oldest failure first."""
+    rows = await transactions.call(
+        STATEMENTS["dead_letters_by_id"],
+        await filter_.parameters(transactions) | {"ids": list(ids)},
+        prepare=False,
+    )
+    return [DeadLetter(*row) for row in rows]
+
+
+async def of_same_messages(
+    transactions: Transactions, filter_: DeadLetterFilter, ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, list[uuid.UUID]]:
+    """For each of *ids* all that the filter lets through of the same message, itself included."""
+    rows = await transactions.call(
+        STATEMENTS["dead_letters_of_messages"],
+        await filter_.parameters(transactions) | {"ids": list(ids)},
+        prepare=False,
+    )
+    found: dict[uuid.UUID, list[uuid.UUID]] = {}
+    for id_, other in rows:
+        found.setdefault(id_, []).append(other)
+    return found
+
+
+class RedrivePreview(msgspec.Struct, frozen=True, rename="camel"):
+    """What a redrive would do: remove entries, push messages, which are delivered to groups."""
+
+    dead_letters: int
+    messages: int
+    deliveries: int
+
+
+async def preview_redrive(transactions: Transactions, filter_: DeadLetterFilter) -> RedrivePreview:
+    rows = await transactions.call(
+        STATEMENTS["preview_redrive"], await filter_.parameters(transactions), prepare=False
+    )
+    return RedrivePreview(*rows[0])
 
 
 async def count(transactions: Transactions, filter_: DeadLetterFilter) -> int:

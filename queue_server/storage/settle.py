@@ -242,6 +242,7 @@ async def _bury(
                     segment.first_message_id, letter.offset - segment.base_offset
                 ),
                 "transaction_id": message.transactionId,
+                "original_transaction_id": message.originalTransactionId,
                 "trace_id": message.traceId,
                 "producer_sub": message.producerSub,
                 "retry_count": letter.retry_count,

@@ -621,6 +621,7 @@ async def bury(
                         segment.first_message_id, offset - segment.base_offset
                     ),
                     "transaction_id": message.transactionId,
+                    "original_transaction_id": message.originalTransactionId,
                     "trace_id": message.traceId,
                     "producer_sub": message.producerSub,
                     "retry_count": 0,

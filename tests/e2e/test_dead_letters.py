@@ -71,6 +71,7 @@ async def test_an_entry_tells_everything(client: Client, queue: str) -> None:
     assert entry["createdAt"] == message["createdAt"]
     assert {name: entry[name] for name in entry if name not in ("id", "failedAt", "createdAt")} == {
         "transactionId": "inv-2",
+        "originalTransactionId": "inv-2",
         "partitionId": message["partitionId"],
         "queue": queue,
         "partition": "p",
@@ -165,7 +166,7 @@ async def test_a_reason_is_not_what_contains_it(client: Client, queue: str) -> N
     # None was given: no dead letter is without a reason, and it is not any.
     assert await data(error="") == []
     assert await redrive(client, queue, error="") == {
-        "success": True, "moved": 0, "duplicates": 0, "remaining": 0,
+        "success": True, "moved": 0, "messages": 0, "duplicates": 0, "remaining": 0,
     }  # fmt: skip
     path = f"/api/v1/dlq?queue={segment(queue)}"
     assert (await client.send("DELETE", f"{path}&error=")).json["deleted"] == 0
@@ -308,7 +309,7 @@ async def test_a_copy_that_is_stored_already_leaves_the_entry(client: Client, qu
     assert answer.json["replayedAs"]["offset"] == stored["offset"]
     assert (await listed(client, queue=queue))["total"] == 1
     assert await redrive(client, queue) == {
-        "success": True, "moved": 0, "duplicates": 1, "remaining": 1,
+        "success": True, "moved": 0, "messages": 0, "duplicates": 1, "remaining": 1,
     }  # fmt: skip
     assert [m["data"] for m in await drain(client, queue)] == ["mine"]
 
@@ -327,7 +328,7 @@ async def test_redrive_moves_what_the_filter_lets_through_in_order(
     await bury(client, queue, list(range(10)), partition="a", error="odd thing")
     await bury(client, queue, ["b1", "b2"], partition="b", group="g", error="other thing")
     assert await redrive(client, queue, errorContains="odd", limit=4) == {
-        "success": True, "moved": 4, "duplicates": 0, "remaining": 6,
+        "success": True, "moved": 4, "messages": 4, "duplicates": 0, "remaining": 6,
     }  # fmt: skip
     assert [m["data"] for m in await drain(client, queue, partition="a")] == [0, 1, 2, 3]
     assert (await redrive(client, queue, partition="a"))["moved"] == 6
@@ -345,7 +346,8 @@ async def test_duplicates_do_not_keep_those_behind_them(client: Client, queue: s
     await client.push(queue, ["mine"] * 3, ids=[f"dlq:{entry['id']}" for entry in entries[:3]])
     for moved, remaining in ((2, 4), (1, 3), (0, 3)):
         assert await redrive(client, queue, limit=2) == {
-            "success": True, "moved": moved, "duplicates": 3, "remaining": remaining,
+            "success": True, "moved": moved, "messages": moved, "duplicates": 3,
+            "remaining": remaining,
         }  # fmt: skip
     assert [m["data"] for m in await drain(client, queue)] == ["mine"] * 3 + [3, 4, 5]
 
@@ -360,6 +362,70 @@ async def test_a_large_redrive_runs_beside_others_and_loses_nothing(
     assert all(body["duplicates"] == 0 for body in bodies)
     assert (await listed(fresh_client, queue=queue))["total"] == 0
     assert sorted(m["data"]["n"] for m in await drain(fresh_client, queue)) == list(range(count))
+
+
+async def give_up(client: Client, queue: str, groups: list[str], count: int) -> None:
+    """Push *count* messages that each of *groups* gives up."""
+    await client.configure(queue, {"retryLimit": 0})
+    await client.push(queue, list(range(count)), ids=[f"order-{n}" for n in range(count)])
+    for group in groups:
+        pop = await client.pop(queue, group=group, batch=count)
+        await client.ack_batch(
+            [(message, "failed") for message in pop.messages], group=group, error=f"of {group}"
+        )
+
+
+async def test_a_message_that_three_groups_gave_up_is_moved_once(
+    client: Client, queue: str
+) -> None:
+    groups = ["billing", "ledger", "shipping"]
+    await give_up(client, queue, groups, 2)
+    assert (await listed(client, queue=queue))["total"] == 6
+    assert await redrive(client, queue, dryRun=True) == {
+        "success": True, "moved": 0, "messages": 2, "deliveries": 6, "duplicates": 0,
+        "remaining": 6,
+    }  # fmt: skip
+    assert (await listed(client, queue=queue))["total"] == 6  # nothing was done
+    assert await redrive(client, queue) == {
+        "success": True, "moved": 6, "messages": 2, "duplicates": 0, "remaining": 0,
+    }  # fmt: skip
+    for group in groups:
+        pop = await client.pop(queue, group=group, batch=10)
+        assert pop.data == [0, 1]
+        assert all(id_.startswith("dlq:") for id_ in pop.ids)
+        assert [m["originalTransactionId"] for m in pop.messages] == ["order-0", "order-1"]
+        # Given up again, and moved again: it is still the id that the producer gave.
+        await client.ack_batch([(m, "failed") for m in pop.messages], group=group)
+    entries = (await listed(client, queue=queue))["messages"]
+    assert {entry["originalTransactionId"] for entry in entries} == {"order-0", "order-1"}
+    assert (await redrive(client, queue))["messages"] == 2
+    pop = await client.pop(queue, group="billing", batch=10)
+    assert [m["originalTransactionId"] for m in pop.messages] == ["order-0", "order-1"]
+
+
+async def test_chosen_dead_letters_are_moved_and_no_others(client: Client, queue: str) -> None:
+    await give_up(client, queue, ["billing", "ledger"], 3)
+    entries = (await listed(client, queue=queue))["messages"]
+    chosen = [e["id"] for e in entries if e["transactionId"] in ("order-0", "order-2")][:3]
+    body = await redrive(client, queue, ids=chosen)
+    assert (body["moved"], body["messages"], body["remaining"]) == (3, 2, 3)
+    left = {entry["id"] for entry in (await listed(client, queue=queue))["messages"]}
+    assert left == {entry["id"] for entry in entries} - set(chosen)
+    # Of another queue, gone already, or nothing at all.
+    assert (await redrive(client, unique("other"), ids=[entries[0]["id"]]))["moved"] == 0
+    assert (await redrive(client, queue, ids=chosen))["moved"] == 0
+    answer = await client.post("/api/v1/dlq/redrive", {"queue": queue, "ids": ["nonsense"]})
+    assert answer.status == 400
+
+
+async def test_a_message_says_which_groups_gave_it_up_and_why(client: Client, queue: str) -> None:
+    await give_up(client, queue, ["billing"], 1)
+    await client.complete(await client.pop(queue, group="ledger"), group="ledger")
+    (entry,) = (await listed(client, queue=queue))["messages"]
+    answer = await client.get(f"/api/v1/messages/{entry['partitionId']}/order-0")
+    groups = {one["name"]: one for one in answer.json["consumerGroups"]}
+    assert (groups["billing"]["gaveUp"], groups["billing"]["errorMessage"]) == (True, "of billing")
+    assert (groups["ledger"]["gaveUp"], groups["ledger"]["errorMessage"]) == (False, None)
 
 
 async def test_bad_redrives(client: Client) -> None:

@@ -280,8 +280,11 @@ async def test_the_detail_after_a_pop_that_commits_on_delivery(client: Client, q
     pop = await client.pop(queue, batch=1, autoAck="true")
     body = await detail(client, pop.messages[0])
     assert body["consumerGroups"] == [
-        {"name": "__QUEUE_MODE__", "consumed": True, "leaseExpiresAt": None}
-    ]
+        {
+            "name": "__QUEUE_MODE__", "consumed": True, "gaveUp": False, "errorMessage": None,
+            "leaseExpiresAt": None,
+        }
+    ]  # fmt: skip
     assert body["payload"] == {"total": 12.5}
     assert body["transactionId"] == "a/b c"
     assert body["isEncrypted"] is False

@@ -12,6 +12,7 @@ from queue_server.domain.segment import (
     CODEC_RENDERED,
     CODEC_ZSTD,
     OpenSegment,
+    more_fields,
     pack,
     render,
 )
@@ -129,11 +130,16 @@ def test_a_message_says_which_push_brought_it_behind_all_else() -> None:
     run = MessageIdRun()
     texts = run.texts(3)
     parents = [f"00-{1:032x}-{2:016x}-01", None, f"00-{3:032x}-{4:016x}-00"]
-    rendered = render(messages, texts, texts, (), parents)
+    originals = [None, 'a "quoted" \u00e9', "order-1"]
+    fields = [more_fields(*both) for both in zip(parents, originals, strict=True)]
+    rendered = render(messages, texts, texts, (), fields)
     segment = OpenSegment(10, 13, *pack(rendered))
     told = json.loads(b"[" + segment.run(10, 13, CLAIM) + b"]")
     assert [message.get("traceparent") for message in told] == parents
+    assert [message.get("originalTransactionId") for message in told] == originals
+    assert [segment.message(at).originalTransactionId for at in range(10, 13)] == originals
     assert [message["data"] for message in told] == [{"traceparent": "mine"}] * 3
     assert segment.message(12).traceId is None
     # Without any, the text is what it always was.
-    assert render(messages, texts, texts, (), [None] * 3) == render(messages, texts, texts)
+    nothing = [more_fields(None, None)] * 3
+    assert render(messages, texts, texts, (), nothing) == render(messages, texts, texts)

@@ -171,7 +171,8 @@ def redrive(
 ) -> None:
     """Move dead letters back to the end of their partitions, where all groups read them again.
 
-    Says how many, and asks. One that is in the queue already stays (a duplicate).
+    Says how many messages and deliveries that makes, and asks. A message that several groups
+    gave up is pushed once. One that is in the queue already stays (a duplicate).
 
     With --json: `{"queue", "moved", "duplicates", "remaining"}`.
 
@@ -198,14 +199,17 @@ def redrive(
         moved = int(answer["result"] == "moved")
         _report(session, queue, moved, 1 - moved, 1 - moved)
         return
-    total = session.client.get(_DLQ, query | {"limit": 1})["total"]
+    preview = session.client.request("POST", f"{_DLQ}/redrive", body=query | {"dryRun": True})
+    total = preview["remaining"]
     wanted = min(limit, total) if limit else total
     if not wanted:
         _report(session, queue, 0, 0, 0)
         return
     session.out.confirm(
         f"move {count(wanted)} of {count(total)} dead letters of queue {queue!r}"
-        f"{_filter_text(query)} back to where they came from",
+        f"{_filter_text(query)} back to where they came from; all of them are of"
+        f" {some(preview['messages'], 'message')}, and"
+        f" {some(preview['deliveries'], 'delivery', 'deliveries')} to groups would follow",
         yes=yes,
     )
 

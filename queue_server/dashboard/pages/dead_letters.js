@@ -210,7 +210,7 @@ function Progress({ title, verb, kind = "primary", did, word, total, explain, st
     <//>`;
 }
 
-const REDRIVE = "A copy of each is pushed to the end of the partition it came from, where every group gets it, and the dead letter goes.";
+const REDRIVE = "A message that several groups gave up is pushed once, to the end of the partition it came from, where every group reads it. The copy has an id of its own, and the first one in originalTransactionId. The dead letters are removed.";
 
 function stayed(duplicates) {
   return duplicates ? `, ${count(duplicates)} were there already and stay` : "";
@@ -225,8 +225,19 @@ function useTotal(set) {
 
 // Both end with as many as were there in the beginning: what comes meanwhile is not meant.
 
+/** What a redrive of *set* would do, as the server says. */
+function useRedrivePreview(set) {
+  const source = useData(() => post("/api/v1/dlq/redrive", {
+    queue: set.queue, error: set.reason, errorContains: set.part || null, dryRun: true,
+  }), [], { every: 0 });
+  const total = source.data?.remaining ?? 0;
+  return [total, html`<${Loaded} of=${source} lines=${1}>${({ messages, deliveries }) => html`
+    <p><b>${plural(total, "dead letter")}</b> of <b>${plural(messages, "message")}</b> in <b>${set.queue}</b>${named(set)};
+      <b>${plural(deliveries, "delivery", "deliveries")}</b> to groups will follow.</p>`}<//>`];
+}
+
 function RedriveAll({ of: set, onClose }) {
-  const [total, sentence] = useTotal(set);
+  const [total, sentence] = useRedrivePreview(set);
   const step = async (atOnce, done) => {
     const { moved, duplicates, remaining } = await post("/api/v1/dlq/redrive", {
       queue: set.queue, error: set.reason, errorContains: set.part || null, limit: Math.min(atOnce, total - done),
@@ -247,23 +258,22 @@ function PurgeAll({ of: set, onClose }) {
     explain=${html`${sentence}<p class="muted">They go for good, with their payloads.</p>`} />`;
 }
 
+const BY_ID = 100;
+
 function RedriveSelected({ letters, onClose }) {
   const [left] = useState([...letters]);
   const [total] = useState(letters.length);
   const [passed] = useState({ duplicates: 0, gone: 0 });
   const step = async () => {
-    const letter = left.shift();
-    let done = 0;
-    try {
-      const { retried } = await post(path`/api/v1/dlq/${letter.id}/replay`, {});
-      if (retried) done = 1;
-      else passed.duplicates += 1;
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      passed.gone += 1; // somebody was faster
-    }
+    // Those of one queue together, so that the letters of one message are moved as one.
+    const { queue } = left[0];
+    const run = left.filter((one) => one.queue === queue).slice(0, BY_ID);
+    for (const one of run) left.splice(left.indexOf(one), 1);
+    const { moved, duplicates } = await post("/api/v1/dlq/redrive", { queue, ids: run.map((one) => one.id) });
+    passed.duplicates += duplicates;
+    passed.gone += Math.max(run.length - moved - duplicates, 0); // another operator was faster
     const note = `${stayed(passed.duplicates)}${passed.gone ? `, ${count(passed.gone)} gone already` : ""}`;
-    return { done, note, more: left.length > 0 };
+    return { done: moved, note, more: left.length > 0 };
   };
   return html`<${Progress} title="Redrive selected dead letters" verb="Redrive" did="moved" total=${total} step=${step} onClose=${onClose}
     explain=${html`<p><b>${plural(total, "dead letter")}</b>.</p><p class="muted">${REDRIVE}</p>`} />`;

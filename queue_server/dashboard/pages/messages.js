@@ -112,7 +112,9 @@ export function Message({ partitionId, transactionId }) {
           <${Card} title="Groups">
             ${one.consumerGroups.length ? html`<${Table} caption="Groups of the partition" id=${(row) => row.name} rows=${one.consumerGroups} columns=${[
               { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, one.queue])}>${groupName(row.name)}</a>` },
-              { key: "read", label: "Has read it", render: (row) => (row.consumed ? html`<${Badge} tone="good">yes<//>` : html`<${Badge}>no<//>`) },
+              { key: "read", label: "Outcome", render: (row) => (row.gaveUp
+                ? html`<${Badge} tone="bad">gave up<//> ${row.errorMessage || html`<span class="muted">no reason given</span>`}`
+                : row.consumed ? html`<${Badge} tone="good">acknowledged<//>` : html`<${Badge}>not yet<//>`) },
               { key: "lease", label: "Holds the partition", render: (row) => (row.leaseExpiresAt ? html`until ${absoluteTime(row.leaseExpiresAt)}` : "no") },
             ]} />` : html`<${Empty} title="Nobody yet">No group has read in this partition.<//>`}
           <//>

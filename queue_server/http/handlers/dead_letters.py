@@ -99,23 +99,34 @@ async def redrive(request: web.Request) -> web.Response:
         bounds[name] = None if text is None else parse_time(text)
         if text is not None and bounds[name] is None:
             raise BadRequest(f"{name} must be an ISO 8601 time")
-    redriven = await request.app[STATE].administration.dead_letters.redrive(
-        DeadLetterFilter(
-            queue=body.queue,
-            consumer_group=body.consumer_group,
-            partition=body.partition,
-            start=bounds["from"],
-            end=bounds["to"],
-            error=body.error,
-            error_contains=body.error_contains,
-        ),
-        limit,
-        grants,
+    letters = request.app[STATE].administration.dead_letters
+    filter_ = DeadLetterFilter(
+        queue=body.queue,
+        consumer_group=body.consumer_group,
+        partition=body.partition,
+        start=bounds["from"],
+        end=bounds["to"],
+        error=body.error,
+        error_contains=body.error_contains,
     )
+    if body.dry_run:
+        preview = await letters.preview(filter_)
+        return json_answer(
+            {
+                "success": True,
+                "moved": 0,
+                "messages": preview.messages,
+                "deliveries": preview.deliveries,
+                "duplicates": 0,
+                "remaining": preview.dead_letters,
+            }
+        )
+    redriven = await letters.redrive(filter_, limit, grants, body.ids)
     return json_answer(
         {
             "success": True,
             "moved": redriven.moved_count,
+            "messages": redriven.message_count,
             "duplicates": redriven.duplicate_count,
             "remaining": redriven.remaining_count,
         }
@@ -177,7 +188,7 @@ def _replayed(replay: Replay | None) -> web.Response:
             "partition": replay.message.partition,
             "consumerGroup": replay.letter.consumer_group,
             "dlqId": str(replay.letter.id),
-            "originalTransactionId": replay.letter.transaction_id,
+            "originalTransactionId": replay.letter.first_transaction_id,
             "dlqRowRemoved": replay.moved,
             "replayedAs": {
                 "index": 0,
@@ -218,6 +229,7 @@ def _entry(letter: DeadLetter, payloads: Payloads) -> dict[str, Any]:
     return {
         "id": str(letter.id),
         "transactionId": letter.transaction_id,
+        "originalTransactionId": letter.first_transaction_id,
         "partitionId": str(letter.partition_id),
         "queue": letter.queue,
         "partition": letter.partition,

@@ -217,7 +217,7 @@ async def _find(request: web.Request, partition_id: PartitionId, transaction_id:
 
 
 def _detail(request: web.Request, detail: Detail) -> PayloadAnswer:
-    listed, config = detail.listed, detail.config
+    listed, config, reasons = detail.listed, detail.config, detail.reasons
     message, consumption = listed.message, listed.consumption
     queue_mode = consumption.queue_mode
     named_count = len(consumption.named)
@@ -246,6 +246,8 @@ def _detail(request: web.Request, detail: Detail) -> PayloadAnswer:
                 {
                     "name": place.group,
                     "consumed": place.committed_offset > message.offset,
+                    "gaveUp": place.group in reasons,
+                    "errorMessage": reasons.get(place.group),
                     "leaseExpiresAt": _time(place.lease_expires_at),
                 }
                 for place in consumption.places

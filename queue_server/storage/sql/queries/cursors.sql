@@ -67,12 +67,14 @@ WHERE
 -- name: insert_dead_letter
 INSERT INTO queen.dead_letters (
     shard, id, partition_id, queue_id, consumer_group, message_offset, message_id, transaction_id,
-    trace_id, producer_sub, payload, error_message, sealed_error, error_key, retry_count, created_at
+    trace_id, producer_sub, payload, error_message, sealed_error, error_key, retry_count, created_at,
+    original_transaction_id
 )
 VALUES (
     %(shard)s, %(id)s, %(partition_id)s, %(queue_id)s::uuid, %(consumer_group)s,
     %(message_offset)s, %(message_id)s::uuid, %(transaction_id)s, %(trace_id)s, %(producer_sub)s,
-    %(payload)b, %(error_message)s, %(sealed_error)b, %(error_key)b, %(retry_count)s, %(created_at)s
+    %(payload)b, %(error_message)s, %(sealed_error)b, %(error_key)b, %(retry_count)s, %(created_at)s,
+    %(original_transaction_id)s
 )
 
 -- name: lease_fates

@@ -4,7 +4,7 @@
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
     d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
-    d.sealed_error, d.page_size
+    d.sealed_error, d.original_transaction_id, d.page_size
 FROM (
     SELECT
         f.*, count(*) OVER () AS page_size,
@@ -33,7 +33,7 @@ ORDER BY d.failed_at DESC, d.id DESC
 SELECT
     n.id, n.partition_id, n.partition, n.queue, n.consumer_group, n.transaction_id, n.trace_id,
     n.producer_sub, n.payload, n.error_message, n.retry_count, n.created_at, n.failed_at,
-    n.sealed_error
+    n.sealed_error, n.original_transaction_id
 FROM (
     SELECT
         r.*,
@@ -62,6 +62,64 @@ FROM (
 WHERE n.bytes_before IS NULL OR n.bytes_before < %(bytes_max)s
 ORDER BY n.failed_at, n.id
 
+-- name: dead_letters_by_id
+-- Those of some ids that a filter lets through, oldest failure first, by the primary key.
+SELECT
+    d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
+    d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
+    d.sealed_error, d.original_transaction_id
+FROM queen.find_dead_letters(
+    %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text, %(partition)s::text,
+    %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text, %(error_keys)s::bytea[],
+    %(error_contains)s::text
+) d
+JOIN queen.queues q ON q.id = d.queue_id
+JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
+WHERE d.id = ANY (%(ids)b::uuid[])
+ORDER BY d.failed_at, d.id
+
+-- name: dead_letters_of_messages
+-- Those that a filter lets through and that are of the same messages as the given ones, by
+-- dead_letters_by_message: groups that gave a message up have one each.
+SELECT g.id, f.id
+FROM unnest(%(ids)b::uuid[]) AS u (id)
+CROSS JOIN LATERAL (
+    SELECT k.id, k.partition_id, k.message_offset
+    FROM queen.dead_letters k
+    WHERE k.shard = %(shard)s AND k.id = u.id
+    OFFSET 0
+) g
+CROSS JOIN LATERAL (
+    SELECT d.id
+    FROM queen.find_dead_letters(
+        %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text,
+        %(partition)s::text, %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+        %(error_keys)s::bytea[], %(error_contains)s::text
+    ) d
+    WHERE d.partition_id = g.partition_id AND d.message_offset = g.message_offset
+) f
+
+-- name: preview_redrive
+-- What a redrive of all that a filter lets through would do: entries removed, messages pushed, and
+-- deliveries, as every group of the queue reads each.
+SELECT
+    coalesce(sum(q.entries), 0)::bigint, coalesce(sum(q.messages), 0)::bigint,
+    coalesce(sum(q.messages * greatest(s.groups, 1)), 0)::bigint
+FROM (
+    SELECT
+        d.queue_id, count(*) AS entries,
+        count(DISTINCT (d.partition_id, d.message_offset)) AS messages
+    FROM queen.find_dead_letters(
+        %(shard)s::smallint, %(queue_id)s::uuid, %(consumer_group)s::text,
+        %(partition)s::text, %(start)s::timestamptz, %(end)s::timestamptz, %(error)s::text,
+        %(error_keys)s::bytea[], %(error_contains)s::text
+    ) d
+    GROUP BY d.queue_id
+) q
+CROSS JOIN LATERAL (
+    SELECT count(*) AS groups FROM queen.subscriptions u WHERE u.queue_id = q.queue_id
+) s
+
 -- name: count_dead_letters
 SELECT count(*)
 FROM queen.find_dead_letters(
@@ -74,7 +132,7 @@ FROM queen.find_dead_letters(
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
     d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
-    d.sealed_error
+    d.sealed_error, d.original_transaction_id
 FROM queen.dead_letters d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
@@ -85,7 +143,7 @@ WHERE d.shard = %(shard)s AND d.id = %(id)s
 SELECT
     d.id, d.partition_id, p.name AS partition, q.name AS queue, d.consumer_group, d.transaction_id,
     d.trace_id, d.producer_sub, d.payload, d.error_message, d.retry_count, d.created_at, d.failed_at,
-    d.sealed_error
+    d.sealed_error, d.original_transaction_id
 FROM queen.dead_letters d
 JOIN queen.queues q ON q.id = d.queue_id
 JOIN queen.partitions p ON p.shard = d.shard AND p.id = d.partition_id
