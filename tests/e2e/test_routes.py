@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import Answer, Client, as_pop, drain, segment, unique, uuid7
+from tests.client import Answer, Client, as_pop, drain, unique, uuid7
 
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -262,7 +262,7 @@ async def test_unknown_fields_and_parameters_are_ignored(client: Client, queue: 
 
 @pytest.mark.parametrize(
     ("text", "truth"),
-    [("true", True), ("1", True), ("false", False), ("0", False), ("", False), ("yes", False)],
+    [("true", True), ("1", True), ("false", False), ("0", False), ("", False), ("TRUE", True)],
 )
 async def test_a_boolean_in_the_query_is_true_for_true_and_1_only(
     client: Client, queue: str, text: str, truth: bool
@@ -273,13 +273,12 @@ async def test_a_boolean_in_the_query_is_true_for_true_and_1_only(
 
 
 @pytest.mark.parametrize("name", ["batch", "partitions", "timeout", "leaseSeconds"])
-@pytest.mark.parametrize("text", ["abc", "", "1e9", "0x10", "1.5", "٣"])
-async def test_a_number_in_the_query_that_does_not_parse_is_as_if_not_given(
-    client: Client, queue: str, name: str, text: str
+async def test_an_empty_number_in_the_query_is_as_if_not_given(
+    client: Client, queue: str, name: str
 ) -> None:
+    """One that cannot be read is refused (test_parameters.py)."""
     await client.push(queue, [1])
-    answer = await client.get(f"/api/v1/pop/queue/{queue}?{name}={segment(text)}")
-    assert as_pop(answer).data == [1]
+    assert as_pop(await client.get(f"/api/v1/pop/queue/{queue}?{name}=")).data == [1]
 
 
 # ── configure ───────────────────────────────────────────────────────────────────────────────────
