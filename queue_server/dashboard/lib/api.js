@@ -99,8 +99,13 @@ export function logout() {
 
 function matches(patterns, queue) {
   return patterns.some((pattern) => {
-    const source = pattern.replace(/[.+^${}()|\\]/g, "\\$&").replace(/\*/g, ".*").replace(/\?/g, ".");
-    return new RegExp(`^${source.replace(/\[!/g, "[^")}$`, "s").test(queue);
+    const source = pattern.replace(/[.+^${}()|\\]/g, "\\$&").replace(/\?/g, ".").replace(/\[!/g, "[^");
+    // What a star passes over is looked for once and not reconsidered: many stars would otherwise
+    // try every way to share out a name among them.
+    const [start, ...rest] = source.split("*");
+    const end = rest.length ? `.*${rest.pop()}` : "";
+    const between = rest.map((part, n) => `(?=(?<s${n}>.*?${part}))\\k<s${n}>`).join("");
+    return new RegExp(`^${start}${between}${end}$`, "s").test(queue);
   });
 }
 
