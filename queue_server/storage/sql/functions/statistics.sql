@@ -64,17 +64,28 @@ AS $$
             min(c.committed_offset) AS slowest,
             max(c.committed_offset) FILTER (WHERE c.subscription_id = q.queue_mode_id)
                 AS queue_mode,
-            max(l.o_count) FILTER (
+            -- Looked up only under a lease. With columns of `a` in it the planner would put this join
+            -- before all others, and read partitions one by one.
+            max((
+                SELECT i.o_count
+                FROM queen.allocator_of(p_shard, c.partition_id) x
+                CROSS JOIN LATERAL queen.left_in_lease(
+                    p_shard, c.partition_id, x.low_watermark, c.committed_offset, c.lease_end
+                ) i
+            )) FILTER (
                 WHERE
                     c.subscription_id = q.queue_mode_id
                     AND c.lease_expires_at > clock_timestamp()
             ) AS queue_mode_leased,
-            max(l.o_count) FILTER (WHERE c.lease_expires_at > clock_timestamp()) AS leased,
+            max((
+                SELECT i.o_count
+                FROM queen.allocator_of(p_shard, c.partition_id) x
+                CROSS JOIN LATERAL queen.left_in_lease(
+                    p_shard, c.partition_id, x.low_watermark, c.committed_offset, c.lease_end
+                ) i
+            )) FILTER (WHERE c.lease_expires_at > clock_timestamp()) AS leased,
             max(c.consumed_at) AS consumed_at
         FROM queen.cursors c
-        CROSS JOIN LATERAL queen.left_in_lease(
-            p_shard, p.id, a.low_watermark, c.committed_offset, c.lease_end
-        ) l
         WHERE
             c.shard = p_shard
             AND c.partition_id = p.id
