@@ -111,6 +111,16 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _off_or_integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            return 0 if text == "0" else _integer(low, high)(text)
+        except ValueError as exc:
+            raise ValueError(f"{exc}, or 0") from None
+
+    return parse
+
+
 def _algorithm(text: str) -> str:
     names: dict[str, str] = {name.lower(): name for name in get_args(JwtAlgorithm)}
     if text.lower() not in names:
@@ -917,6 +927,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _integer(1, 36_500 * 24 * 3600),
         ),
     ] = 7 * 24 * 3600
+
+    # -- consumer groups --
+
+    group_idle_s: Annotated[
+        int,
+        Option(
+            ("GROUP_IDLE_SECONDS",),
+            "A consumer group that has neither popped nor acknowledged for so long is idle: while"
+            " other groups of its queue are in use, it makes the queue neither deep nor late. 0: no"
+            " group ever is. Holds for all servers on a database, as the last one that started has"
+            " it.",
+            "86400",
+            _off_or_integer(300, 1_000_000_000),
+        ),
+    ] = 3600
+    group_expire_s: Annotated[
+        int,
+        Option(
+            ("GROUP_EXPIRE_SECONDS",),
+            "A consumer group that has neither popped nor acknowledged for so long is deleted; when"
+            " it comes back it is new. 0: none is.",
+            "604800",
+            _off_or_integer(300, 1_000_000_000),
+        ),
+    ] = 0
 
     # -- figures for charts --
 

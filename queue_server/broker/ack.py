@@ -262,6 +262,7 @@ class Acker:
             message_count = len(request.ids) // KEY_BYTES
             self._counters.add(Counter.MESSAGES_ACKED, message_count)
             self._activity.of(element.partition.queue).ack_success += message_count
+            self._activity.contacts.acked.add(request.subscription_id)
             self._pace.note(request.subscription_id, message_count)
         self._activity.count_ack([element.partition.queue for element in elements])
         self._tell(
@@ -337,6 +338,8 @@ class Acker:
         """Fill in the outcomes, count and tell what was done; after the commit."""
         for element, one in zip(elements, settled, strict=True):
             activity = self._activity.of(element.partition.queue)
+            if any(result.success for result in one.results):
+                self._activity.contacts.acked.add(element.subscription_id)
             for index, result in zip(element.indexes, one.results, strict=True):
                 outcomes[index] = AckOutcome(result, element.partition)
                 self._count(_status(acks[index].status), result, activity)

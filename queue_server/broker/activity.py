@@ -7,14 +7,19 @@ the figures (never of the messages).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
+
+from queue_server.domain.names import SubscriptionId
 
 # Who pops may name anything, so names are bounded; what is done for others is added up together...
 _NAMES_MAX = 10_000
 # ...under a name that no queue has.
 _OTHERS = ""
+# A group in use is noted in the database once in so long by each worker.
+_CONTACT_INTERVAL_S = 60.0
+_CONTACTS_MAX = 100_000
 
 
 class QueueActivity(msgspec.Struct, gc=False):
@@ -51,11 +56,46 @@ class QueueActivity(msgspec.Struct, gc=False):
         self.lag_ms_max = lag_ms_max
 
 
+class Contacts:
+    """Which groups popped and acknowledged, and which of them are to be noted in the database."""
+
+    def __init__(self) -> None:
+        self.popped: set[SubscriptionId] = set()
+        self.acked: set[SubscriptionId] = set()
+        # When each was last noted, by time.monotonic().
+        self._popped_at: dict[SubscriptionId, float] = {}
+        self._acked_at: dict[SubscriptionId, float] = {}
+
+    def take(
+        self, waiting: Iterable[SubscriptionId], now: float
+    ) -> tuple[list[SubscriptionId], list[SubscriptionId]]:
+        """Those that popped, or whose pops are *waiting*, and those that acknowledged; due ones."""
+        popped, acked = self.popped | set(waiting), self.acked
+        self.popped, self.acked = set(), set()
+        return _due(popped, self._popped_at, now), _due(acked, self._acked_at, now)
+
+    def noted(
+        self, popped: Collection[SubscriptionId], acked: Collection[SubscriptionId], now: float
+    ) -> None:
+        """What was taken has been written down."""
+        for times, ids in ((self._popped_at, popped), (self._acked_at, acked)):
+            if len(times) + len(ids) > _CONTACTS_MAX:
+                times.clear()  # noted once more, that is all
+            times.update(dict.fromkeys(ids, now))
+
+
+def _due(
+    ids: Iterable[SubscriptionId], noted_at: dict[SubscriptionId, float], now: float
+) -> list[SubscriptionId]:
+    return [id_ for id_ in ids if now - noted_at.get(id_, float("-inf")) >= _CONTACT_INTERVAL_S]
+
+
 class Activity:
     """The numbers of all queues that this worker had to do with."""
 
     def __init__(self) -> None:
         self._queues: dict[str, QueueActivity] = {}
+        self.contacts = Contacts()
 
     def of(self, queue: str) -> QueueActivity:
         found = self._queues.get(queue)

@@ -8,6 +8,7 @@ place; what a deletion that broke off has left is taken away by the clean-up ser
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -27,6 +28,8 @@ from queue_server.domain.subscription import ALL, NEW, Start
 from queue_server.storage import groups, queues
 from queue_server.storage.groups import Moved
 from queue_server.storage.transactions import Transactions
+
+logger = logging.getLogger(__name__)
 
 # How often a seek begins again whose group is deleted under it.
 _SEEK_ATTEMPTS_MAX = 5
@@ -73,6 +76,17 @@ class Groups:
                     cursor_count += cleared.cursor_count
                     self._tell(found.name, group, cleared)
         return cursor_count
+
+    async def expire(self, idle_s: int) -> int:
+        """Delete the groups that have neither popped nor acknowledged for *idle_s*; how many."""
+        expired = await groups.find_expired(self._transactions, idle_s)
+        for group, queue in expired:
+            await self.delete(group, queue, delete_metadata=True)
+            logger.warning(
+                "a group has expired: it has not popped for GROUP_EXPIRE_SECONDS",
+                extra={"group": group, "queue": queue},
+            )
+        return len(expired)
 
     async def clear_remains(self) -> int:
         """Finish the deletions that a crash broke off; how many cursors that were."""

@@ -238,6 +238,7 @@ class Popper:
                         continue
                     resolved = await self._resolve(request, room)
                     delivery, targets = await self._claim(request, room, resolved)
+                    self._activity.contacts.popped.update(room.subscription_ids)
                     # Where there is nothing yet, the wish is what will be stored.
                     conflation = request.conflation
                     if targets:
@@ -406,6 +407,8 @@ class Popper:
             if one.claims:
                 self._in_use.add(target.subscription.id)
                 self._note_round(target.subscription.id, one.claims[-1].partition_id)
+                if request.auto_ack:
+                    self._activity.contacts.acked.add(target.subscription.id)
         claims = [claim for one in answers for claim in one.claims]
         if not claims:
             return None, again

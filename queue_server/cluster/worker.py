@@ -365,6 +365,7 @@ class QueueServer:
                 settings.max_queues,
                 settings.max_groups_per_queue,
                 settings.max_partitions_per_queue,
+                settings.group_idle_s,
             ),
         )
         receiver = self._context.wakeup_receiver

@@ -20,6 +20,7 @@ from queue_server.storage.dashboard import (
     QueueRow,
     SchemaFile,
 )
+from queue_server.storage.statistics import GroupState
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -1112,6 +1113,10 @@ class Group(TypedDict):
     totalLag: int
     maxTimeLag: int
     state: Literal["Stable", "Lagging", "Dead"]
+    activity: GroupState
+    counted: bool
+    lastActiveAt: Time
+    lastAckAt: Time | None
     subscriptionMode: str
     subscriptionTimestamp: Time
     subscriptionCreatedAt: Time

@@ -135,7 +135,8 @@ _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
     ("queue_messages", "Messages stored, acknowledged ones included.", lambda q: q.message_count),
     (
         "queue_depth_messages",
-        "Messages that the slowest consumer has not acknowledged, those under a lease included.",
+        "Messages that the slowest consumer in use has not acknowledged, those under a lease"
+        " included.",
         lambda q: q.depth,
     ),
     (
@@ -145,10 +146,15 @@ _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
     ),
     (
         "queue_oldest_message_age_seconds",
-        "Age of the oldest message that the slowest consumer has not acknowledged.",
+        "Age of the oldest message that the slowest consumer in use has not acknowledged.",
         lambda q: q.oldest_age_s,
     ),
     ("queue_dead_letters", "Dead letters.", lambda q: q.dead_letter_count),
+    (
+        "queue_limited_messages",
+        "Messages that count against the queue's maxSize; 0 without one.",
+        lambda q: q.limited,
+    ),
     ("queue_max_messages", "The queue's maxSize; 0: no limit.", lambda q: q.max_size),
     (
         "queue_recently_acked_messages",
@@ -173,6 +179,16 @@ _GROUP_GAUGES: Sequence[tuple[str, str, Callable[[GroupStatistics], float]]] = (
         "group_lag_seconds",
         "Age of the oldest message of a queue that a consumer group has not acknowledged.",
         lambda g: g.lag_s_max,
+    ),
+    (
+        "group_counted",
+        "1: the queue's depth and age count the group; 0: it is idle, and others are not.",
+        lambda g: g.counted,
+    ),
+    (
+        "group_last_active_time_seconds",
+        "When a consumer group last popped or acknowledged, in Unix time.",
+        lambda g: g.seen_at.timestamp(),
     ),
 )
 

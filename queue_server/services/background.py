@@ -55,6 +55,7 @@ class Background:
                     transactions,
                     groups,
                     idle_days=settings.partition_cleanup_days,
+                    group_expire_s=settings.group_expire_s,
                     trace_age_s=settings.trace_retention_s,
                     series_age_s=settings.metrics_retention_days * DAY_S,
                     batch_size=settings.retention_batch_size,

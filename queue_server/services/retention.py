@@ -121,6 +121,7 @@ class Cleanup:
         groups: Groups,
         *,
         idle_days: int,
+        group_expire_s: int,
         trace_age_s: int,
         series_age_s: int,
         batch_size: int,
@@ -128,6 +129,7 @@ class Cleanup:
         self._transactions = transactions
         self._groups = groups
         self._idle_s = idle_days * DAY_S  # 0 = partitions stay
+        self._group_expire_s = group_expire_s  # 0 = groups stay
         self._trace_age_s = trace_age_s
         self._series_age_s = series_age_s
         self._batch_size = batch_size
@@ -155,6 +157,9 @@ class Cleanup:
         return {
             "segments": segments,
             "partitions": partitions,
+            "groups": await self._groups.expire(self._group_expire_s)
+            if self._group_expire_s
+            else 0,
             "cursors": await self._groups.clear_remains(),
             "traces": await self._delete_all(retention.delete_old_traces, self._trace_age_s),
             "history": await self._delete_all(retention.delete_old_history, HISTORY_AGE_S),

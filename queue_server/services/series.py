@@ -24,7 +24,7 @@ from queue_server.broker.wakeup import Rooms
 from queue_server.domain.errors import QueueServerError
 from queue_server.observability.counters import LOOP_LAG, RETRY_COUNTERS, Counter, Life, Row
 from queue_server.observability.tasks import keep_running
-from queue_server.storage import series
+from queue_server.storage import groups, series
 from queue_server.storage.series import Address, Booking, Gauge, Rates, WorkerCounts
 from queue_server.storage.transactions import Transactions
 
@@ -244,6 +244,7 @@ class Series:
                 self._minute = minute
                 self._sample_count = 0
                 self._gauges = {}
+            await self._note_groups()
             try:
                 self._throughput.others = await series.other_rates(
                     self._transactions, self._address, self._interval_s
@@ -252,6 +253,25 @@ class Series:
                 logger.warning(
                     "the rates of other servers are not known", extra={"error": exc.message}
                 )
+
+    async def _note_groups(self) -> None:
+        """Note which groups are in use; what fails is made up for by their next pop."""
+        contacts, now = self._activity.contacts, time.monotonic()
+        waiting = [
+            id_
+            for room in self._rooms.occupied()
+            if room.sleeper_count
+            for id_ in room.subscription_ids
+        ]
+        popped, acked = contacts.take(waiting, now)
+        if not popped and not acked:
+            return
+        try:
+            await groups.note(self._transactions, popped, acked)
+        except QueueServerError as exc:
+            logger.warning("which groups are in use is not booked", extra={"error": exc.message})
+        else:
+            contacts.noted(popped, acked, now)
 
     def _cpu_share(self) -> float:
         (began, before), (ended, after) = self._cpu_samples[0], self._cpu_samples[-1]

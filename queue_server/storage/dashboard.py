@@ -14,13 +14,29 @@ from queue_server.storage.messages import SHARD
 from queue_server.storage.sealing import open_reason
 from queue_server.storage.series import QueueRates
 from queue_server.storage.statements import STATEMENTS
-from queue_server.storage.statistics import QueueStatistics
+from queue_server.storage.statistics import GroupState, GroupStatistics, QueueStatistics
 from queue_server.storage.transactions import Transactions
 
 ERRORS_MAX = 200
+# Groups that the list of queues names of each.
+_READERS_MAX = 5
 _NO_KEYS = Keyring()
 # Stands for errors that are sealed with a key that is missing.
 UNREADABLE_REASON = "The reason is encrypted and cannot be read"
+
+
+class ReaderRow(msgspec.Struct, frozen=True, rename="camel"):
+    """A group of a queue in the list of queues."""
+
+    name: str
+    lag: int
+    oldest_unread_at: datetime.datetime | None
+    state: GroupState
+    last_active_at: datetime.datetime
+
+    @classmethod
+    def of(cls, group: GroupStatistics) -> ReaderRow:
+        return cls(group.group, group.lag, group.oldest_at, group.state, group.seen_at)
 
 
 class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -49,9 +65,18 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
     # Acknowledgements of the last five minutes.
     acked_recently: int
     failed_recently: int
+    limited: int  # what counts against `max_size`; 0 without one
+    # Groups that count for the depth, and queue mode; of these the slowest, the first one first.
+    reader_count: int
+    readers: list[ReaderRow]
+    idle_groups: int  # those that do not
 
     @classmethod
-    def of(cls, queue: QueueStatistics, rates: QueueRates) -> QueueRow:
+    def of(
+        cls, queue: QueueStatistics, rates: QueueRates, groups: Sequence[GroupStatistics]
+    ) -> QueueRow:
+        readers = [one for one in groups if one.counted]
+        readers.sort(key=lambda one: (-one.lag_s_max, -one.lag, one.group))
         return cls(
             name=queue.name,
             namespace=queue.namespace,
@@ -74,6 +99,10 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
             acked_per_second=round(rates.acked_per_second, 2),
             acked_recently=rates.acked_recently,
             failed_recently=rates.failed_recently,
+            limited=queue.limited,
+            reader_count=len(readers),
+            readers=[ReaderRow.of(one) for one in readers[:_READERS_MAX]],
+            idle_groups=len(groups) - len(readers),
         )
 
 
@@ -108,6 +137,10 @@ class GroupRow(msgspec.Struct, frozen=True, rename="camel"):
     lag: int
     consumed_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
+    state: GroupState
+    counted: bool  # whether what it has not read makes the queue deep and late
+    last_active_at: datetime.datetime  # when it last popped, acknowledged or was moved
+    last_ack_at: datetime.datetime | None
 
 
 class GroupPartitionRow(msgspec.Struct, frozen=True, rename="camel"):

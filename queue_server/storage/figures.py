@@ -29,6 +29,7 @@ class QueueFigures(msgspec.Struct, frozen=True):
     dead_letter_count: int
     oldest_age_s: float  # of the oldest message that its slowest consumer has not committed
     max_size: int  # 0 = no limit
+    limited: int  # what counts against it
     acked_recently: int  # in the last five minutes, as the next one
     failed_recently: int
 
@@ -147,6 +148,7 @@ def _sum(
         oldest_age_s=max(queue.oldest_s for queue in queues),
         # The limits of several queues do not add up to one.
         max_size=queues[0].max_size if name is not None else 0,
+        limited=queues[0].limited if name is not None else 0,
         acked_recently=sum(one.acked_recently for one in recent),
         failed_recently=sum(one.failed_recently for one in recent),
     )
@@ -165,6 +167,7 @@ def without_names(figures: Figures) -> Figures:
         dead_letter_count=sum(queue.dead_letter_count for queue in queues),
         oldest_age_s=max((queue.oldest_age_s for queue in queues), default=0.0),
         max_size=0,
+        limited=0,
         acked_recently=sum(queue.acked_recently for queue in queues),
         failed_recently=sum(queue.failed_recently for queue in queues),
     )
@@ -174,7 +177,13 @@ def without_names(figures: Figures) -> Figures:
 
 
 def furthest_behind(groups: Iterable[GroupStatistics], count_max: int) -> list[GroupStatistics]:
-    """Those with the oldest messages before them; among others the oldest groups, which stay."""
+    """Those with the oldest messages before them; among others the oldest groups, which stay.
+
+    Groups that do not count come last.
+    """
     return sorted(
-        groups, key=lambda group: (-group.lag_s_max, -group.lag, group.created_at, group.queue)
-    )[:count_max]
+        groups,
+        key=lambda group: (
+            not group.counted, -group.lag_s_max, -group.lag, group.created_at, group.queue
+        ),
+    )[:count_max]  # fmt: skip

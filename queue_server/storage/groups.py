@@ -80,6 +80,25 @@ async def clear(
         yield Moved(cursor_count, partitions)
 
 
+async def note(
+    transactions: Transactions, popped: Sequence[SubscriptionId], acked: Sequence[SubscriptionId]
+) -> None:
+    """Note that groups are in use: those that popped, and those that acknowledged, just now."""
+    await transactions.call(
+        STATEMENTS["note_groups"], {"popped": sorted(popped), "acked": sorted(acked)}
+    )
+
+
+async def find_expired(
+    transactions: Transactions, idle_s: int
+) -> list[tuple[ConsumerGroup, QueueName]]:
+    """Groups that have neither popped nor acknowledged for *idle_s*, by queue."""
+    rows = await transactions.call(
+        STATEMENTS["find_expired_groups"], {"shard": SHARD, "idle_s": idle_s}
+    )
+    return [(ConsumerGroup(row[0]), QueueName(row[1])) for row in rows]
+
+
 async def find_remains(transactions: Transactions) -> list[SubscriptionId]:
     """Deleted registrations whose cursors a crash has left."""
     return [row[0] for row in await transactions.call(STATEMENTS["remains"], {})]

@@ -341,11 +341,15 @@ async def delete_queue(transactions: Transactions, queue: QueueName) -> bool:
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How many queues there may be, and how many groups and partitions of each."""
+    """How many queues there may be, and how many groups and partitions of each.
+
+    `group_idle_s`: after how long a group that does not pop counts as idle; 0 = never.
+    """
 
     queues: int
     groups_of_queue: int
     partitions_of_queue: int
+    group_idle_s: int
 
 
 async def set_limits(transactions: Transactions, limits: Limits) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from psycopg.rows import TupleRow
@@ -21,6 +21,10 @@ _LAGGING_MAX = 1000
 _PLACES_MAX = 10_000
 # More queues than anybody has.
 _QUEUES_MAX = 1_000_000
+
+
+GroupState = Literal["active", "idle", "never acknowledged"]
+"""Of a group: idle for long, or not (queen.group_states); without an acknowledgement at all."""
 
 
 class QueueFilter(msgspec.Struct, frozen=True):
@@ -80,13 +84,14 @@ class QueueStatistics(msgspec.Struct, frozen=True):
     group_count: int  # with a name
     partition_count: int
     counts: Counts
-    depth: int  # what the slowest consumer of each partition has not committed
+    depth: int  # what the slowest consumer in use has not committed, summed over partitions
     pushed: int
     consumed: int
     pushed_at: datetime.datetime | None
     consumed_at: datetime.datetime | None
     oldest_at: datetime.datetime | None
     oldest_s: float
+    limited: int  # what counts against max_size; 0 without one, or without ages
 
 
 class PartitionStatistics(msgspec.Struct, frozen=True):
@@ -221,6 +226,11 @@ class GroupStatistics(msgspec.Struct, frozen=True):
     lagging_count: int
     lag: int
     lag_s_max: float
+    oldest_at: datetime.datetime | None  # of what it has not committed
+    state: GroupState
+    counted: bool  # whether what it has not committed makes the queue deep and late
+    seen_at: datetime.datetime  # its last sign of life
+    acked_at: datetime.datetime | None
 
 
 class GroupPartition(msgspec.Struct, frozen=True):
@@ -338,7 +348,7 @@ async def _queue_rows(
 
 
 def _queue(row: TupleRow) -> QueueStatistics:
-    return QueueStatistics(*(str(row[0]), *row[1:9], Counts(*row[9:13]), *row[13:20]))
+    return QueueStatistics(*(str(row[0]), *row[1:9], Counts(*row[9:13]), *row[13:21]))
 
 
 async def partitions(transactions: Transactions, page: PartitionPage) -> list[PartitionStatistics]:

@@ -140,6 +140,7 @@ class Log:
             self.transactions,
             Groups(self.transactions, Directory(self.transactions), Rooms()),
             idle_days=idle_days,
+            group_expire_s=0,
             trace_age_s=7 * DAY_S,
             series_age_s=7 * DAY_S,
             batch_size=100,

@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import msgspec
+import psycopg
 import pytest
 
 from queue_server.broker.activity import Activity, QueueActivity
@@ -14,7 +15,8 @@ from queue_server.broker.groups import Groups
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import RoomKey, Rooms
 from queue_server.domain.errors import StorageUnavailable
-from queue_server.domain.names import QueueName, SubscriptionId
+from queue_server.domain.names import ConsumerGroup, QueueName, SubscriptionId
+from queue_server.domain.subscription import ALL
 from queue_server.http.handlers.series import points_of, sum_counts
 from queue_server.observability.counters import Counter, Counters
 from queue_server.services import series as service
@@ -103,6 +105,45 @@ async def test_bookings_of_all_workers_add_up(transactions: Transactions, queue:
     # What the others do is known from what they booked.
     assert workers[0].throughput.others.pushed > 0
     assert workers[2].throughput.others.pushed > 0
+
+
+async def test_groups_in_use_are_noted_and_not_with_each_booking(
+    transactions: Transactions, queue: str, conninfo: str
+) -> None:
+    ids = []
+    for group in ("polling", "acknowledging", "away"):
+        queue_id = await queues.ensure_queue(transactions, QueueName(queue))
+        subscription = await queues.subscribe(
+            transactions, queue_id, ConsumerGroup(group), ALL, queue_wide=True
+        )
+        assert subscription is not None
+        ids.append(subscription.id)
+    worker = Worker(transactions, Counters(1), 0)
+    contacts = worker.activity.contacts
+
+    async def noted() -> list[tuple[int, bool, int]]:
+        async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+            cursor = await connection.execute(
+                "SELECT subscription_id, acked_at IS NOT NULL, xmin::text::bigint"
+                " FROM queen.group_activity ORDER BY 1"
+            )
+            return await cursor.fetchall()
+
+    contacts.popped.update(ids[:2])
+    await worker.series.book()
+    assert [row[:2] for row in await noted()] == [(ids[0], False), (ids[1], False)]
+    # The first acknowledgement is noted at once, what was noted before is not noted again.
+    before = await noted()
+    contacts.popped.update(ids[:2])
+    contacts.acked.add(ids[1])
+    await worker.series.book()
+    after = await noted()
+    assert after[0] == before[0]
+    assert after[1][:2] == (ids[1], True)
+    contacts.popped.update(ids[:2])
+    contacts.acked.add(ids[1])
+    await worker.series.book()
+    assert await noted() == after
 
 
 async def test_a_worker_that_went_silent_is_missed_and_one_that_ended_is_not(
@@ -290,6 +331,7 @@ async def test_figures_go_after_their_time(transactions: Transactions, queue: st
         transactions,
         Groups(transactions, Directory(transactions), Rooms()),
         idle_days=30,
+        group_expire_s=0,
         trace_age_s=7 * DAY_S,
         series_age_s=7 * DAY_S,
         batch_size=100,

@@ -170,7 +170,7 @@ def depths_of(queue: str, partitions: int, label: str) -> Found:
     return (
         QueueStatistics(
             "id", queue, label, label, 0, moment, 0, 0, partitions, Counts(9, 0, 0, 0), 9, 9, 0,
-            None, None, None, 0.0,
+            None, None, None, 0.0, 0,
         ),
         [
             PartitionStatistics(

@@ -27,6 +27,7 @@ def queue(name: str, depth: int, oldest_s: float = 0, max_size: int = 0) -> Queu
         consumed_at=None,
         oldest_at=None,
         oldest_s=oldest_s,
+        limited=depth,
     )
 
 

@@ -38,7 +38,7 @@ from queue_server.storage import dashboard, groups, series, statistics
 from queue_server.storage import queues as stored_queues
 from queue_server.storage.dashboard import QueueRow, SeekPreview
 from queue_server.storage.series import Address, LastBooking, QueueRates
-from queue_server.storage.statistics import QueueFilter, QueueStatistics
+from queue_server.storage.statistics import GroupStatistics, QueueFilter, QueueStatistics
 
 _PAGE = 50
 # Of many queues those with the most unread messages are listed, and besides those that may not be
@@ -174,6 +174,9 @@ async def queues(request: web.Request) -> web.Response:
         ("queue rates", queue),
         lambda: series.queue_rates(state.reads, None if queue is None else QueueName(queue)),
     )
+    groups: dict[str, list[GroupStatistics]] = {}
+    for group in (await state.looks.groups.current()).value:
+        groups.setdefault(group.queue, []).append(group)
     grants = grants_of(request)
     shown = [
         one
@@ -184,7 +187,7 @@ async def queues(request: web.Request) -> web.Response:
     return json_answer(
         {
             "queues": [
-                QueueRow.of(one, rates.value.get(one.name, QueueRates()))
+                QueueRow.of(one, rates.value.get(one.name, QueueRates()), groups.get(one.name, []))
                 for one in most_telling(shown)
             ],
             "total": len(shown),
@@ -217,7 +220,7 @@ def most_telling(queues: Sequence[QueueStatistics]) -> list[QueueStatistics]:
             for count, rank in (
                 (_DEEPEST_MAX, lambda one: one.depth),
                 (_OLDEST_MAX, lambda one: one.oldest_s),
-                (_FULLEST_MAX, lambda one: one.depth / one.max_size if one.max_size else 0),
+                (_FULLEST_MAX, lambda one: one.limited / one.max_size if one.max_size else 0),
             )
             for one in heapq.nlargest(count, queues, rank)
         }

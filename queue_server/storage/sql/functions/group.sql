@@ -285,3 +285,99 @@ BEGIN
     RETURN NEXT;
 END
 $$;
+
+-- note_groups: note that groups are in use.
+--
+-- Parameters: the registrations that popped, and those that acknowledged, which is a sign of life, too.
+-- Returns:    nothing. What was noted within half a minute stays; one that is gone is passed over.
+-- Writes:     group_activity.
+-- Locks:      its rows, ascending; of groups that are new to it, their subscription FOR KEY SHARE, SKIP
+--             LOCKED: a deletion takes both with it.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.note_groups(p_popped integer[], p_acked integer[])
+RETURNS void LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_due timestamptz := v_now - interval '30 seconds';
+BEGIN
+    WITH due AS (
+        SELECT a.subscription_id
+        FROM queen.group_activity a
+        WHERE
+            (a.subscription_id = ANY (p_popped || p_acked) AND a.popped_at < v_due)
+            OR (
+                a.subscription_id = ANY (p_acked)
+                AND (a.acked_at IS NULL OR a.acked_at < v_due)
+            )
+        ORDER BY a.subscription_id
+        FOR NO KEY UPDATE
+    )
+    UPDATE queen.group_activity a
+    SET
+        popped_at = v_now,
+        acked_at = CASE WHEN a.subscription_id = ANY (p_acked) THEN v_now ELSE a.acked_at END
+    FROM due d
+    WHERE a.subscription_id = d.subscription_id;
+
+    INSERT INTO queen.group_activity (subscription_id, popped_at, acked_at)
+    SELECT u.id, v_now, CASE WHEN u.id = ANY (p_acked) THEN v_now END
+    FROM (
+        SELECT s.id
+        FROM queen.subscriptions s
+        WHERE
+            s.id = ANY (p_popped || p_acked)
+            AND NOT EXISTS (
+                SELECT 1 FROM queen.group_activity a WHERE a.subscription_id = s.id
+            )
+        ORDER BY s.id
+        FOR KEY SHARE SKIP LOCKED
+    ) u
+    ORDER BY u.id
+    ON CONFLICT DO NOTHING;
+END
+$$;
+
+-- group_states: which groups are in use.
+--
+-- A group that has neither popped nor acknowledged for limits.group_idle_seconds does not count while
+-- another group of its queue does: its messages make the queue neither deep nor late. Where no group
+-- is in use all count, so that a stopped consumer is not hidden.
+--
+-- Parameters: the queues; null = all.
+-- Returns:    one row a registration. o_seen_at: its last sign of life; o_acked_at: null = it never
+--             acknowledged. Both are up to a minute old.
+-- Reads:      subscriptions, group_activity, limits.
+-- Locks:      none.
+-- Isolation:  READ COMMITTED.
+CREATE OR REPLACE FUNCTION queen.group_states(p_queue_ids uuid[])
+RETURNS TABLE (
+    o_subscription_id integer,
+    o_queue_id uuid,
+    o_state text,
+    o_counted boolean,
+    o_seen_at timestamptz,
+    o_acked_at timestamptz
+) LANGUAGE sql STABLE
+AS $$
+    SELECT
+        g.id, g.queue_id,
+        CASE
+            WHEN g.acked_at IS NULL THEN 'never acknowledged'
+            WHEN g.in_use THEN 'active'
+            ELSE 'idle'
+        END,
+        g.in_use OR NOT bool_or(g.in_use) OVER (PARTITION BY g.queue_id),
+        g.seen_at, g.acked_at
+    FROM (
+        SELECT
+            u.id, u.queue_id, a.acked_at, greatest(u.created_at, a.popped_at, a.acked_at) AS seen_at,
+            l.group_idle_seconds = 0
+            OR greatest(u.created_at, a.popped_at, a.acked_at)
+                > clock_timestamp() - make_interval(secs => l.group_idle_seconds) AS in_use
+        FROM queen.subscriptions u
+        CROSS JOIN queen.limits l
+        LEFT JOIN queen.group_activity a ON a.subscription_id = u.id
+        WHERE p_queue_ids IS NULL OR u.queue_id = ANY (p_queue_ids)
+    ) g
+$$;

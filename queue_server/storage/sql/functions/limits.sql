@@ -138,7 +138,8 @@ $$;
 -- Locks:      the row of limits.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.set_limits(
-    p_queues bigint, p_groups_of_queue bigint, p_partitions_of_queue bigint
+    p_queues bigint, p_groups_of_queue bigint, p_partitions_of_queue bigint,
+    p_group_idle_seconds integer
 ) RETURNS void LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -148,13 +149,14 @@ BEGIN
             l.queues = p_queues
             AND l.groups_of_queue = p_groups_of_queue
             AND l.partitions_of_queue = p_partitions_of_queue
+            AND l.group_idle_seconds = p_group_idle_seconds
     ) THEN
         RETURN;
     END IF;
     UPDATE queen.limits l
     SET
         queues = p_queues, groups_of_queue = p_groups_of_queue,
-        partitions_of_queue = p_partitions_of_queue;
+        partitions_of_queue = p_partitions_of_queue, group_idle_seconds = p_group_idle_seconds;
     -- What went unchecked by the old limit is checked by the new one.
     UPDATE queen.partition_quotas k SET unchecked_to = 0;
 END

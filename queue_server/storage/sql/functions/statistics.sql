@@ -5,11 +5,13 @@
 --
 -- Parameters: the queues.
 -- Returns:    one row a partition. o_depth: what its slowest consumer has not committed, of all groups
---             that have a place there, queue mode among them (all there is while nobody has one), as
+--             that have a place there and count (queen.group_states; of all groups where none that
+--             counts has one), queue mode among them (all there is while nobody has one), as
 --             unread_count counts it; o_slowest: that consumer's place. The protocol's counters
 --             follow queue mode: o_passed are the messages behind its place, or, without one, behind
 --             the places of all groups; o_processing its live lease, or the largest of the groups'.
 -- Reads:      subscriptions, partitions, allocators, cursors, holes and dead_letters of the queues.
+-- Calls:      group_states.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED.
 CREATE OR REPLACE FUNCTION queen.partition_statistics(p_shard smallint, p_queue_ids uuid[])
@@ -43,16 +45,18 @@ AS $$
         ),
         a.next_offset - w.slowest - h.unread,
         w.slowest,
-        coalesce(k.queue_mode, k.slowest, 0),
+        coalesce(k.queue_mode, k.lowest, 0),
         k.consumed_at,
         d.count
     FROM (
         -- A deleted group's cursors stay for a while, so those of the registered ones are named.
         SELECT
             i.id, array_agg(u.id) AS subscription_ids,
+            array_agg(u.id) FILTER (WHERE g.o_counted) AS counted_ids,
             max(u.id) FILTER (WHERE u.consumer_group = '__QUEUE_MODE__') AS queue_mode_id
         FROM unnest(p_queue_ids) i (id)
         LEFT JOIN queen.subscriptions u ON u.queue_id = i.id
+        LEFT JOIN queen.group_states(p_queue_ids) g ON g.o_subscription_id = u.id
         GROUP BY i.id
     ) q
     JOIN queen.partitions p ON p.shard = p_shard AND p.queue_id = q.id
@@ -61,7 +65,13 @@ AS $$
     -- as long as the planner, without statistics, takes it for a single row.
     CROSS JOIN LATERAL (
         SELECT
-            min(c.committed_offset) AS slowest,
+            min(c.committed_offset) AS lowest,
+            coalesce(
+                min(c.committed_offset) FILTER (
+                    WHERE c.subscription_id = ANY (q.counted_ids)
+                ),
+                min(c.committed_offset)
+            ) AS slowest,
             max(c.committed_offset) FILTER (WHERE c.subscription_id = q.queue_mode_id)
                 AS queue_mode,
             -- Looked up only under a lease. With columns of `a` in it the planner would put this join
@@ -94,7 +104,7 @@ AS $$
     CROSS JOIN LATERAL (
         SELECT
             greatest(coalesce(k.slowest, 0), a.low_watermark) AS slowest,
-            greatest(coalesce(k.queue_mode, k.slowest, 0), a.low_watermark) AS passed_to
+            greatest(coalesce(k.queue_mode, k.lowest, 0), a.low_watermark) AS passed_to
     ) w
     CROSS JOIN LATERAL (
         SELECT

@@ -50,11 +50,13 @@ sums AS (
 )
 SELECT
     u.consumer_group, u.mode, u.starts_at, u.created_at, u.conflation, coalesce(s.partitions, 0),
-    coalesce(s.lagging, 0), coalesce(s.leased, 0), coalesce(s.lag, 0), s.consumed_at, s.oldest_at
+    coalesce(s.lagging, 0), coalesce(s.leased, 0), coalesce(s.lag, 0), s.consumed_at, s.oldest_at,
+    t.o_state, t.o_counted, greatest(t.o_seen_at, s.consumed_at), t.o_acked_at
 FROM queen.subscriptions u
+JOIN queen.group_states(ARRAY[%(queue_id)s::uuid]) t ON t.o_subscription_id = u.id
 LEFT JOIN sums s ON s.id = u.id
 WHERE u.queue_id = %(queue_id)s::uuid
-ORDER BY coalesce(s.lag, 0) DESC, u.consumer_group
+ORDER BY t.o_counted DESC, coalesce(s.lag, 0) DESC, u.consumer_group
 
 -- name: dashboard_group_partitions
 -- A page of the partitions in which a group has a place, those first in which it is furthest behind.

@@ -13,6 +13,32 @@ SELECT * FROM queen.delete_group(
     %(queue_id)s::uuid, %(consumer_group)s::text, %(delete_metadata)s::boolean
 )
 
+-- name: note_groups
+SELECT queen.note_groups(%(popped)s::integer[], %(acked)s::integer[])
+
+-- name: find_expired_groups
+-- Groups without a sign of life for so long, and without a live lease.
+SELECT u.consumer_group, q.name
+FROM queen.group_states(NULL) t
+JOIN queen.subscriptions u ON u.id = t.o_subscription_id
+JOIN queen.queues q ON q.id = u.queue_id
+WHERE
+    t.o_seen_at < clock_timestamp() - make_interval(secs => %(idle_s)s)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM queen.partitions p
+        JOIN queen.cursors c
+            ON c.shard = p.shard AND c.partition_id = p.id AND c.subscription_id = u.id
+        WHERE
+            p.shard = %(shard)s
+            AND p.queue_id = u.queue_id
+            AND (
+                c.lease_expires_at > clock_timestamp()
+                OR c.consumed_at > clock_timestamp() - make_interval(secs => %(idle_s)s)
+            )
+    )
+ORDER BY q.name, u.consumer_group
+
 -- name: clear_remains
 SELECT * FROM queen.clear_remains(
     %(shard)s::smallint, %(subscription_id)s::integer, %(limit)s::integer

@@ -119,7 +119,8 @@ SELECT queen.seed_cursor(
 
 -- name: set_limits
 SELECT queen.set_limits(
-    %(queues)s::bigint, %(groups_of_queue)s::bigint, %(partitions_of_queue)s::bigint
+    %(queues)s::bigint, %(groups_of_queue)s::bigint, %(partitions_of_queue)s::bigint,
+    %(group_idle_s)s::integer
 )
 
 -- name: ping

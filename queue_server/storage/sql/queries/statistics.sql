@@ -73,7 +73,19 @@ SELECT
     coalesce(s.passed, 0)::bigint, coalesce(s.processing, 0)::bigint,
     coalesce(s.dead, 0)::bigint, coalesce(s.depth, 0)::bigint, coalesce(s.pushed, 0)::bigint,
     coalesce(s.consumed, 0)::bigint, s.pushed_at, s.consumed_at, s.oldest_at,
-    coalesce(extract(epoch FROM clock_timestamp() - s.oldest_at), 0)::float8, d.*
+    coalesce(extract(epoch FROM clock_timestamp() - s.oldest_at), 0)::float8,
+    -- As push_v2 counts them.
+    CASE
+        WHEN q.max_size > 0 AND %(with_ages)s::boolean
+            THEN least(
+                queen.unread_count(%(shard)s::smallint, q.id, NULL),
+                queen.unread_count(
+                    %(shard)s::smallint, q.id, queen.reading_groups(%(shard)s::smallint, q.id)
+                )
+            )
+        ELSE 0
+    END,
+    d.*
 FROM shown q
 LEFT JOIN sums s ON s.queue_id = q.id
 LEFT JOIN named n ON n.queue_id = q.id
@@ -296,18 +308,22 @@ FROM (
 ) c
 
 -- name: list_groups
--- One row for each group and queue.
+-- One row for each group and queue; its last sign of life, and whether its messages count as the
+-- queue's.
 SELECT
     u.consumer_group, q.name, u.mode, u.starts_at, u.created_at, u.conflation,
     count(g.o_partition_id), count(*) FILTER (WHERE g.o_lag > 0),
     coalesce(sum(g.o_lag), 0)::bigint,
     coalesce(
         extract(epoch FROM clock_timestamp() - min(g.o_oldest_at)), 0
-    )::float8
+    )::float8,
+    min(g.o_oldest_at), t.o_state, t.o_counted,
+    greatest(t.o_seen_at, max(g.o_consumed_at)), t.o_acked_at
 FROM queen.group_places(%(shard)s::smallint, NULL, NULL) g
 JOIN queen.subscriptions u ON u.id = g.o_subscription_id
 JOIN queen.queues q ON q.id = u.queue_id
-GROUP BY u.id, q.name
+JOIN queen.group_states(NULL) t ON t.o_subscription_id = u.id
+GROUP BY u.id, q.name, t.o_state, t.o_counted, t.o_seen_at, t.o_acked_at
 ORDER BY q.name, u.consumer_group
 
 -- name: get_group
