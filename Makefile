@@ -11,7 +11,7 @@ JOBS   ?= 4
 DATABASE ?= embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz fault audit lint format bench docs peers lock screenshots clean
+.PHONY: help run test fuzz fault audit lint format bench docs peers lock pin screenshots clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -69,7 +69,7 @@ peers: $(VENV)/dev.stamp requirements-peers.lock  ## install what other brokers 
 	if command -v npm; then npm ci --no-audit --no-fund --prefix bench/peers/pgboss; fi
 
 lock: $(VENV)/dev.stamp  ## resolve the versions anew and write the lock files
-	$(PY) -m pip install --quiet uv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header pyproject.toml -o requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
@@ -80,6 +80,15 @@ lock: $(VENV)/dev.stamp  ## resolve the versions anew and write the lock files
 	    --no-emit-index-url --no-header --extra docs -c requirements-dev.lock pyproject.toml -o requirements-docs.lock
 	$(VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra peers -c requirements-dev.lock pyproject.toml -o requirements-peers.lock
+
+# A tag is whatever its owner makes of it today; a digest stays what was tried.
+pin:  ## write the digests that the images of deploy/ have today into its files (needs docker and its registry)
+	@for image in python:3.11-slim postgres:18; do \
+	    digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' $$image) || exit 1; \
+	    case $$digest in sha256:*) ;; *) echo "no digest of $$image: $$digest"; exit 1;; esac; \
+	    sed -i -E "s#\b$$image(@sha256:[0-9a-f]+)?#$$image@$$digest#" deploy/Containerfile deploy/compose.yaml; \
+	    echo "$$image@$$digest"; \
+	done
 
 clean:  ## remove the virtual environment and caches (never ./data)
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

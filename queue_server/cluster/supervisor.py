@@ -48,6 +48,13 @@ from queue_server.cluster.sockets import (
     url_of,
 )
 from queue_server.cluster.stand_in import Absent, StandIn
+from queue_server.cluster.system_user import (
+    OWN_USER,
+    SystemUser,
+    UserError,
+    make_code_readable,
+    own_user,
+)
 from queue_server.cluster.tls import TlsError, certificate_ends_at, read_tls
 from queue_server.cluster.worker import (
     EXIT_BOOT_FAILED,
@@ -60,7 +67,7 @@ from queue_server.cluster.worker import (
 from queue_server.observability.counters import Counter, Counters, Life
 from queue_server.observability.logging import set_worker
 from queue_server.settings import Settings, options
-from queue_server.storage.connections import discard_libpq_variables
+from queue_server.storage.connections import can_connect, discard_libpq_variables
 from queue_server.storage.migrate import SchemaError, migrate
 
 logger = logging.getLogger(__name__)
@@ -141,6 +148,7 @@ class Supervisor:
         self.handovers = SlotSockets([], [])
         self.stand_in = StandIn([], self.counters)
         self.tls: ssl.SSLContext | None = None
+        self.worker_user: SystemUser | None = None  # None: that of this process
         self.exit_code = 0
         self.should_exit = False
         self.announced = False  # all workers were ready once
@@ -210,6 +218,30 @@ class Supervisor:
             assert self.settings.conninfo is not None
             self.conninfo = self.settings.conninfo
         self._migrate()
+        self._choose_worker_user()
+
+    def _choose_worker_user(self) -> None:
+        """Started by root: find an unprivileged user for the workers, and let it reach its code."""
+        if os.geteuid() != 0:
+            return
+        user = self.database.user if self.database else own_user()
+        try:
+            make_code_readable(user)
+            # By its files of keys and passwords, and by what a database lets in at its socket.
+            if not user.can(lambda: can_connect(self.conninfo)):
+                raise UserError(f"the user {user.name!r} cannot connect to the database")
+        except UserError as exc:
+            logger.warning("the workers run as root: %s", exc)
+            return
+        self.worker_user = user
+        logger.info("the workers run as %s", user.name)
+        if user.name == "postgres" and self.database:
+            logger.warning(
+                "PostgreSQL and the workers run as 'postgres', which other software may share; to"
+                " change that stop the server and run: chown -R %s %s",
+                OWN_USER,
+                self.database.data,
+            )
 
     def _migrate(self) -> None:
         """Bring the database to our schema; a given server may need a moment to be there."""
@@ -267,6 +299,8 @@ class Supervisor:
                 signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             set_worker(slot.index)
+            if self.worker_user:
+                self.worker_user.become()
             self.counters.worker(slot.index).begin(os.getpid())
             os.close(self._lifeline_write)
             for other in self.slots:

@@ -1,6 +1,8 @@
-"""The unprivileged user that PostgreSQL runs as when the server itself is root.
+"""The unprivileged user that PostgreSQL and the workers run as when the server is started by root.
 
-PostgreSQL refuses to run as root. A system user can run it, but must be able to reach the data
+PostgreSQL refuses to run as root, and workers, which read what strangers send, should not. Only the
+supervisor stays root: it answers no request, reads TLS files that are root's alone and starts
+processes. A system user can run PostgreSQL, but must be able to reach the data
 directory and PostgreSQL's binaries, which may lie under a folder closed to everybody else: /root,
 or a checkout below `mktemp -d`. Such a folder gets one entry in its access control list, for this
 one user; nobody else gains anything, and the folder keeps its owner.
@@ -16,6 +18,8 @@ import shutil
 import stat
 import struct
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +33,11 @@ _ACL_XATTR = "system.posix_acl_access"
 _ACL_VERSION = 2
 # Tags of an entry, in the order the kernel wants them; acl(5) names them.
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+# Source: useradd(8), "can't update password file": another one is at work on it.
+_USERADD_LOCKED = 1
+_USERADD_ATTEMPTS = 10
+
+_PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWUSER = 0x10000000
 _libc = ctypes.CDLL(None)
 _NO_ID = 0xFFFFFFFF
@@ -61,6 +70,22 @@ class SystemUser:
     def arguments_for_tools(self) -> dict[str, Any]:
         """As `popen_arguments`, for programs that ask the system for their user's name."""
         return self.popen_arguments | ({} if self.is_named else {"preexec_fn": borrow_name})
+
+    def become(self) -> None:
+        """Make this process one of this user, for good: it keeps no capability and gains none."""
+        os.setgroups([])
+        os.setgid(self.gid)
+        os.setuid(self.uid)  # for root this clears all capabilities; see capabilities(7)
+        _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        # libpq looks for certificates there, and takes a folder that it may not enter for an error.
+        os.environ["HOME"] = pwd.getpwuid(self.uid).pw_dir if self.is_named else "/"
+
+    def can(self, check: Callable[[], bool]) -> bool:
+        """Whether *check* holds for a process of this user.
+
+        Errors: `UserError` when this process may not become the user.
+        """
+        return self._run(check)
 
     def own(self, path: Path) -> None:
         """Hand *path* and all below it to this user."""
@@ -117,9 +142,7 @@ class SystemUser:
         if not child:
             answer = 2
             try:
-                os.setgroups([])
-                os.setgid(self.gid)
-                os.setuid(self.uid)
+                self.become()
                 answer = 0 if check() else 1
             finally:
                 os._exit(answer)
@@ -133,7 +156,7 @@ def find_user(data: Path) -> SystemUser:
     """The user that PostgreSQL runs as; *data* is its data directory, which may not exist yet.
 
     An ordinary user runs it under its own name. Root takes the owner that the data already has,
-    else `postgres`, else a user made for it, else `nobody`.
+    else a user that nothing else uses.
     """
     if os.geteuid() != 0:
         return _user(pwd.getpwuid(os.geteuid()).pw_name if _known(os.geteuid()) else "")
@@ -141,10 +164,34 @@ def find_user(data: Path) -> SystemUser:
         if _known(owner):
             return _user(pwd.getpwuid(owner).pw_name)
         return SystemUser(str(owner), owner, data.stat().st_gid)
-    for name in ("postgres", OWN_USER):
-        if _exists(name):
-            return _user(name)
-    return _user(OWN_USER if _create_own_user() else "nobody")
+    return own_user()
+
+
+def own_user() -> SystemUser:
+    """The user `queue-server`, made when there is none; where that fails, one that others share."""
+    if _exists(OWN_USER) or _create_own_user():
+        return _user(OWN_USER)
+    return _user("postgres" if _exists("postgres") else "nobody")
+
+
+def make_code_readable(user: SystemUser) -> None:
+    """Let *user* read the modules that a process imports late.
+
+    Errors: `UserError`.
+    """
+    # Not the rest of a checkout, which may hold keys and data.
+    installed = (Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
+    found = [Path(one).resolve() for one in sys.path if one]
+    trees = [one for one in found if any(one.is_relative_to(prefix) for prefix in installed)]
+    for entry in dict.fromkeys([Path(__file__).resolve().parents[1], *trees]):
+        if not entry.is_dir():
+            continue
+        user.make_reachable(entry / "any file")
+        sample = next((one for one in entry.rglob("*.py")), None)
+        # An installation under `umask 077` is closed file by file.
+        if sample and not user.can_reach(sample):
+            user.make_reachable(sample)
+            user.make_readable(entry)
 
 
 def borrow_name() -> None:
@@ -172,10 +219,14 @@ def _create_own_user() -> bool:
     if not useradd:
         return False
     command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", OWN_USER]
-    made = subprocess.run(command, capture_output=True, check=False)
-    if made.returncode == 0:
-        logger.info("created the system user %s to run PostgreSQL", OWN_USER)
-    return made.returncode == 0 or _exists(OWN_USER)
+    for _ in range(_USERADD_ATTEMPTS):
+        made = subprocess.run(command, capture_output=True, check=False)
+        if made.returncode == 0:
+            logger.info("created the system user %s for PostgreSQL and workers", OWN_USER)
+        if made.returncode != _USERADD_LOCKED or _exists(OWN_USER):
+            break
+        time.sleep(0.2)
+    return _exists(OWN_USER)
 
 
 def _user(name: str) -> SystemUser:

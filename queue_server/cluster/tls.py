@@ -7,12 +7,16 @@ session wherever its next connection goes.
 
 from __future__ import annotations
 
+import logging
 import ssl
+import stat
 from pathlib import Path
 
 from cryptography import x509
 
 from queue_server.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class TlsError(Exception):
@@ -36,6 +40,12 @@ def read_tls(settings: Settings) -> ssl.SSLContext | None:
         raise TlsError(
             f"TLS_CERT={settings.tls_cert}, TLS_KEY={settings.tls_key}: {_reason(exc)}"
         ) from exc
+    if Path(settings.tls_key).stat().st_mode & stat.S_IROTH:
+        logger.warning(
+            "TLS_KEY=%s can be read by every user of this machine (chmod o= %s)",
+            settings.tls_key,
+            settings.tls_key,
+        )
     if settings.tls_client_ca:
         try:
             context.load_verify_locations(settings.tls_client_ca)

@@ -160,3 +160,12 @@ def connect(conninfo: str) -> psycopg.Connection:
     backend.
     """
     return psycopg.connect(own_conninfo(conninfo), autocommit=True, prepare_threshold=None)
+
+
+def can_connect(conninfo: str) -> bool:
+    """Whether a connection can be made now."""
+    try:
+        connect(conninfo).close()
+    except psycopg.Error:
+        return False
+    return True

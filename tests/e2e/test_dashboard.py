@@ -5,6 +5,7 @@ The pages themselves: tests/browser.
 
 import asyncio
 import gzip
+import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -106,6 +107,13 @@ def test_vendored_code_says_where_it_is_from() -> None:
     notice = (FOLDER / "vendor" / "README.md").read_text()
     for path in (FOLDER / "vendor").iterdir():
         assert path.name in notice or path.name == "README.md"
+
+
+def test_vendored_code_is_that_of_its_packages() -> None:
+    notice = (FOLDER / "vendor" / "README.md").read_text()
+    sums = dict(re.findall(r"^\| `(\S+)` \| `([0-9a-f]{64})` \|$", notice, re.MULTILINE))
+    code = [path for path in (FOLDER / "vendor").iterdir() if path.suffix in (".js", ".css")]
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in code}
 
 
 # ── the routes ──────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pwd
 import re
 import signal
 import socket
@@ -21,6 +22,7 @@ from psycopg.pq import Conninfo
 from queue_server.cluster.database import find_binaries
 from tests.cluster_process import ROOT, ClusterProcess
 from tests.databases import Postgres
+from tests.e2e.test_tls import identity
 from tests.server_directory import server_directory
 
 EXIT_LIMIT = 10.0  # seconds; promised whatever clients do
@@ -407,3 +409,70 @@ def request(url: str, body: object) -> urllib.request.Request:
     return urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
+
+
+# -- started by root --
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_started_by_root_workers_are_an_unprivileged_user(tmp_path: Path) -> None:
+    # A key that root alone may read: the supervisor reads it, also anew on SIGHUP.
+    certificate, key = identity("server").write(tmp_path, "server")
+    Path(key).chmod(0o600)
+    env = {"TLS_CERT": certificate, "TLS_KEY": key}
+    with server_directory() as data_dir, ClusterProcess(data_dir=data_dir, env=env) as cluster:
+        cluster.wait_ready()
+
+        def check() -> None:
+            for pid in cluster.worker_pids():
+                status = status_of(pid)
+                ids = {*status["Uid"].split(), *status["Gid"].split()}
+                assert "0" not in ids, status
+                assert status["Groups"] == "", status
+                assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapAmb")} == {0}
+                assert status["NoNewPrivs"] == "1"
+                if ClusterProcess.stand_in is None:
+                    data = (data_dir / "postgres").stat()
+                    assert ids == {str(data.st_uid), str(data.st_gid)}
+
+        before = cluster.worker_pids()
+        check()
+        cluster.signal(signal.SIGHUP)
+        cluster.wait_for_line("all workers are replaced")
+        assert set(cluster.worker_pids()).isdisjoint(before)
+        check()
+        assert "can be read by" not in cluster.output
+        Path(key).chmod(0o644)
+        cluster.signal(signal.SIGHUP)
+        cluster.wait_for_line(f"TLS_KEY={key} can be read by every user of this machine")
+        cluster.wait_for_line("all workers are replaced", start=len(cluster.lines))
+        os.kill(cluster.worker_pids()[0], signal.SIGKILL)
+        seen = len(cluster.lines)
+        cluster.wait_for_line("is ready", start=seen)
+        check()
+        assert cluster.stop() == 0
+
+
+@pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_data_of_the_shared_user_is_kept_and_warned_of(tmp_path: Path) -> None:
+    with server_directory() as data_dir:
+        with ClusterProcess(data_dir=data_dir) as cluster:
+            cluster.wait_ready()
+            assert cluster.stop() == 0
+        try:
+            shared = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("this system has no user postgres")
+        for path in (data_dir / "postgres", *(data_dir / "postgres").rglob("*")):
+            os.chown(path, shared.pw_uid, shared.pw_gid)
+        with ClusterProcess(data_dir=data_dir) as cluster:
+            cluster.wait_ready()
+            assert "which other software may share" in cluster.output
+            assert status_of(cluster.worker_pids()[0])["Uid"].split()[0] == str(shared.pw_uid)
+            assert cluster.stop() == 0

@@ -22,6 +22,8 @@ from queue_server.cluster.database import (
     find_binaries,
     shared_buffers_mb,
 )
+from queue_server.cluster.system_user import SystemUser
+from queue_server.storage.connections import can_connect
 
 pytestmark = pytest.mark.databases(
     "embedded", reason="it is about the PostgreSQL that the server starts"
@@ -82,6 +84,34 @@ def test_only_its_own_user_reaches_the_socket(tmp_path: Path) -> None:
     with started(tmp_path):
         assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
         assert stat.S_IMODE((tmp_path / "postgres").stat().st_mode) == 0o700
+
+
+def test_no_other_user_can_read_what_is_in_the_data_directory(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    for name in ("postgres.log", "supervisor.lock"):
+        (data_dir / name).touch(0o644)  # as an earlier version left them
+    with started(data_dir):
+        for path in data_dir.iterdir():
+            closed = 0o700 if path.is_dir() else 0o600
+            assert stat.S_IMODE(path.stat().st_mode) == closed, path
+        rules = (data_dir / "postgres" / "queue_server_hba.conf").read_text()
+        assert "peer map=queue_server" in rules
+    with started(tmp_path / "made"):
+        assert not stat.S_IMODE((tmp_path / "made").stat().st_mode) & 0o066
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as another user")
+def test_an_opened_socket_lets_no_other_user_in(tmp_path: Path) -> None:
+    with started(tmp_path) as database:
+        # As a volume or an operator may open it.
+        for path in (*tmp_path.parents[:-2], tmp_path, tmp_path / "run"):
+            path.chmod(0o777)
+        (tmp_path / "run" / ".s.PGSQL.5432").chmod(0o777)
+        nobody = SystemUser("nobody", 65534, 65534)
+        assert not nobody.can(lambda: can_connect(database.conninfo))
+        assert database.user.can(lambda: can_connect(database.conninfo))
+        assert can_connect(database.conninfo)  # as root
 
 
 def test_data_survives_a_clean_restart(tmp_path: Path) -> None:
@@ -313,7 +343,7 @@ def test_a_user_without_a_name_starts_or_is_told_how(
         folder.chmod(0o755)
     find_binaries()  # what is imported so late could be out of this user's reach
     if not namespaces:
-        monkeypatch.setattr("queue_server.cluster.database.borrow_name", lambda: None)
+        monkeypatch.setattr("queue_server.cluster.system_user.borrow_name", lambda: None)
     said = tmp_path / "said"
     child = os.fork()
     if not child:

@@ -1,7 +1,10 @@
 """What lies in deploy/ fits the server: its settings, routes, times and packages."""
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +172,32 @@ def test_kubernetes_objects_name_each_other() -> None:
     assert {one["targetPort"] for one in objects["Service"]["spec"]["ports"]} == {port["name"]}
     mounts = {one["name"] for one in container()["volumeMounts"]}
     assert mounts == {one["name"] for one in deployment["template"]["spec"]["volumes"]}
+
+
+def test_images_are_pinned_by_the_digests_of_the_day(tmp_path: Path) -> None:
+    for name in ("Makefile", "deploy/Containerfile", "deploy/compose.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    docker = tmp_path / "docker"
+    for day in ("a", "b"):  # pinned before or not
+        docker.write_text(f"#!/bin/sh\necho sha256:{day * 64}\n")
+        docker.chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        subprocess.run(
+            ["make", "pin"], cwd=tmp_path, env={"PATH": path}, check=True, capture_output=True
+        )
+        container = (tmp_path / "deploy/Containerfile").read_text()
+        assert re.findall(r"^FROM (\S+)", container, re.MULTILINE) == (
+            [f"python:3.11-slim@sha256:{day * 64}"] * 2
+        )
+        assert (
+            f"image: postgres:18@sha256:{day * 64}\n"
+            in (tmp_path / "deploy/compose.yaml").read_text()
+        )
+
+
+def test_the_program_that_makes_the_lock_files_is_locked() -> None:
+    lines = (ROOT / "requirements-uv.lock").read_text().splitlines()
+    assert re.fullmatch(r"uv==[\d.]+ \\", lines[0])
+    assert sum("--hash=sha256:" in line for line in lines) > 5
+    assert "-r requirements-uv.lock" in (ROOT / "Makefile").read_text()
