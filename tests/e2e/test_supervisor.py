@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from queue_server.cluster.database import find_binaries
@@ -476,3 +477,21 @@ def test_data_of_the_shared_user_is_kept_and_warned_of(tmp_path: Path) -> None:
             assert "which other software may share" in cluster.output
             assert status_of(cluster.worker_pids()[0])["Uid"].split()[0] == str(shared.pw_uid)
             assert cluster.stop() == 0
+
+
+@pytest.mark.databases("embedded", reason="it is about a way that only root can go")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_database_that_root_alone_reaches_keeps_workers_root_and_says_so(
+    conninfo: str, tmp_path: Path
+) -> None:
+    # As with a client key, or a ~/.pgpass, that belongs to root.
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    given = conninfo_to_dict(conninfo)
+    (closed / "run").symlink_to(str(given["host"]))
+    url = make_conninfo(conninfo, host=str(closed / "run"))
+    with ClusterProcess(env={"DATABASE_URL": url, "DB_POOL_SIZE": "8"}) as cluster:
+        cluster.wait_ready()
+        assert re.search(r"the workers run as root: .* cannot connect", cluster.output)
+        assert status_of(cluster.worker_pids()[0])["Uid"].split()[0] == "0"
+        assert cluster.stop() == 0
