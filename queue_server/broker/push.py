@@ -57,6 +57,9 @@ from queue_server.storage.transactions import Connection, Transactions
 
 # A flush larger than this gains nothing: the commit is a small part of it already.
 _FLUSH_BYTES_MAX = 8 * 1024 * 1024
+# What a partition counts for at least: thirty thousand take a second or two, and pushes of so many
+# follow one another, so that each is within the time that a statement may take.
+_PARTITION_BYTES_MIN = 256
 # An item counts at least this much: a flush of small ones keeps its worker busy for as long.
 _ITEM_BYTES_MIN = 100
 # What may wait for its turn in one worker, measured as received.
@@ -713,7 +716,12 @@ class Pusher:
 
 
 def _weight(request: PushRequest) -> int:
-    return max(request.size_bytes, _ITEM_BYTES_MIN * len(request.items))
+    partition_count = len(request.known) + len(request.missing)
+    return max(
+        request.size_bytes,
+        _ITEM_BYTES_MIN * len(request.items),
+        _PARTITION_BYTES_MIN * partition_count,
+    )
 
 
 def _by_partition(

@@ -151,3 +151,12 @@ async def test_names_that_mean_one_partition_are_one(transactions: Transactions)
     )
     assert found is not None
     assert {result["partition_id"] for result in results} == {str(found.id)}
+
+
+async def test_a_wide_push_may_be_repeated(transactions: Transactions) -> None:
+    """A client that got no answer sends it again: all ids are found within a statement's time."""
+    worker = Worker(transactions)
+    wide = items(20_000)
+    await worker.pusher.push(wide, 1)
+    results = read(await worker.pusher.push(wide, 1))
+    assert {result["status"] for result in results} == {"duplicate"}

@@ -216,9 +216,10 @@ BEGIN
         -- An id is taken by a message that may be delivered, or is kept as a dead letter in its place
         -- in the log. One that was removed, or that pops pass over for its age, takes none: whoever
         -- pushes its id again would be told that the new message is stored. An append that is
-        -- repeated because its answer was lost finds its own messages whatever became of them.
+        -- repeated because its answer was lost finds its own messages whatever became of them, each in
+        -- the segment that it was in before.
         WHERE
-            f.o_first_message_id = ANY (p_first_message_ids)
+            f.o_first_message_id = p_first_message_ids[f.o_list]
             OR (
                 (
                     q.dedup_window_seconds IS NULL
