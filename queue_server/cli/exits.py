@@ -36,7 +36,11 @@ MEANINGS = {
 
 
 class CliError(Exception):
-    """A command cannot do what it was asked for; the message says why, *fix* what to do."""
+    """A command cannot do what it was asked for; the message says why, *fix* what to do.
+
+    Each is one line. `notes` are further lines on what was done, and `next_step` is how to go on
+    once *fix* is done.
+    """
 
     def __init__(
         self,
@@ -55,11 +59,13 @@ class CliError(Exception):
         self.status = status  # of the HTTP answer
         self.code = code  # the server's word for the error
         self.request_id = request_id
+        self.notes: list[str] = []
+        self.next_step = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "error": self.message,
-            "fix": self.fix or None,
+            "error": "; ".join([self.message, *self.notes]),
+            "fix": "; ".join(filter(None, (self.fix, self.next_step))) or None,
             "exit": int(self.exit_code),
             "status": self.status,
             "code": self.code,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,10 @@ from queue_server.cli.exits import CliError, Exit
 
 # Somewhere else than on a terminal a line is as long as it is.
 _WIDTH_OF_A_FILE = 10_000
+# Between two columns of a table.
+_GAP = 2
+# As much of a name is shown at least on a screen, where no line may be longer.
+_SHORT_NAME = 24
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -50,21 +55,41 @@ class Output:
         """A line for whoever watches, on stderr."""
         self.stderr.print(styled(*parts), soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table; a column whose name begins with `>` is of numbers, with `=` is never folded, and
-        with `…` is cut where it is too long.
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], keys: int = 1) -> None:
+        """Print a table whose cells are never folded, in the form of `table`.
+
+        Where the terminal is too narrow for it, columns are left out from the right, but never the
+        first *keys*, which name what a row is about.
         """
-        self.stdout.print(table(columns, rows))
+        texts = [[_cell(cell) for cell in row] for row in rows]
+        shown, left_out = fitting(columns, texts, self.stdout.width, keys)
+        printed = table(columns[:shown], [row[:shown] for row in texts])
+        printed.width = table_width(columns[:shown], texts)
+        # What is wider than the terminal all the same is its to wrap: a name can be copied whole.
+        self.stdout.print(printed, crop=False, overflow="ignore", no_wrap=True)
+        if left_out:
+            self.notice((f"no room for {', '.join(left_out)}: widen the terminal", "dim"))
+
+    def figures(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print a table of few rows, on its side where the terminal is too narrow for it."""
+        texts = [[_cell(cell) for cell in row] for row in rows]
+        if table_width(columns, texts) > self.stdout.width:
+            heads, *lines = zip(map(_name, columns), *texts, strict=True)
+            columns = [str(heads[0]), *(f">{head}" for head in heads[1:])]
+            texts = [[_cell(cell) for cell in line] for line in lines]
+        self.table(columns, texts, keys=len(columns))
 
     def error(self, exc: CliError) -> None:
         if self.json:
             sys.stderr.write(msgspec.json.encode(exc.as_json()).decode() + "\n")
             return
         self.notice(("error: ", "bold red"), exc.message)
+        for note in exc.notes:
+            self.notice(f"  {note}")
         if exc.request_id:
             self.notice(("  request id: ", "dim"), exc.request_id)
-        if exc.fix:
-            self.notice(("  fix: ", "bold"), exc.fix)
+        for fix in filter(None, (exc.fix, exc.next_step)):
+            self.notice(("  fix: ", "bold"), fix)
 
     @contextlib.contextmanager
     def progress(
@@ -138,25 +163,69 @@ def plain(value: object) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    """Make a table; a column whose name begins with `>` is of numbers."""
+    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for name in columns:
         result.add_column(
-            name.lstrip(">=…"),
+            _name(name),
             justify="right" if name.startswith(">") else "left",
-            overflow="ellipsis" if name.startswith("…") else "fold",
-            no_wrap=name.startswith((">", "=", "…")),
+            overflow="ellipsis",
+            no_wrap=True,
         )
     for row in rows:
-        result.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
+        result.add_row(*map(_cell, row))
     return result
 
 
-def _cell(value: Any) -> str:
+def screen_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int) -> Table:
+    """Make a table for a screen of *width*, whose lines may not be longer.
+
+    Columns are left out from the right until there is room for the beginning of the names, which
+    are in the first one.
+    """
+    texts = [[_cell(cell) for cell in row] for row in rows]
+    names = [row[0].copy() for row in texts]
+    for row in texts:
+        row[0].truncate(_SHORT_NAME, overflow="ellipsis")
+    shown, _ = fitting(columns, texts, width, keys=1)
+    room = width - table_width(["", *columns[1:shown]], [[Text(""), *row[1:]] for row in texts])
+    for row, name in zip(texts, names, strict=True):
+        name.truncate(max(room, 1), overflow="ellipsis")
+        row[0] = name
+    return table(columns[:shown], [row[:shown] for row in texts])
+
+
+def fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, keys: int
+) -> tuple[int, list[str]]:
+    """Return how many columns fit into *width*, *keys* at least, and the names of the others."""
+    shown = len(columns)
+    while shown > keys and table_width(columns[:shown], rows) > width:
+        shown -= 1
+    return shown, [_name(column) for column in columns[shown:]]
+
+
+def table_width(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """Return the width of a table with all cells whole."""
+    widths = (
+        max([cell_len(_name(column)), *(row[index].cell_len for row in rows)])
+        for index, column in enumerate(columns)
+    )
+    return sum(width + _GAP for width in widths) - _GAP
+
+
+def _name(column: str) -> str:
+    return column.removeprefix(">")
+
+
+def _cell(value: Any) -> Text:
+    if isinstance(value, Text):
+        return value
     if value is None:
-        return "-"
+        return Text("-")
     if isinstance(value, bool):
-        return "yes" if value else "no"
-    return count(value) if isinstance(value, int) else plain(value)
+        return Text("yes" if value else "no")
+    return Text(count(value) if isinstance(value, int) else plain(value))
 
 
 def count(number: int) -> str:

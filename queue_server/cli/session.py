@@ -176,6 +176,11 @@ class Session:
         given = [text for flag, value in self._database if value for text in (flag, value)]
         return load_settings(given, os.environ)
 
+    @property
+    def names_database(self) -> bool:
+        """Whether the command line, or a given database in the environment, says which is meant."""
+        return any(value for _, value in self._database) or self.settings.conninfo is not None
+
     @functools.cached_property
     def conninfo(self) -> str:
         """The connection string of its database; it holds the password.

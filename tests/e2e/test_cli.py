@@ -305,7 +305,7 @@ def test_queues_are_made_shown_listed_and_deleted(cli: Cli, queue: str) -> None:
     assert [(one["name"], one["namespace"], one["messages"]["total"]) for one in listed] == [
         (queue, "billing", 2)
     ]
-    assert re.search(rf"^{queue} +\d+ +2 +0 +2 +0 *$", cli("queues", "ls").out, re.MULTILINE)
+    assert re.search(rf"^{queue} +2 .* 0 +0 +2 +\d+ *$", cli("queues", "ls").out, re.MULTILINE)
     refused = cli("queues", "delete", queue)
     assert refused.code == FAILED
     assert "2 messages (2 of them pending)" in refused.err
@@ -314,6 +314,52 @@ def test_queues_are_made_shown_listed_and_deleted(cli: Cli, queue: str) -> None:
     assert deleted == {"queue": queue, "deleted": True, "messages": 2}
     assert cli("queues", "delete", queue, "--yes").code == NOT_FOUND
     assert cli("queues", "show", queue, "--json").error["status"] == 404
+
+
+def test_a_queue_shows_what_is_set_and_off_for_what_is_not(cli: Cli, queue: str) -> None:
+    cli("queues", "create", queue, "--set", "leaseTime=7", "--set", "retryBackoff=true")
+
+    def options() -> dict[str, str]:
+        table = cli("queues", "show", queue).out.split("option ")[1]
+        return {
+            name: text.strip() for name, _, text in (x.partition(" ") for x in table.split("\n"))
+        }
+
+    before = options()
+    # The protocol echoes 3600 and 1000 for the first two, which enforce nothing.
+    for name, text in {
+        "ttl": "not set", "retryDelay": "not set", "dedupWindowSeconds": "not set",
+        "leaseTime": "7 s", "retryBackoff": "true", "deadLetterQueue": "off", "maxSize": "off",
+        "retentionSeconds": "off", "deliveryLimit": "off", "retryLimit": "3", "priority": "0",
+    }.items():  # fmt: skip
+        assert before[name] == text, (name, before)
+    changes = ("ttl=60", "retryDelay=0", "maxSize=12000", "dedupWindowSeconds=0")
+    cli("queues", "create", queue, *(word for one in changes for word in ("--set", one)))
+    after = options()
+    assert (after["ttl"], after["retryDelay"]) == ("60 s", "0 ms")
+    assert (after["maxSize"], after["dedupWindowSeconds"]) == ("12000 messages", "0 s")
+
+
+async def test_queues_are_listed_with_rates_and_age_the_deepest_first(cli: Cli, queue: str) -> None:
+    names = [f"{queue}-{letter}" for letter in "abc"]
+    for name, depth in zip(names, (1, 5, 2), strict=True):
+        cli("push", name, *map(str, range(depth)))
+    cli("pop", names[1], "--ack")
+
+    async def are_rated() -> Any:
+        found = await asyncio.to_thread(
+            lambda: cli("queues", "ls", "--search", queue, "--json").json["queues"]
+        )
+        return found if all(one["oldestUnreadAt"] for one in found) else None
+
+    found = await eventually(are_rated, deadline=30)
+    assert [(one["name"], one["depth"]) for one in found] == [
+        (names[1], 4), (names[2], 2), (names[0], 1),
+    ]  # fmt: skip
+    assert all(one["pushedPerSecond"] >= 0 and one["ackedPerSecond"] >= 0 for one in found)
+    text = cli("queues", "ls", "--search", queue, "--limit", "2").out
+    assert re.search(rf"\n{names[1]} +4 +\d+ (s|min)\b.*\n{names[2]} +2 +\d+ (s|min)", text), text
+    assert names[0] not in text
 
 
 def test_options_that_do_not_exist_are_refused(cli: Cli, queue: str) -> None:
@@ -406,13 +452,14 @@ def on_terminal(
     keys: bytes = b"",
     after: bytes = b"",
     env: Mapping[str, str] | None = None,
+    columns: int = 100,
 ) -> tuple[int, str]:
-    """How a command ends on a terminal of 100 columns, and what is there then.
+    """How a command ends on a terminal of so many columns, and what is there then.
 
     *keys* are pressed when *after* has been shown.
     """
     master, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     process = subprocess.Popen(
         [sys.executable, "-m", "queue_server", *args],
@@ -467,6 +514,46 @@ async def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
     assert code == OK
     assert "a second" in seen
     assert "dead letters" in seen
+    narrow = on_terminal("top", "-i", "0.5", url=cli.url, keys=b"q", after=b"q leaves", columns=80)[
+        1
+    ]
+    (head,) = {line for line in lines_of(narrow) if line.startswith("queue ")}
+    assert re.search(r"^queue +depth +oldest +pushed/s +acked/s\b", head), head
+    assert max(map(len, lines_of(narrow))) <= 80
+
+
+def lines_of(seen: str) -> list[str]:
+    """What a terminal shows, without colours."""
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).split("\r\n")]
+
+
+async def test_names_are_whole_in_80_columns(cli: Cli, queue: str) -> None:
+    queue = f"{queue}.billing.invoices.reminders"
+    partition = "customer/4711/of/the/northern/region"
+    cli("push", queue, "1", "2", "3", "--partition", partition)
+    cli("pop", queue, "--group", "accounting.nightly-export", "--ack")
+    cli("pop", queue, "--group", "mailer")
+    for args, whole, dropped in (
+        (["queues", "ls", "--search", queue], queue, "partitions"),
+        (["queues", "show", queue], partition, "dead letters"),
+        (["groups", "ls", "--queue", queue], f"{queue}  accounting.nightly-export", "starts at"),
+        (["groups", "lag", "mailer", "--queue", queue], f"{queue}  {partition}  mailer", "lag"),
+    ):
+        code, seen = on_terminal(*args, url=cli.url, columns=80)
+        assert code == OK
+        assert any(line.startswith(whole) for line in lines_of(seen)), seen
+        assert re.search(rf"no room for .*{dropped}.*: widen the terminal", seen), seen
+        heads = [line for line in lines_of(seen) if re.match("queue|partition", line)]
+        assert dropped not in heads[0]
+        wide = on_terminal(*args, url=cli.url, columns=200)[1]
+        assert "no room" not in wide
+        assert dropped in wide
+    # Figures are not left out: the table is put on its side.
+    status = on_terminal("status", url=cli.url, columns=40)[1]
+    assert re.search(r"^dead letters +[\d,]+$", "\n".join(lines_of(status)), re.MULTILINE), status
+    assert re.search(
+        r"^nacks +[\d,]+ +[\d,]+$|^nacks +[\d,]+$", "\n".join(lines_of(status)), re.MULTILINE
+    ), status
 
 
 # -- errors --
@@ -478,6 +565,14 @@ def test_a_server_that_is_not_there(queue: str) -> None:
         assert done.code == UNREACHABLE
         assert "nobody listens there" in done.error["error"]
         assert done.error["fix"]
+        assert r"\n" not in done.error["error"]
+    several = run("push", queue, "1", url="http://127.0.0.1:1").err.splitlines()
+    assert several[1:] == [
+        "  stored before that: 0 messages; not known to be stored: from message 1",
+        "  fix: start the server (queue-server serve), or give its address as --url",
+        several[3],
+    ]
+    assert several[3].startswith("  fix: to go on, without storing anything twice, repeat")
     told = run("status", "--url", "http://127.0.0.1:1")
     assert told.err.startswith("error: cannot reach http://127.0.0.1:1")
     assert "\n  fix: start the server" in told.err
@@ -537,7 +632,7 @@ def test_groups_are_listed_and_moved(cli: Cli, queue: str) -> None:
     cli("pop", queue, "--group", "g1", "--batch", "4", "--ack")
     listed = cli("groups", "ls", "--queue", queue, "--json").json["groups"]
     assert [(one["name"], one["totalLag"], one["members"]) for one in listed] == [("g1", 2, 1)]
-    assert re.search(rf"^{queue} +g1 +1 +1 +2 ", cli("groups", "ls").out, re.MULTILINE)
+    assert re.search(rf"^{queue} +g1 +2 ", cli("groups", "ls").out, re.MULTILINE)
     lagging = cli("groups", "lag", "g1", "--queue", queue, "--json").json["lagging"]
     assert [(one["partition_name"], one["offset_lag"]) for one in lagging] == [("Default", 2)]
     assert cli("groups", "lag", "g1", "--queue", queue, "--min-seconds", "9999").out == ""
@@ -623,7 +718,7 @@ def test_dead_letters_are_listed_shown_moved_and_removed(cli: Cli, queue: str) -
         assert asked["moved" if command == "redrive" else "deleted"] == 0
     first = next(one for one in listed["deadLetters"] if one["data"] == {"n": 0})
     assert cli("dlq", "show", queue, first["id"], "--json").json["data"] == {"n": 0}
-    assert '"n": 0' in cli("dlq", "show", queue, first["id"]).out
+    assert '\n{\n  "n": 0\n}\n' in cli("dlq", "show", queue, first["id"]).out
     for absent in ("absent", str(uuid.uuid4())):
         assert cli("dlq", "show", queue, absent).code == NOT_FOUND
     assert cli("dlq", "show", unique("other"), first["id"]).code == NOT_FOUND
@@ -713,6 +808,25 @@ def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterPr
     assert all(one["fix"] for one in checked["checks"] if one["status"] != "ok")
     text = cli("doctor", *server.data_args, env=env).out
     assert "ok    fsync: on" in text
+
+
+def test_doctor_asks_the_server_where_its_database_is(
+    cli: Cli, database_kind: DatabaseKind, tmp_path: Path
+) -> None:
+    def checks(env: Mapping[str, str]) -> dict[str, Any]:
+        done = cli("doctor", "--json", env={"DATA_DIR": str(tmp_path)} | env)
+        assert done.code == OK, done.out
+        return {one["check"]: one for one in done.json["checks"]}
+
+    found = checks({"NUM_WORKERS": "50"})
+    if database_kind == "embedded":
+        assert found["database"]["status"] == "ok"
+        assert "2 workers need 16" in found["max_connections"]["found"]
+    else:
+        assert found["database"]["status"] == "warn"
+        assert "not checked: it was given to the server" in found["database"]["found"]
+        assert "--database-url" in found["database"]["fix"]
+    assert found["workers"]["found"].startswith("50 " if database_kind != "embedded" else "2 ")
 
 
 def test_doctor_says_what_to_do_about_what_is_wrong(

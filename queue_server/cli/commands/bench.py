@@ -197,7 +197,7 @@ def _report(session: Session, pushed: Phase, consumed: Phase) -> None:
             *(f"{ms:.1f}" for ms in phase.request_ms.values()),
         ]
 
-    session.out.table(
+    session.out.figures(
         ["", ">messages", ">seconds", ">a second", ">request p50 ms", ">p95", ">p99"],
         [row("push", pushed), row("pop and ack", consumed)],
     )

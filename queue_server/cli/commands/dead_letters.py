@@ -146,9 +146,12 @@ def show(
             for name, value in letter.items()
             if name != "data" and value is not None
         ],
+        keys=2,
     )
     session.out.line()
-    session.out.line(msgspec.json.format(msgspec.json.encode(letter["data"]), indent=2).decode())
+    payload = msgspec.json.format(msgspec.json.encode(letter["data"]), indent=2).decode()
+    for text in payload.split("\n"):
+        session.out.line(text)
 
 
 def redrive(
@@ -303,7 +306,7 @@ def _in_steps(
             f"interrupted; {count(done)} {did} before that", exit_code=Exit.INTERRUPTED
         ) from None
     except CliError as exc:
-        exc.message = f"{exc.message}\n  {count(done)} {did} before that"
+        exc.notes.append(f"{count(done)} {did} before that")
         raise
 
 

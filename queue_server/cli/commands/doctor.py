@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ import typer
 
 from queue_server import __version__
 from queue_server.cli.exits import CliError, Exit
-from queue_server.cli.output import count, duration
+from queue_server.cli.output import count, duration, some
 from queue_server.cli.session import Session, full_command
 from queue_server.settings import Settings
 
@@ -41,6 +42,12 @@ _FROZEN_FAIL = 1_800_000_000
 _DISK_WARN = 0.15  # of the disk is free
 _DISK_FAIL = 0.05
 _SLOW_HEALTH_S = 1.0
+# Settings that name a given database.
+_GIVEN = ("database_url", "pg_host", "pg_port", "pg_db", "pg_user", "pg_password")
+_NAME_IT = (
+    "run it on the server's machine, as its user and with its environment, or name the database:"
+    " --data-dir, --database-url"
+)
 
 
 class Check(msgspec.Struct):
@@ -52,6 +59,14 @@ class Check(msgspec.Struct):
     fix: str | None = None
 
 
+class Running(msgspec.Struct, frozen=True):
+    """What is known of the server that answers."""
+
+    unknown_place: str = ""  # why its database cannot be found from here
+    is_up: bool = False
+    has_other_keys: bool = False  # it was started with a key that this command has not
+
+
 def add_to(app: typer.Typer) -> None:
     full_command(app, "doctor")(doctor)
 
@@ -59,9 +74,11 @@ def add_to(app: typer.Typer) -> None:
 def doctor(session: Session) -> None:
     """Check server, database and machine.
 
-    Each line says what to do about what was found. Nothing is changed. Database and limits are
-    those of a server that is started with the same options and environment as this command: run it
-    as the server's user, on its machine. Ends with 1 when a check fails; warnings are no failure.
+    Each line says what to do about what was found. Nothing is changed. Run it as the server's user,
+    on its machine. Database and limits are those of the server at --url; where it does not answer,
+    or --data-dir, --database-url, DATABASE_URL or PG_HOST name a database, those of a server that
+    is started with the same options and environment as this command. Ends with 1 when a check
+    fails; warnings are no failure.
 
     With --json: `{"ok", "checks": [{"check", "status", "found", "fix"}]}`; a status is ok, warn or
     fail.
@@ -87,16 +104,46 @@ def doctor(session: Session) -> None:
     elif not failed:
         warned = sum(check.status == "warn" for check in checks)
         session.out.line()
-        session.out.line(f"{len(checks)} checks, {warned} warnings, nothing fails")
+        session.out.line(f"{some(len(checks), 'check')}, {some(warned, 'warning')}, nothing fails")
     if failed:
         raise CliError(f"{failed} of {len(checks)} checks fail")
 
 
 def _all(session: Session) -> Iterator[Check]:
+    server = list(_server(session))
+    yield from server
+    running = _ask_running(session) if server[0].status != "fail" else Running()
+    if running.unknown_place:
+        yield Check("database", "warn", f"not checked: {running.unknown_place}", _NAME_IT)
+    else:
+        yield from _database(session, running)
+    yield from _machine(session.settings)
+
+
+def _ask_running(session: Session) -> Running:
+    """Ask the server what it runs with, and have *session* use the same.
+
+    A database that is named by the command line or the environment stays.
+    """
     settings = session.settings
-    yield from _server(session)
-    yield from _database(session, settings)
-    yield from _machine(settings)
+    try:
+        told = session.client.get("/api/v1/system/settings")["settings"]
+        hostname = session.client.get("/api/v1/dashboard/workers")["hostname"]
+    except CliError:
+        # Its credential may not, or it is of another version.
+        return Running(is_up=True)
+    values = {one["name"]: one["value"] for one in told}
+    is_given = any(values[name] not in ("", 0, "not set") for name in _GIVEN)
+    has_other_keys = values["encryption_key"] == "set" and not settings.encryption_key
+    if session.names_database:
+        return Running(is_up=True, has_other_keys=has_other_keys)
+    if is_given:
+        return Running("it was given to the server, which does not pass its password on")
+    if hostname != socket.gethostname():
+        return Running(f"it is on the server's machine, {hostname}")
+    same = {name: values[name] for name in ("workers", "db_pool_size", "max_connections")}
+    session.settings = msgspec.structs.replace(settings, data_dir=Path(values["data_dir"]), **same)
+    return Running(is_up=True, has_other_keys=has_other_keys)
 
 
 def _server(session: Session) -> Iterator[Check]:
@@ -132,10 +179,11 @@ def _server(session: Session) -> Iterator[Check]:
     )
 
 
-def _database(session: Session, settings: Settings) -> Iterator[Check]:
+def _database(session: Session, running: Running) -> Iterator[Check]:
     from queue_server.domain.encryption import Keyring
     from queue_server.storage import diagnostics, encryption, migrate
 
+    settings = session.settings
     keyring = Keyring.of_texts(
         settings.encryption_key,
         settings.encryption_old_keys,
@@ -151,7 +199,10 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
     except CliError as exc:
         if exc.exit_code is not Exit.UNREACHABLE:
             raise
-        yield Check("database", "fail", exc.message, exc.fix or None)
+        if running.is_up and not session.names_database:
+            yield Check("database", "warn", f"not checked: {exc.message}", _NAME_IT)
+        else:
+            yield Check("database", "fail", exc.message, exc.fix or None)
         return
     whose = "its own" if settings.conninfo is None else "given"
     yield Check(
@@ -171,7 +222,14 @@ def _database(session: Session, settings: Settings) -> Iterator[Check]:
             f"{len(plan.migrations)} migrations and {len(plan.functions)} function files to apply",
             "a start of this version applies them; queue-server migrate --plan lists them",
         )
-    if keys is not None:
+    if keys is not None and running.has_other_keys:
+        yield Check(
+            "encryption keys",
+            "warn",
+            "not checked: the server has a key, and this command has none",
+            "give this command the server's environment",
+        )
+    elif keys is not None:
         yield _encryption(keys)
     yield from _durability(found)
     yield from _connections(found, settings)

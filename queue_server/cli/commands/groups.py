@@ -58,20 +58,21 @@ def list_groups(
         session.out.notice("no groups" + (f" on queue {queue!r}" if queue else ""))
         return
     session.out.table(
-        ["queue", "group", ">partitions", ">behind in", ">lag", ">oldest", "state", "starts at"],
+        ["queue", "group", ">lag", ">oldest", "state", ">behind in", ">partitions", "starts at"],
         [
             [
                 group["queueName"],
                 group["name"],
-                group["members"],
-                group["partitionsWithLag"],
                 group["totalLag"],
                 duration(group["maxTimeLag"]) if group["totalLag"] else None,
                 group["state"].lower(),
+                group["partitionsWithLag"],
+                group["members"],
                 group["subscriptionMode"],
             ]
             for group in found
         ],
+        keys=2,
     )
 
 
@@ -110,7 +111,7 @@ def lag(
         session.out.notice("no group is behind")
         return
     session.out.table(
-        ["queue", "partition", "group", ">lag", ">oldest", "=last consumed"],
+        ["queue", "partition", "group", ">lag", ">oldest", "last consumed"],
         [
             [
                 one["queue_name"],
@@ -122,6 +123,7 @@ def lag(
             ]
             for one in found
         ],
+        keys=3,
     )
 
 

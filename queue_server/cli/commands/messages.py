@@ -17,7 +17,7 @@ import typer
 
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count
+from queue_server.cli.output import count, some
 from queue_server.cli.session import Queue, Session, server_command
 
 _STATUSES = ("completed", "failed", "retry", "dlq")
@@ -241,15 +241,14 @@ def _broken_off(
 ) -> CliError:
     """*exc* with what was stored before it, and how to go on."""
     stored = pushed.messages + pushed.duplicates
-    exc.message = (
-        f"{exc.message}\n  stored before that: {count(stored)} messages"
+    exc.notes.append(
+        f"stored before that: {some(stored, 'message')}"
         + (f", up to {_place(name, done)}" if done else "")
         + f"; not known to be stored: from {_place(name, first or 1)}"
         + (f" to {last}" if last > first else "")
     )
-    exc.fix = f"{exc.fix}\n  " if exc.fix else ""
     again = f"--id-prefix {pushed.id_prefix} --from-line {first or 1}"
-    exc.fix += f"to go on, without storing anything twice, repeat the command with {again}"
+    exc.next_step = f"to go on, without storing anything twice, repeat the command with {again}"
     return exc
 
 

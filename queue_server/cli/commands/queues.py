@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -9,15 +10,54 @@ import typer
 
 from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count, some
+from queue_server.cli.output import count, duration, some
 from queue_server.cli.session import Queue, Session, Yes, server_command
 from queue_server.domain.options import OptionChanges
 
 _PAGE = 1000
+# Queues of which the deepest are found, the newest ones: each costs the server a count.
+_QUEUES_MAX = 10_000
+# What a list of queues shows beside what lies in them.
+RATED = ("pushedPerSecond", "ackedPerSecond", "oldestUnreadAt")
+# The more a column matters, the longer it is kept on a narrow terminal.
+LISTED = (
+    "queue",
+    ">depth",
+    ">oldest",
+    ">pushed/s",
+    ">acked/s",
+    ">dead letters",
+    ">processing",
+    ">stored",
+    ">partitions",
+)
 _PARTITIONS_SHOWN = 20
 _QUEUES = "/api/v1/resources/queues"
 # Partitions of one answer; a queue may have more.
 _PARTITIONS_PAGE = 10_000
+_UNITS = {
+    "leaseTime": "s",
+    "retryDelay": "ms",
+    "ttl": "s",
+    "maxSize": "messages",
+    "delayedProcessing": "s",
+    "windowBuffer": "s",
+    "retentionSeconds": "s",
+    "completedRetentionSeconds": "s",
+    "maxWaitTimeSeconds": "s",
+    "dedupWindowSeconds": "s",
+}
+_OFF_AT_ZERO = frozenset(
+    {
+        "maxSize",
+        "delayedProcessing",
+        "windowBuffer",
+        "retentionSeconds",
+        "completedRetentionSeconds",
+        "maxWaitTimeSeconds",
+        "deliveryLimit",
+    }
+)
 _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(OptionChanges)}
 
 
@@ -39,13 +79,17 @@ def list_queues(
     search: Annotated[str, typer.Option(help="A part of the name, in any case.")] = "",
     namespace: Annotated[str, typer.Option(help="Only queues of this namespace.")] = "",
     task: Annotated[str, typer.Option(help="Only queues with this task.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 1000,
+    limit: Annotated[
+        int, typer.Option(min=1, help="At most so many, those with the most to read first.")
+    ] = 1000,
 ) -> None:
-    """List queues and what lies in them, the newest first.
+    """List queues and what lies in them, those with the most to read first.
 
     The depth is what the slowest consumer has not acknowledged, of all groups and those without
-    one. With --json: one object, `{"queues": [...]}`, with a queue as the server's
-    /api/v1/resources/queues tells it.
+    one, and the oldest of these messages has waited for as long as shown. Rates are of the last
+    minute; an acknowledgement counts for each group. With --json: one object, `{"queues": [...]}`,
+    with a queue as the server's /api/v1/resources/queues tells it, and its `pushedPerSecond`,
+    `ackedPerSecond` and `oldestUnreadAt`.
 
     \b
     Examples:
@@ -53,14 +97,9 @@ def list_queues(
       queue-server queues ls --search order --limit 20
       queue-server queues ls --json | jq -r '.queues[] | select(.depth > 0) | .name'
     """
-    filter_ = {"search": search or None, "namespace": namespace or None, "task": task or None}
-    queues: list[dict[str, Any]] = []
-    while len(queues) < limit:
-        page = {"limit": min(_PAGE, limit - len(queues)), "offset": len(queues)}
-        found = session.client.get(_QUEUES, filter_ | page)["queues"]
-        queues += found
-        if len(found) < page["limit"]:
-            break
+    most = max(limit, _QUEUES_MAX)
+    queues = read_queues(session.client, most, search=search, namespace=namespace, task=task)
+    queues = queues[:limit]
     if session.json:
         session.out.value({"queues": queues})
         return
@@ -68,19 +107,60 @@ def list_queues(
         session.out.notice("no queues")
         return
     session.out.table(
-        ["queue", ">partitions", ">depth", ">processing", ">stored", ">dead letters"],
+        LISTED,
         [
             [
                 queue["name"],
-                queue["partitions"],
                 queue["depth"],
+                age(queue["oldestUnreadAt"]),
+                rate(queue["pushedPerSecond"]),
+                rate(queue["ackedPerSecond"]),
+                queue["messages"].get("deadLetter", 0),
                 queue["messages"]["processing"],
                 queue["messages"]["total"],
-                queue["messages"].get("deadLetter", 0),
+                queue["partitions"],
             ]
             for queue in queues
         ],
     )
+
+
+def read_queues(client: Client, most: int = _QUEUES_MAX, **filter_: str) -> list[dict[str, Any]]:
+    """Return the queues that match *filter_* (search, namespace, task), the deepest first.
+
+    Of more than *most*, the newest are sorted.
+
+    Shape: entries of /api/v1/resources/queues with rates and age, which are None for queues that
+    the server does not rate: it does for those that say most, some two thousand.
+    """
+    given = {name: value or None for name, value in filter_.items()}
+    queues: list[dict[str, Any]] = []
+    for offset in range(0, most, _PAGE):
+        found = client.get(_QUEUES, given | {"limit": _PAGE, "offset": offset})["queues"]
+        queues += found
+        if len(found) < _PAGE:
+            break
+    rated = client.get("/api/v1/dashboard/queues", {"search": given.get("search")})["queues"]
+    by_name = {queue["name"]: queue for queue in rated}
+    for queue in queues:
+        more = by_name.get(queue["name"], {})
+        queue |= {name: more.get(name) for name in RATED}
+    return sorted(queues, key=lambda queue: (-queue["depth"], queue["name"]))
+
+
+def age(since: str | None) -> str | None:
+    """Return how long ago an ISO 8601 time was, as a text."""
+    if since is None:
+        return None
+    passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(since)
+    return duration(max(0.0, passed.total_seconds()))
+
+
+def rate(per_second: float | None) -> str | None:
+    """Return a rate with a decimal where it would be lost otherwise."""
+    if per_second is None:
+        return None
+    return f"{per_second:,.0f}" if per_second >= 10 or not per_second else f"{per_second:.1f}"
 
 
 def show(
@@ -122,15 +202,28 @@ def show(
         ],
     )
     line()
+    stored = session.client.get(f"/api/v1/dashboard/queues/{segment(queue)}/options")
     session.out.table(
         ["option", "value"],
-        [
-            # Numbers as they are set, without separators.
-            [name, str(value).lower() if isinstance(value, bool) else str(value)]
-            for name, value in sorted(found.get("options", {}).items())
-            if name not in ("namespace", "task")
-        ],
+        [[name, option_text(name, stored.get(name))] for name in sorted(_FIELDS)],
+        keys=2,
     )
+
+
+def option_text(name: str, value: Any) -> str:
+    """Return what an option is set to, with its unit, or that it does nothing.
+
+    *value* is as stored: None where nothing is set, which the protocol echoes as a number that
+    enforces nothing.
+    """
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "true" if value else "off"
+    if not value and name in _OFF_AT_ZERO:
+        return "off"
+    # Numbers as they are set, without separators.
+    return f"{value} {_UNITS[name]}" if name in _UNITS else str(value)
 
 
 def create(

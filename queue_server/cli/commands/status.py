@@ -19,15 +19,13 @@ from rich.live import Live
 from rich.text import Text
 
 from queue_server.cli.client import Client
+from queue_server.cli.commands.queues import LISTED, RATED, age, rate, read_queues
 from queue_server.cli.exits import CliError, Exit, usage_error
-from queue_server.cli.output import count, duration, some, styled, table
+from queue_server.cli.output import count, duration, screen_table, some, styled
 from queue_server.cli.session import Session, server_command
 
 # What `top` shows of many queues: those with the most to read.
 _TOP_QUEUES = 30
-# Among the newest so many.
-_QUEUES_MAX = 10_000
-_PAGE = 1000
 # Its look at all queues and cursors is work for the database; the counters are free.
 _TOP_INTERVAL_MIN_S = 0.5
 
@@ -129,7 +127,7 @@ def status(session: Session) -> None:
         f" {some(found.servers, 'server')} on its database, {some(found.workers, 'worker')}"
     )
     line()
-    session.out.table(
+    session.out.figures(
         ["", *_COLUMNS],
         [["messages", *messages.values()]],
     )
@@ -144,11 +142,11 @@ def status(session: Session) -> None:
     )
     line()
     # An acknowledgement covers all messages before it in its partition, and counts once.
-    session.out.table(
+    session.out.figures(
         ["messages", ">pushed", ">duplicates", ">popped", ">acks", ">nacks"],
         [
-            ["since this server started", *(counters[name] for name in _MOVED)],
-            ["all servers, last hour", *(found.last_hour.get(name) for name in _MOVED)],
+            ["since its start", *(counters[name] for name in _MOVED)],
+            ["last hour, all servers", *(found.last_hour.get(name) for name in _MOVED)],
         ],
     )
     line()
@@ -203,7 +201,7 @@ def top(
         raise usage_error("top needs a terminal", "use --json, perhaps with --count")
     with _keys(), Live(console=session.out.stdout, screen=True, auto_refresh=False) as live:
         for found, queues in _looks(session.client, interval, looks, _q_was_pressed):
-            live.update(_screen(found, queues, interval, live.console.height), refresh=True)
+            live.update(_screen(found, queues, interval, *live.console.size), refresh=True)
 
 
 def read_status(client: Client) -> Status:
@@ -287,17 +285,11 @@ def _looks(
 
 def _deepest(client: Client) -> list[dict[str, Any]]:
     """The queues with the most to read."""
-    queues: list[dict[str, Any]] = []
-    for offset in range(0, _QUEUES_MAX, _PAGE):
-        page = {"limit": _PAGE, "offset": offset}
-        found = client.get("/api/v1/resources/queues", page)["queues"]
-        queues += found
-        if len(found) < _PAGE:
-            break
-    queues.sort(key=lambda queue: (-queue["depth"], queue["name"]))
     return [
-        {"name": queue["name"], "partitions": queue["partitions"]} | _messages(queue)
-        for queue in queues[:_TOP_QUEUES]
+        {"name": queue["name"], "partitions": queue["partitions"]}
+        | _messages(queue)
+        | {name: queue[name] for name in RATED}
+        for queue in read_queues(client)[:_TOP_QUEUES]
     ]
 
 
@@ -305,6 +297,7 @@ def _screen(
     found: Status,
     queues: list[dict[str, Any]],
     interval_s: float,
+    width: int,
     height: int,
 ) -> Group:
     head = styled(
@@ -315,29 +308,32 @@ def _screen(
     )
     rates = found.rates
     figures = ["-"] * 5 if rates is None else [f"{x:,.0f}" for x in msgspec.structs.astuple(rates)]
-    per_second = table(
+    per_second = screen_table(
         ["a second", ">pushed", ">popped", ">acks", ">nacks", ">requests"],
         [["messages", *figures]],
+        width,
     )
-    stored = table(
+    stored = screen_table(
         ["now", *_COLUMNS, ">lag"],
         [["messages", *found.messages.values(), duration(found.lag["seconds"])]],
+        width,
     )
     room = max(1, height - 13)
     rows = [
         [
             queue["name"],
-            queue["partitions"],
             Text(count(queue["depth"]), style="yellow" if queue["depth"] else "dim"),
+            age(queue["oldestUnreadAt"]),
+            rate(queue["pushedPerSecond"]),
+            rate(queue["ackedPerSecond"]),
+            Text(count(queue["deadLetter"]), style="red" if queue["deadLetter"] else "dim"),
             queue["processing"],
             queue["stored"],
-            Text(count(queue["deadLetter"]), style="red" if queue["deadLetter"] else "dim"),
+            queue["partitions"],
         ]
         for queue in queues[:room]
     ]
-    listed = table(
-        ["…queue", ">partitions", ">depth", ">processing", ">stored", ">dead letters"], rows
-    )
+    listed = screen_table(LISTED, rows, width)
     more = found.queues - len(rows)
     foot = f"every {interval_s:g} s; q leaves" + (
         f"; {count(more)} more queues" if more > 0 else ""
