@@ -3,6 +3,7 @@
 It is the embedded one unless `--database` says otherwise (see tests/databases.py).
 """
 
+import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import psycopg
@@ -13,6 +14,7 @@ from queue_server.domain.names import PartitionName, PartitionRef, QueueName
 from queue_server.storage import queues
 from queue_server.storage.migrate import migrate
 from queue_server.storage.pool import Pool, open_pool
+from queue_server.storage.statements import STATEMENTS
 from queue_server.storage.transactions import Connection, Transactions
 from tests.client import eventually
 from tests.cluster_process import ClusterProcess
@@ -98,6 +100,15 @@ def pool_of(conninfo: str, *, size: int = 1, statement_timeout_ms: int = 10_000)
         statement_timeout_ms=statement_timeout_ms,
         lock_timeout_ms=5000,
     )
+
+
+async def make_queue(transactions: Transactions, name: str) -> str:
+    """Create a queue as its first push does, and return its id."""
+    rows = await transactions.call(
+        STATEMENTS["ensure_queue"],
+        {"id": uuid.uuid4(), "name": name, "namespace": name, "task": "", "lease_time": 60},
+    )
+    return str(rows[0][0])
 
 
 async def make_partitions(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence, Set
 from typing import TypeVar
 
-from queue_server.domain.access import Grants
 from queue_server.domain.names import (
     ConsumerGroup,
     PartitionId,
@@ -111,17 +110,20 @@ class Directory:
         start: Start,
         *,
         conflation: bool = False,
-        creator: Grants | None = None,
-    ) -> Subscription:
-        """The registration of a group on a queue; queue and registration are made when missing.
+    ) -> Subscription | None:
+        """Find the registration of a group on a queue, or make it.
 
-        *creator*: as of `create_partitions`.
+        Shape: None when the queue does not exist; it is registered with the queue's creation.
         """
         key = (queue, group, True)
         known = self._subscriptions.get(key)
         while known is None:
-            queue_id = await queues.ensure_queue(self._transactions, queue, creator)
-            # None when it was deleted between the two calls: it is created anew.
+            queue_id = await queues.expect_group(
+                self._transactions, queue, group, start, conflation=conflation
+            )
+            if queue_id is None:
+                return None
+            # None when it was deleted between the two calls.
             known = await queues.subscribe(
                 self._transactions,
                 queue_id,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import random
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -44,6 +46,7 @@ from queue_server.domain.names import (
 from queue_server.domain.segment import CODEC_ENCRYPTED, OpenSegment, decrypt
 from queue_server.domain.subscription import Start
 from queue_server.observability.counters import Counter, Operation, Row
+from queue_server.observability.logging import client_text
 from queue_server.storage import leases, queues
 from queue_server.storage.leases import (
     ANY_PARTITION,
@@ -94,6 +97,10 @@ _UNREADABLE_ATTEMPTS_MAX = 20
 _UNRESOLVED_NAP_S = 2.0
 _UNRESOLVED_RATE_MAX = 50.0
 
+# How often a queue that does not exist is logged, and how many of them are remembered.
+_MISSING_LOG_S = 60.0
+_MISSING_MAX = 1000
+
 
 # A label pop leases from so many queues at most.
 _LABEL_QUEUES_MAX = 16
@@ -113,7 +120,6 @@ class PopRequest(msgspec.Struct, frozen=True):
     namespace: str | None = None
     task: str | None = None
     grants: Grants | None = None  # of a pop by labels: only these queues
-    creator: Grants | None = None  # what bounds the labels of a queue that is new
     message_limit: int | None = 1
     partition_limit: int | None = 1
     lease_seconds: int = 0
@@ -149,6 +155,7 @@ class PopAnswer(msgspec.Struct, frozen=True):
 
     delivery: Delivery | None
     conflation: bool
+    missing: Literal["queue", "partition"] | None = None  # what the pop named and does not exist
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -203,6 +210,7 @@ class Popper:
         # Where each group's round over the partitions goes on in this worker.
         self._rounds: dict[SubscriptionId, PartitionId] = {}
         self._in_use: set[SubscriptionId] = set()
+        self._missing_since: dict[str, float] = {}  # queues that do not exist, when last logged
         self._unresolved = 0  # pops that wait for something to come into being
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -226,6 +234,7 @@ class Popper:
             request.grants,
         )
         conflation = False
+        missing: Literal["queue", "partition"] | None = None
         with self._rooms.enter(key) as room:
             while True:
                 news_count = room.news_count
@@ -241,6 +250,9 @@ class Popper:
                     self._activity.contacts.popped.update(room.subscription_ids)
                     # Where there is nothing yet, the wish is what will be stored.
                     conflation = request.conflation
+                    missing = None
+                    if not targets and request.queue is not None:
+                        missing = "queue" if request.partition is None else "partition"
                     if targets:
                         conflation = all(t.subscription.conflation for t in targets)
                     if not targets or request.queue is None:
@@ -254,7 +266,7 @@ class Popper:
                     delivery = None
                     nap_s = _UNRESOLVED_NAP_S
                 if delivery is not None or not self._may_wait(deadline):
-                    return PopAnswer(delivery, conflation)
+                    return PopAnswer(delivery, conflation, missing)
                 left_s = deadline - time.monotonic()
                 if nap_s is not None:
                     nap_s = max(nap_s, self._unresolved / _UNRESOLVED_RATE_MAX)
@@ -267,7 +279,7 @@ class Popper:
                     self._unresolved -= nap_s is not None
                 self._spend(Counter.POP_WAIT_US, begin)
                 if not self._may_wait(deadline):
-                    return PopAnswer(None, conflation)
+                    return PopAnswer(None, conflation, missing)
 
     def _may_wait(self, deadline: float) -> bool:
         return not self._rooms.draining and time.monotonic() < deadline
@@ -281,31 +293,29 @@ class Popper:
             if request.grants is not None:
                 ranks = [rank for rank in ranks if request.grants.allow(Use.POP, rank.name)]
             self._rooms.listen(room, [rank.name for rank in ranks])
+            found: list[queues.QueueRank] = []
             for rank in ranks:
                 subscription = await directory.subscribe(
                     rank.name, request.group, request.start, conflation=request.conflation
                 )
-                targets.append(_Target(rank.name, subscription))
-            targets = await self._in_order(targets, ranks)
+                if subscription is not None:  # not deleted meanwhile
+                    targets.append(_Target(rank.name, subscription))
+                    found.append(rank)
+            targets = await self._in_order(targets, found)
         elif request.partition is None:
             subscription = await directory.subscribe(
-                request.queue,
-                request.group,
-                request.start,
-                conflation=request.conflation,
-                creator=request.creator,
+                request.queue, request.group, request.start, conflation=request.conflation
             )
-            targets.append(_Target(request.queue, subscription))
+            if subscription is None:
+                self._note_missing(request.queue)
+            else:
+                targets.append(_Target(request.queue, subscription))
         else:
             policy: Subscription | None = None
             if request.conflation:
                 # The policy belongs to the queue, so here the group does register on it.
                 policy = await directory.subscribe(
-                    request.queue,
-                    request.group,
-                    request.start,
-                    conflation=True,
-                    creator=request.creator,
+                    request.queue, request.group, request.start, conflation=True
                 )
             # Again when what was remembered turns out to be gone: it may have been made anew.
             for _ in range(2):
@@ -323,6 +333,20 @@ class Popper:
         room.subscription_ids = [target.subscription.id for target in targets]
         room.partition_id = targets[0].partition_id if targets else ANY_PARTITION
         return targets
+
+    def _note_missing(self, queue: QueueName) -> None:
+        """Log a pop of a queue that does not exist, once a minute for each name."""
+        now = time.monotonic()
+        if self._missing_since.get(queue, -math.inf) > now - _MISSING_LOG_S:
+            return
+        if len(self._missing_since) >= _MISSING_MAX:
+            self._missing_since.clear()
+        self._missing_since[queue] = now
+        logger.info(
+            "a pop of queue '%s', which does not exist: it waits for the first push",
+            client_text(queue),
+            extra={"event": "queue_missing"},
+        )
 
     async def _in_order(
         self, targets: list[_Target], ranks: Sequence[queues.QueueRank]

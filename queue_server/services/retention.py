@@ -31,6 +31,8 @@ PASS_PARTITIONS = 20_000
 
 DAY_S = 24 * 3600
 HISTORY_AGE_S = 90 * DAY_S
+# A group that popped a queue which does not exist, and has not asked again since.
+EXPECTED_GROUP_AGE_S = 7 * DAY_S
 
 _BEGIN = PartitionId(0)
 
@@ -163,6 +165,9 @@ class Cleanup:
             "cursors": await self._groups.clear_remains(),
             "traces": await self._delete_all(retention.delete_old_traces, self._trace_age_s),
             "history": await self._delete_all(retention.delete_old_history, HISTORY_AGE_S),
+            "expected_groups": await self._delete_all(
+                retention.delete_old_expected_groups, EXPECTED_GROUP_AGE_S
+            ),
             "minutes": await self._delete_all(series.delete_old_worker_minutes, self._series_age_s)
             + await self._delete_all(series.delete_old_queue_minutes, self._series_age_s),
             "leases": await self._sweep_leases(),

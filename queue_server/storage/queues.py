@@ -74,25 +74,30 @@ def labels_of_new(queue: QueueName, creator: Grants | None) -> tuple[str, str]:
     return implicit_labels(queue) if creator is None else creator.labels_of_new(queue)
 
 
-async def ensure_queue(
-    transactions: Transactions, queue: QueueName, creator: Grants | None = None
-) -> str:
-    """The id of a queue, created with default options when it does not exist.
+async def expect_group(
+    transactions: Transactions,
+    queue: QueueName,
+    group: ConsumerGroup,
+    start: Start,
+    *,
+    conflation: bool,
+) -> str | None:
+    """Return the id of a queue, or note that the group reads it as soon as it exists.
 
-    A *creator* that is for some queues only labels it no further than its patterns allow.
+    Shape: None when it does not exist. Its creation registers the group then, which starts where it
+    would have started now.
     """
-    namespace, task = labels_of_new(queue, creator)
     rows = await transactions.call(
-        STATEMENTS["ensure_queue"],
+        STATEMENTS["expect_group"],
         {
-            "id": uuid.uuid4(),
-            "name": queue,
-            "namespace": namespace,
-            "task": task,
-            "lease_time": _IMPLICIT_LEASE_TIME_S,
+            "queue": queue,
+            "consumer_group": group,
+            "mode": start.mode,
+            "starts_at": start.at,
+            "conflation": conflation,
         },
     )
-    return str(rows[0][0])
+    return None if rows[0][0] is None else str(rows[0][0])
 
 
 async def create_partitions(

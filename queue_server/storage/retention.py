@@ -271,6 +271,15 @@ async def delete_old_history(transactions: Transactions, age_s: int, limit: int)
     return count
 
 
+async def delete_old_expected_groups(transactions: Transactions, age_s: int, limit: int) -> int:
+    """Delete up to *limit* groups that wait for a queue and have not asked for *age_s*."""
+    rows = await transactions.call(
+        STATEMENTS["delete_old_expected_groups"], {"age_s": age_s, "limit": limit}
+    )
+    count: int = rows[0][0]
+    return count
+
+
 async def history(
     transactions: Transactions,
     start: datetime.datetime,

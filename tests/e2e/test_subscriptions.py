@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.client import Client, Pop, drain, unique
+from tests.client import Client, Pop, drain, segment, unique
 
 BOTH_WAYS_TO_SAY_NEW = [
     {"subscriptionMode": "new"},
@@ -278,3 +278,62 @@ async def test_a_partition_that_was_made_anew_is_found_by_every_worker(
             popped = await fresh_client.pop(queue, partition="Default", group=unique("g"))
             assert popped.data == [payload]
             await fresh_client.delete(queue)
+
+
+async def exists(client: Client, queue: str) -> bool:
+    return (await client.get(f"/api/v1/resources/queues/{segment(queue)}")).status == 200
+
+
+async def test_a_pop_of_a_queue_that_does_not_exist_creates_nothing_and_says_so(
+    client: Client, queue: str
+) -> None:
+    path = f"/api/v1/pop/queue/{segment(queue)}"
+    for query in ("", "?consumerGroup=g", "?consumerGroup=g&wait=true&timeout=100"):
+        answer = await client.get(path + query)
+        assert (answer.status, answer.raw, answer.headers["X-Missing"]) == (204, b"", "queue")
+    answer = await client.get(f"{path}/partition/p")
+    assert (answer.status, answer.headers["X-Missing"]) == (204, "partition")
+    assert not await exists(client, queue)
+    await client.configure(queue)
+    assert "X-Missing" not in (await client.get(path)).headers
+
+
+async def test_a_group_that_waits_for_a_queue_starts_with_its_first_pop(
+    fresh_client: Client, queue: str
+) -> None:
+    waiting = asyncio.create_task(
+        fresh_client.pop(queue, group="parked", wait_ms=20_000, subscriptionMode="new")
+    )
+    for group in ("new", "all"):
+        await fresh_client.pop(queue, group=group, subscriptionMode=group)
+    path = f"/api/v1/pop/queue/{segment(queue)}?consumerGroup=newest&conflation=true"
+    assert (await fresh_client.get(path)).json["messages"] == []
+    await fresh_client.push(queue, [1, 2])
+    assert (await waiting).data == [1, 2]
+    assert (await fresh_client.pop(queue, group="new", batch=10)).data == [1, 2]
+    assert (await fresh_client.pop(queue, group="all", batch=10)).data == [1, 2]
+    assert (await fresh_client.pop(queue, group="newest", batch=10, conflation="true")).data == [2]
+    # One that comes later is new.
+    await fresh_client.push(queue, [3])
+    assert (await fresh_client.pop(queue, group="late", subscriptionMode="new")).status == 204
+
+
+async def test_first_pops_beside_the_first_push_miss_nothing(
+    fresh_client: Client, queue: str
+) -> None:
+    """Whichever of the two is first: who was answered before the push reads from it on."""
+    for number in range(10):
+        name = f"{queue}-{number}"
+        groups = [f"g{n}" for n in range(4)]
+        first = [
+            fresh_client.pop(name, group=group, subscriptionMode="new", autoAck="true")
+            for group in groups
+        ]
+        push = asyncio.create_task(fresh_client.push(name, [1]))
+        pops = await asyncio.gather(*first)
+        await push
+        await fresh_client.push(name, [2])
+        for group, pop in zip(groups, pops, strict=True):
+            got = pop.data + [m["data"] for m in await drain(fresh_client, name, group=group)]
+            # The first message was stored before or after its first pop; the second after it.
+            assert got in ([1, 2], [2]), (name, group)

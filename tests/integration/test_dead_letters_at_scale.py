@@ -15,15 +15,14 @@ import pytest
 from queue_server.broker import snapshot
 from queue_server.broker.snapshot import Looks
 from queue_server.domain.encryption import Keyring
-from queue_server.domain.names import QueueName
 from queue_server.storage import dashboard, dead_letters, statistics, stored_messages
 from queue_server.storage.dead_letters import DeadLetterFilter
 from queue_server.storage.figures import Figures
 from queue_server.storage.pool import open_pool
-from queue_server.storage.queues import ensure_queue
 from queue_server.storage.statistics import PartitionPage
 from queue_server.storage.stored_messages import MessageFilter
 from queue_server.storage.transactions import Transactions
+from tests.fix_db import make_queue
 
 # What a backend has read it tells itself.
 pytestmark = [
@@ -150,8 +149,8 @@ async def look_at_errors(transactions: Transactions) -> list[dashboard.ErrorRow]
 async def test_looks_read_few_of_many_dead_letters(
     conninfo: str, transactions: Transactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue_id = await ensure_queue(transactions, QueueName("q"))
-    other_id = await ensure_queue(transactions, QueueName("other"))
+    queue_id = await make_queue(transactions, "q")
+    other_id = await make_queue(transactions, "other")
     await fill(conninfo, queue_id, other_id)
     reader = Reader(conninfo)
     own = DeadLetterFilter(queue="q")

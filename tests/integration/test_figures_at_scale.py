@@ -7,10 +7,9 @@ import psycopg
 import pytest
 
 from queue_server.broker.snapshot import Looks
-from queue_server.domain.names import QueueName
 from queue_server.storage import dashboard, series
-from queue_server.storage.queues import ensure_queue
 from queue_server.storage.transactions import Transactions
+from tests.fix_db import make_queue
 
 pytestmark = pytest.mark.alone
 
@@ -77,8 +76,8 @@ async def fill(conninfo: str, queue_id: str, small_id: str) -> None:
 async def test_figures_over_100000_partitions_are_told_at_once(
     conninfo: str, transactions: Transactions
 ) -> None:
-    wide_id = await ensure_queue(transactions, QueueName("wide"))
-    await fill(conninfo, wide_id, await ensure_queue(transactions, QueueName("small")))
+    wide_id = await make_queue(transactions, "wide")
+    await fill(conninfo, wide_id, await make_queue(transactions, "small"))
     looks = Looks(transactions, 100)
     begin = time.monotonic()
     first = await looks.overview.current()
@@ -133,5 +132,5 @@ async def test_who_has_pushed_sees_it(transactions: Transactions) -> None:
     """With few partitions a look costs little, so everybody gets a new one."""
     looks = Looks(transactions, 100)
     assert (await looks.overview.current()).value.queues == []
-    await ensure_queue(transactions, QueueName("q"))
+    await make_queue(transactions, "q")
     assert [one.name for one in (await looks.overview.current()).value.queues] == ["q"]

@@ -22,12 +22,12 @@ from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import KEY_BYTES, Keyring
 from queue_server.domain.errors import StorageUnavailable, Unavailable
 from queue_server.domain.message import NewMessage
-from queue_server.domain.names import QueueName
 from queue_server.domain.segment import OpenSegment
 from queue_server.observability.counters import Counters
-from queue_server.storage import maintenance, queues
+from queue_server.storage import maintenance
 from queue_server.storage.maintenance import HeldCounts, HeldPush
 from queue_server.storage.transactions import Connection, Transactions
+from tests.fix_db import make_queue
 
 
 class Worker:
@@ -80,7 +80,7 @@ async def message_count(transactions: Transactions) -> int:
 
 
 async def configure(transactions: Transactions, dedup_window_s: int) -> None:
-    await queues.ensure_queue(transactions, QueueName("q"))
+    await make_queue(transactions, "q")
     await transactions.call(
         "UPDATE queen.queues SET dedup_window_seconds = %(s)s RETURNING 1", {"s": dedup_window_s}
     )
@@ -149,7 +149,7 @@ async def test_what_is_stored_already_is_left_out(transactions: Transactions) ->
 async def test_what_cannot_be_read_stays_and_the_rest_passes_it(
     transactions: Transactions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await queues.ensure_queue(transactions, QueueName("q"))
+    await make_queue(transactions, "q")
     key, other_key = b"k" * KEY_BYTES, b"o" * KEY_BYTES
     await Worker(transactions, Keyring(key)).hold("a", "b")
     plain = Worker(transactions)

@@ -31,7 +31,7 @@ from queue_server.storage import groups, maintenance, queues, traces
 from queue_server.storage.stored_messages import NotPending
 from queue_server.storage.traces import NewTrace
 from queue_server.storage.transactions import Connection, Transactions
-from tests.fix_db import make_partitions
+from tests.fix_db import make_partitions, make_queue
 
 Q = QueueName("q")
 
@@ -186,7 +186,7 @@ async def test_nothing_of_a_deleted_queue_is_left(server: Server) -> None:
 
 
 async def test_what_is_held_for_a_deleted_queue_does_not_bring_it_back(server: Server) -> None:
-    await queues.ensure_queue(server.transactions, Q)
+    await make_queue(server.transactions, Q)
     await server.maintenance.switch(push=True)
 
     async def hold(*names: str) -> None:

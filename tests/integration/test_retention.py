@@ -37,7 +37,7 @@ from queue_server.storage.messages import SHARD, SegmentDraft
 from queue_server.storage.retention import Expired
 from queue_server.storage.transactions import Connection, Transactions
 from tests.client import uuid7
-from tests.fix_db import make_partitions
+from tests.fix_db import make_partitions, make_queue
 
 DAY_S = 24 * 3600
 
@@ -115,7 +115,7 @@ class Log:
         )  # fmt: skip
 
     async def subscribe(self, group: str, start: Start) -> int:
-        queue_id = await queues.ensure_queue(self.transactions, QueueName("q"))
+        queue_id = await make_queue(self.transactions, "q")
         await queues.subscribe(
             self.transactions, queue_id, ConsumerGroup(group), start, queue_wide=True
         )

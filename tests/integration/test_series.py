@@ -22,11 +22,12 @@ from queue_server.observability.counters import Counter, Counters
 from queue_server.services import series as service
 from queue_server.services.retention import DAY_S, Cleanup
 from queue_server.services.series import Series
-from queue_server.storage import queues, series
+from queue_server.storage import series
 from queue_server.storage.series import Address, Range
 from queue_server.storage.statistics import QueueFilter
 from queue_server.storage.transactions import Transactions
 from tests.client import eventually
+from tests.fix_db import make_queue
 
 
 class Worker:
@@ -71,7 +72,7 @@ def today() -> Range:
 
 @pytest.fixture
 async def queue(transactions: Transactions) -> str:
-    await queues.ensure_queue(transactions, QueueName("q"))
+    await make_queue(transactions, "q")
     return "q"
 
 
@@ -291,7 +292,7 @@ async def test_sums_are_whole_where_single_points_are_too_many(
 ) -> None:
     worker = Worker(transactions, Counters(1), 0)
     for name in ("q1", "q2", "r"):
-        await queues.ensure_queue(transactions, QueueName(name))
+        await make_queue(transactions, name)
         worker.push(name, 2)
         worker.activity.of(name).delivered(1, 30 if name == "q1" else 10)
     await worker.series.book()
@@ -307,7 +308,7 @@ async def test_sums_are_whole_where_single_points_are_too_many(
 async def test_many_queues_at_once(transactions: Transactions) -> None:
     names = [f"q{number}" for number in range(2500)]
     for name in names:
-        await queues.ensure_queue(transactions, QueueName(name))
+        await make_queue(transactions, name)
     worker = Worker(transactions, Counters(1), 0)
     for name in names:
         worker.push(name, 2)

@@ -18,12 +18,12 @@ from queue_server.domain.retention import RetentionType, Rule
 from queue_server.domain.status import MessageStatus
 from queue_server.storage import dashboard, dead_letters, groups, retention, statistics
 from queue_server.storage.dead_letters import DeadLetterFilter
-from queue_server.storage.queues import delete_queue, ensure_queue, find_subscription
+from queue_server.storage.queues import delete_queue, find_subscription
 from queue_server.storage.retention import QueueRule
 from queue_server.storage.statistics import PartitionPage
 from queue_server.storage.stored_messages import MessageFilter, browse
 from queue_server.storage.transactions import Transactions
-from tests.fix_db import pool_of, until_ended
+from tests.fix_db import make_queue, pool_of, until_ended
 
 # It counts what backends have done, which they tell when they end.
 pytestmark = pytest.mark.databases("embedded", "pg15", reason="PgBouncer keeps the backends")
@@ -123,7 +123,7 @@ async def measure(
 
 
 async def test_no_look_compares_all_with_all(conninfo: str, transactions: Transactions) -> None:
-    queue_ids = [await ensure_queue(transactions, QueueName(name)) for name in QUEUES]
+    queue_ids = [await make_queue(transactions, name) for name in QUEUES]
     await fill(conninfo, queue_ids)
     wide_id = queue_ids[0]
     partition_ids = [id_ async for chunk in groups.chunks(transactions, wide_id) for id_ in chunk]
@@ -171,7 +171,7 @@ async def test_no_look_compares_all_with_all(conninfo: str, transactions: Transa
 
 
 async def test_no_step_compares_all_with_all(conninfo: str, transactions: Transactions) -> None:
-    queue_ids = [await ensure_queue(transactions, QueueName(name)) for name in QUEUES]
+    queue_ids = [await make_queue(transactions, name) for name in QUEUES]
     await fill(conninfo, queue_ids)
     wide_id = queue_ids[0]
     subscription = await find_subscription(transactions, wide_id, LEDGER)
@@ -200,7 +200,7 @@ async def test_no_step_compares_all_with_all(conninfo: str, transactions: Transa
     assert not {name: rows for name, (rows, _) in found.items() if rows > ROWS_MAX}
 
     # Partitions in which nothing ever was.
-    idle_id = await ensure_queue(transactions, QueueName("idle"))
+    idle_id = await make_queue(transactions, "idle")
     await make_partitions(conninfo, idle_id, PARTITIONS)
     rows, _ = await measure(
         conninfo,

@@ -40,6 +40,9 @@ from queue_server.http.whole_answer import SLICE_BYTES, WholeAnswer, whole_answe
 from queue_server.observability.counters import BATCH_MESSAGES, Counter, Operation
 from queue_server.storage.leases import Claim, Run
 
+# The header of an empty pop that says what it named and does not exist: `queue` or `partition`.
+MISSING = "X-Missing"
+
 BATCH_MAX = 1_000_000
 PARTITIONS_MAX = 64
 LEASE_SECONDS_MAX = 7 * 24 * 3600
@@ -119,6 +122,9 @@ async def pop(request: web.Request) -> web.StreamResponse:
             return await _json(
                 request, wire.encoder.encode({"success": True, "messages": [], **echo})
             )
+        if answer.missing is not None:
+            # Empty, as the protocol has it; a misspelt name is not to look like an idle consumer.
+            return web.Response(status=204, headers={MISSING: answer.missing})
         return WholeAnswer(state.heads, status=204)
     if autopilot:
         echo["autopilot"] = {
@@ -186,7 +192,6 @@ def _pop_request(request: web.Request, state: State) -> PopRequest:
         namespace=namespace,
         task=task,
         grants=grants_of(request) if queue is None else None,
-        creator=grants_of(request),
         start=start_of(
             group,
             query.get("subscriptionMode"),

@@ -2,9 +2,9 @@
 --
 -- Parameters: a fresh id, the name, the labels and lease time of an implicitly created queue.
 -- Returns:    its id, and whether this call created it.
--- Calls:      check_queue_limit.
--- Writes:     queues.
--- Locks:      none that wait, but for a concurrent creation of the same name.
+-- Calls:      check_queue_limit, queue_name_lock, register_expected.
+-- Writes:     queues; subscriptions of the groups that waited for it, expected_groups.
+-- Locks:      for a queue that does not exist its name, until the commit.
 -- Isolation:  READ COMMITTED; two creations at once are one.
 CREATE OR REPLACE FUNCTION queen.ensure_queue(
     p_id uuid,
@@ -19,12 +19,15 @@ BEGIN
     SELECT q.id INTO o_queue_id FROM queen.queues q WHERE q.name = p_name;
     IF NOT FOUND THEN
         PERFORM queen.check_queue_limit();
+        PERFORM queen.queue_name_lock(p_name);
         INSERT INTO queen.queues AS q (id, name, namespace, task, lease_time)
         VALUES (p_id, p_name, p_namespace, p_task, p_lease_time)
         ON CONFLICT (name) DO NOTHING
         RETURNING q.id INTO o_queue_id;
         o_created := FOUND;
-        IF NOT o_created THEN
+        IF o_created THEN
+            PERFORM queen.register_expected(o_queue_id, p_name);
+        ELSE
             SELECT q.id INTO o_queue_id FROM queen.queues q WHERE q.name = p_name;
         END IF;
     END IF;

@@ -100,6 +100,26 @@ WHERE id = %(id)s::uuid
 -- name: delete_queue
 SELECT queen.delete_queue(%(shard)s::smallint, %(name)s::text)
 
+-- name: expect_group
+SELECT queen.expect_group(
+    %(queue)s::text, %(consumer_group)s::text, %(mode)s::text, %(starts_at)s::timestamptz,
+    %(conflation)s::boolean
+)
+
+-- name: delete_old_expected_groups
+-- By expected_groups_by_time: those of groups that have not asked for long.
+WITH gone AS (
+    DELETE FROM queen.expected_groups e
+    WHERE e.ctid = ANY (ARRAY(
+        SELECT o.ctid
+        FROM queen.expected_groups o
+        WHERE o.asked_at < clock_timestamp() - make_interval(secs => %(age_s)s)
+        LIMIT %(limit)s
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+
 -- name: subscribe
 SELECT * FROM queen.subscribe_v2(
     %(queue_id)s::uuid, %(consumer_group)s::text, %(queue_wide)s::boolean, %(mode)s::text,
