@@ -15,14 +15,14 @@ from queue_server.broker.groups import Groups
 from queue_server.broker.throughput import Throughput
 from queue_server.broker.wakeup import RoomKey, Rooms
 from queue_server.domain.errors import StorageUnavailable
-from queue_server.domain.names import ConsumerGroup, QueueName, SubscriptionId
+from queue_server.domain.names import ConsumerGroup, SubscriptionId
 from queue_server.domain.subscription import ALL
 from queue_server.http.handlers.series import points_of, sum_counts
 from queue_server.observability.counters import Counter, Counters
 from queue_server.services import series as service
 from queue_server.services.retention import DAY_S, Cleanup
 from queue_server.services.series import Series
-from queue_server.storage import series
+from queue_server.storage import queues, series
 from queue_server.storage.series import Address, Range
 from queue_server.storage.statistics import QueueFilter
 from queue_server.storage.transactions import Transactions
@@ -113,7 +113,7 @@ async def test_groups_in_use_are_noted_and_not_with_each_booking(
 ) -> None:
     ids = []
     for group in ("polling", "acknowledging", "away"):
-        queue_id = await queues.ensure_queue(transactions, QueueName(queue))
+        queue_id = await make_queue(transactions, queue)
         subscription = await queues.subscribe(
             transactions, queue_id, ConsumerGroup(group), ALL, queue_wide=True
         )
