@@ -298,7 +298,7 @@ async def test_sums_are_whole_where_single_points_are_too_many(
     await worker.series.book()
     monkeypatch.setattr(series, "_POINTS_MAX", 1)
     filter_ = QueueFilter(search="Q")
-    (point,) = await points_of(Mock(transactions=transactions), today(), filter_)
+    (point,) = await points_of(Mock(reads=transactions), today(), filter_)
     assert 1 <= point.seconds <= 60
     assert sum_counts([point]) == series.WorkerCounts(
         push_requests=2, push_messages=4, pop_messages=2, lag_ms_sum=40, lag_ms_max=30
