@@ -813,7 +813,7 @@ def test_doctor_finds_nothing_wrong_with_this_server(cli: Cli, server: ClusterPr
 def test_doctor_asks_the_server_where_its_database_is(
     cli: Cli, database_kind: DatabaseKind, tmp_path: Path
 ) -> None:
-    def checks(env: Mapping[str, str]) -> dict[str, Any]:
+    def checks(env: dict[str, str]) -> dict[str, Any]:
         done = cli("doctor", "--json", env={"DATA_DIR": str(tmp_path)} | env)
         assert done.code == OK, done.out
         return {one["check"]: one for one in done.json["checks"]}
