@@ -346,6 +346,7 @@ class Overview(TypedDict):
     tasks: int
     messages: Six
     depth: int
+    scheduled: int
     lag: Lags
     throughput: Throughput
     timestamp: Time
@@ -389,6 +390,7 @@ class QueueEntry(TypedDict):
     partitions: int
     messages: Six
     depth: int
+    scheduled: int
 
 
 class Queues(TypedDict):
@@ -405,6 +407,7 @@ class QueuePartition(TypedDict):
     name: str
     createdAt: Time
     stats: Six
+    scheduled: int
     oldestMessage: Time | None
     newestMessage: Time | None
 
@@ -424,14 +427,19 @@ class Queue(PageOfPartitions):
     createdAt: Time
     partitions: list[QueuePartition]
     totals: Six
+    scheduled: int
     options: LabelledOptions
 
 
 class DepthOfPartition(TypedDict):
+    """`pending` = `processing` + `ready`, and `ready` = `due` + `scheduled`."""
+
     partition: str
     pending: int
     processing: int
     ready: int
+    due: int
+    scheduled: int
 
 
 class Depth(PageOfPartitions):
@@ -440,6 +448,8 @@ class Depth(PageOfPartitions):
     pending: int
     processing: int
     ready: int
+    due: int
+    scheduled: int
     partitionsPending: int
     partitionsReady: int
     conflation: bool
@@ -459,6 +469,7 @@ class Partition(TypedDict):
     depth: int
     pending: int
     processing: int
+    scheduled: int
     total: int
     lagSeconds: int | None
 
@@ -626,6 +637,7 @@ class StatusOfPartition(TypedDict):
     createdAt: Time
     messages: Six
     stats: Six
+    scheduled: int
     cursor: PartitionCursor
     lastActivity: Time | None
     oldestMessage: Time | None
@@ -640,6 +652,7 @@ class QueueStatus(PageOfPartitions):
     queue: StatusOfQueue
     partitions: list[StatusOfPartition]
     totals: StatusTotals
+    scheduled: int
 
 
 MessageState = Literal["pending", "processing", "completed", "dead_letter"]
@@ -1111,6 +1124,7 @@ class Group(TypedDict):
     partitionCursors: int
     partitionsWithLag: int
     totalLag: int
+    scheduled: int
     maxTimeLag: int
     state: Literal["Stable", "Lagging", "Dead"]
     activity: GroupState

@@ -140,13 +140,19 @@ _QUEUE_GAUGES: Sequence[tuple[str, str, Callable[[QueueFigures], float]]] = (
         lambda q: q.depth,
     ),
     (
+        "queue_scheduled_messages",
+        "Messages of the depth that are not due yet (delayedProcessing, windowBuffer).",
+        lambda q: q.scheduled_count,
+    ),
+    (
         "queue_leased_messages",
         "Messages under a live lease of queue mode or, without it, of the group with the most.",
         lambda q: q.leased_count,
     ),
     (
         "queue_oldest_message_age_seconds",
-        "Age of the oldest message that the slowest consumer in use has not acknowledged.",
+        "Time since the oldest message was due that the slowest consumer in use has not"
+        " acknowledged.",
         lambda q: q.oldest_age_s,
     ),
     ("queue_dead_letters", "Dead letters.", lambda q: q.dead_letter_count),
@@ -177,8 +183,14 @@ _GROUP_GAUGES: Sequence[tuple[str, str, Callable[[GroupStatistics], float]]] = (
     ),
     (
         "group_lag_seconds",
-        "Age of the oldest message of a queue that a consumer group has not acknowledged.",
+        "Time since the oldest message of a queue was due that a consumer group has not"
+        " acknowledged.",
         lambda g: g.lag_s_max,
+    ),
+    (
+        "group_scheduled_messages",
+        "Messages of a consumer group's lag that are not due yet.",
+        lambda g: g.scheduled,
     ),
     (
         "group_counted",

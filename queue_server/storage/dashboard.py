@@ -30,13 +30,18 @@ class ReaderRow(msgspec.Struct, frozen=True, rename="camel"):
 
     name: str
     lag: int
+    scheduled: int  # those of the lag that are not due yet
     oldest_unread_at: datetime.datetime | None
+    oldest_due_at: datetime.datetime | None
     state: GroupState
     last_active_at: datetime.datetime
 
     @classmethod
     def of(cls, group: GroupStatistics) -> ReaderRow:
-        return cls(group.group, group.lag, group.oldest_at, group.state, group.seen_at)
+        return cls(
+            group.group, group.lag, group.scheduled, group.oldest_at, group.due_at, group.state,
+            group.seen_at,
+        )  # fmt: skip
 
 
 class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -51,6 +56,7 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
     partitions: int
     total: int
     depth: int  # what the slowest consumer has not committed
+    scheduled: int  # those of them that are not due yet
     processing: int
     dead_letters: int
     pushed: int
@@ -58,6 +64,7 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
     last_push_at: datetime.datetime | None
     consumed_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
+    oldest_due_at: datetime.datetime | None  # when that one was or will be due
     groups: int
     # Messages per second over the last minute: pushed, and acknowledged by all groups together.
     pushed_per_second: float
@@ -87,6 +94,7 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
             partitions=queue.partition_count,
             total=queue.counts.total,
             depth=queue.depth,
+            scheduled=queue.scheduled,
             processing=queue.counts.processing,
             dead_letters=queue.counts.dead,
             pushed=queue.pushed,
@@ -94,6 +102,7 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
             last_push_at=queue.pushed_at,
             consumed_at=queue.consumed_at,
             oldest_unread_at=queue.oldest_at,
+            oldest_due_at=queue.due_at,
             groups=queue.group_count,
             pushed_per_second=round(rates.pushed_per_second, 2),
             acked_per_second=round(rates.acked_per_second, 2),
@@ -114,6 +123,7 @@ class PartitionRow(msgspec.Struct, frozen=True, rename="camel"):
     created_at: datetime.datetime
     total: int
     depth: int
+    scheduled: int
     processing: int
     dead_letters: int
     pushed: int
@@ -121,6 +131,7 @@ class PartitionRow(msgspec.Struct, frozen=True, rename="camel"):
     last_push_at: datetime.datetime | None
     consumed_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
+    oldest_due_at: datetime.datetime | None
 
 
 class GroupRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -137,6 +148,8 @@ class GroupRow(msgspec.Struct, frozen=True, rename="camel"):
     lag: int
     consumed_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
+    oldest_due_at: datetime.datetime | None
+    scheduled: int
     state: GroupState
     counted: bool  # whether what it has not read makes the queue deep and late
     last_active_at: datetime.datetime  # when it last popped, acknowledged or was moved
@@ -154,6 +167,7 @@ class GroupPartitionRow(msgspec.Struct, frozen=True, rename="camel"):
     consumed_at: datetime.datetime | None
     lease_expires_at: datetime.datetime | None
     oldest_unread_at: datetime.datetime | None
+    oldest_due_at: datetime.datetime | None
 
 
 class SeekPreview(msgspec.Struct, frozen=True, rename="camel"):

@@ -25,9 +25,11 @@ class QueueFigures(msgspec.Struct, frozen=True):
     partition_count: int
     message_count: int
     depth: int  # what the slowest consumer of each partition has not committed
+    scheduled_count: int  # those of them that are not due yet
     leased_count: int
     dead_letter_count: int
-    oldest_age_s: float  # of the oldest message that its slowest consumer has not committed
+    # Since the oldest message was due that its slowest consumer has not committed.
+    oldest_age_s: float
     max_size: int  # 0 = no limit
     limited: int  # what counts against it
     acked_recently: int  # in the last five minutes, as the next one
@@ -143,6 +145,7 @@ def _sum(
         partition_count=sum(queue.partition_count for queue in queues),
         message_count=sum(queue.counts.total for queue in queues),
         depth=sum(queue.depth for queue in queues),
+        scheduled_count=sum(queue.scheduled for queue in queues),
         leased_count=sum(queue.counts.processing for queue in queues),
         dead_letter_count=sum(queue.counts.dead for queue in queues),
         oldest_age_s=max(queue.oldest_s for queue in queues),
@@ -163,6 +166,7 @@ def without_names(figures: Figures) -> Figures:
         partition_count=sum(queue.partition_count for queue in queues),
         message_count=sum(queue.message_count for queue in queues),
         depth=sum(queue.depth for queue in queues),
+        scheduled_count=sum(queue.scheduled_count for queue in queues),
         leased_count=sum(queue.leased_count for queue in queues),
         dead_letter_count=sum(queue.dead_letter_count for queue in queues),
         oldest_age_s=max((queue.oldest_age_s for queue in queues), default=0.0),

@@ -71,7 +71,8 @@ class QueueStatistics(msgspec.Struct, frozen=True):
     """A queue and what lies in it. `pushed` and `consumed` only rise.
 
     `oldest_at` is when the oldest message was stored that the slowest consumer has not committed,
-    and `oldest_s` how long ago; None and 0 also where ages were not asked for.
+    `due_at` when it was or will be due, and `oldest_s` how long it has been; None and 0 also where
+    ages were not asked for.
     """
 
     id: str
@@ -85,11 +86,13 @@ class QueueStatistics(msgspec.Struct, frozen=True):
     partition_count: int
     counts: Counts
     depth: int  # what the slowest consumer in use has not committed, summed over partitions
+    scheduled: int  # those of them that are not due yet
     pushed: int
     consumed: int
     pushed_at: datetime.datetime | None
     consumed_at: datetime.datetime | None
     oldest_at: datetime.datetime | None
+    due_at: datetime.datetime | None
     oldest_s: float
     limited: int  # what counts against max_size; 0 without one, or without ages
 
@@ -101,6 +104,7 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     name: str
     created_at: datetime.datetime
     counts: Counts
+    scheduled: int  # of what the slowest consumer has not committed, those that are not due yet
     consumed: int
     consumed_at: datetime.datetime | None
     oldest_at: datetime.datetime | None
@@ -117,11 +121,15 @@ class PartitionPage(msgspec.Struct, frozen=True):
 
 
 class Depth(msgspec.Struct, frozen=True):
-    """What a consumer of a partition has not committed; `processing` of these are leased."""
+    """What a consumer of a partition has not committed.
+
+    Of these, `processing` are leased and `scheduled` not due yet.
+    """
 
     partition: str
     pending: int
     processing: int
+    scheduled: int
 
 
 class Depths(msgspec.Struct, frozen=True):
@@ -130,6 +138,7 @@ class Depths(msgspec.Struct, frozen=True):
     partition_count: int
     pending: int
     processing: int
+    scheduled: int
     pending_count: int  # partitions with something to read
     ready_count: int  # partitions with something to read that is not leased
     page: list[Depth]
@@ -148,7 +157,8 @@ class DeepPartition(msgspec.Struct, frozen=True):
     total: int
     depth: int
     processing: int
-    oldest_at: datetime.datetime | None
+    scheduled: int
+    due_s: float | None  # for how long its oldest message has been due; None: it has none
 
 
 class LabelStatistics(msgspec.Struct, frozen=True):
@@ -184,6 +194,10 @@ class Overview(msgspec.Struct, frozen=True):
     @property
     def depth(self) -> int:
         return sum(queue.depth for queue in self.queues)
+
+    @property
+    def scheduled(self) -> int:
+        return sum(queue.scheduled for queue in self.queues)
 
     @property
     def partition_count(self) -> int:
@@ -225,8 +239,10 @@ class GroupStatistics(msgspec.Struct, frozen=True):
     cursor_count: int
     lagging_count: int
     lag: int
-    lag_s_max: float
+    lag_s_max: float  # since its oldest message was due
+    scheduled: int  # those of the lag that are not due yet
     oldest_at: datetime.datetime | None  # of what it has not committed
+    due_at: datetime.datetime | None  # when that one was or will be due
     state: GroupState
     counted: bool  # whether what it has not committed makes the queue deep and late
     seen_at: datetime.datetime  # its last sign of life
@@ -348,7 +364,7 @@ async def _queue_rows(
 
 
 def _queue(row: TupleRow) -> QueueStatistics:
-    return QueueStatistics(*(str(row[0]), *row[1:9], Counts(*row[9:13]), *row[13:21]))
+    return QueueStatistics(*(str(row[0]), *row[1:9], Counts(*row[9:13]), *row[13:23]))
 
 
 async def partitions(transactions: Transactions, page: PartitionPage) -> list[PartitionStatistics]:
@@ -412,9 +428,11 @@ async def _depths(
         STATEMENTS[statement],
         {"shard": SHARD, "partition": partition} | msgspec.structs.asdict(page) | parameters,
     )
-    page_rows = [Depth(*row[5:]) for row in rows if row[5] is not None]
-    partition_count, pending, processing, pending_count, ready_count, *_ = rows[0]
-    return Depths(partition_count, pending, processing, pending_count, ready_count, page_rows)
+    page_rows = [Depth(*row[6:]) for row in rows if row[6] is not None]
+    partition_count, pending, processing, scheduled, pending_count, ready_count, *_ = rows[0]
+    return Depths(
+        partition_count, pending, processing, scheduled, pending_count, ready_count, page_rows
+    )
 
 
 async def find_subscription(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -161,4 +162,95 @@ async def test_all_that_tell_figures_tell_the_same(conninfo: str) -> None:
             await expect(figure("Dead letters")).to_have_text(str(DEAD))
             await expect(stats.filter(has_text=f"{STORED} stored")).to_have_count(1)
             await expect(figure("Unread")).to_have_text(str(DEPTH))
+        assert cluster.stop() == 0
+
+
+def let_pass(conninfo: str, seconds: int) -> None:
+    """Make all that is stored so much older."""
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(
+            "UPDATE queen.segments SET created_at = created_at - make_interval(secs => %s)",
+            (seconds,),
+        )
+        connection.execute(
+            "UPDATE queen.allocators SET"
+            " last_segment_at = last_segment_at - make_interval(secs => %s)",
+            (seconds,),
+        )
+
+
+async def test_what_is_not_due_yet_is_late_nowhere(conninfo: str) -> None:
+    queue = "reminders"
+    with ClusterProcess(env={"DATABASE_URL": conninfo}) as cluster:
+        url = cluster.wait_ready()
+        async with Client(url, fresh=True) as client, open_page(url) as (page, _):
+            await client.configure(queue, {"delayedProcessing": 7200})
+            await client.push(queue, [1, 2, 3])
+            assert not (await client.pop(queue, group=GROUP)).messages
+            # An hour and a half: without the delay that would be an alarm.
+            let_pass(conninfo, 5400)
+            await client.push(queue, [4])
+
+            async def in_metrics() -> dict[str, float]:
+                text = (await client.get("/metrics/prometheus")).raw.decode()
+                return {
+                    sample.name.removeprefix("queue_server_"): sample.value
+                    for family in text_string_to_metric_families(text)
+                    for sample in family.samples
+                    if sample.labels.get("queue") == queue
+                }
+
+            async def are_new() -> dict[str, float] | None:
+                found = await in_metrics()
+                is_new = found.get("queue_depth_messages") == 4 and "group_lag_messages" in found
+                return found if is_new else None
+
+            found = await eventually(are_new, deadline=30)
+            assert found["queue_scheduled_messages"] == 4
+            assert found["queue_oldest_message_age_seconds"] == 0
+            assert found["group_scheduled_messages"] == found["group_lag_messages"] == 4
+            assert found["group_lag_seconds"] == 0
+            (group,) = (await client.get("/api/v1/consumer-groups")).json
+            assert (group["totalLag"], group["scheduled"], group["maxTimeLag"]) == (4, 4, 0)
+            assert group["state"] == "Stable"
+            lagging = await client.get("/api/v1/consumer-groups/lagging?minLagSeconds=0")
+            assert lagging.json == []
+            depth = (await client.get(f"/api/v1/resources/queues/{queue}/depth")).json
+            names = ("pending", "processing", "ready", "due", "scheduled")
+            assert [depth[name] for name in names] == [4, 0, 4, 0, 4]
+            assert [depth["partitions"][0][name] for name in names] == [4, 0, 4, 0, 4]
+            (place,) = (await client.get("/api/v1/resources/partitions")).json["partitions"]
+            assert (place["scheduled"], place["lagSeconds"]) == (4, 0)
+            overview = (await client.get("/api/v1/resources/overview")).json
+            assert (overview["scheduled"], overview["lag"]["time"]["max"]) == (4, 0)
+
+            told = await asyncio.to_thread(in_the_command_line, url)
+            assert (told["messages"]["depth"], told["messages"]["scheduled"]) == (4, 4)
+            assert told["lag"]["seconds"] == 0
+
+            await page.goto("/")
+            await expect(page.locator(".stat").filter(has_text="4 scheduled")).to_have_count(1)
+            verdict = page.locator(".verdict")
+            await expect(verdict).to_contain_text("Healthy")
+            await expect(page.get_by_text("All that is due is read")).to_be_visible()
+            await page.goto("/#/queues")
+            row = page.get_by_role("row").filter(has_text=queue)
+            await expect(row).to_contain_text("4 scheduled")
+            await expect(row).to_contain_text("due in 29 min")
+
+            # An hour later three are due, for half an hour.
+            let_pass(conninfo, 3600)
+            listed = await asyncio.to_thread(
+                lambda: subprocess.run(
+                    [sys.executable, "-m", "queue_server", "queues", "ls", "--url", url],
+                    cwd=ROOT, capture_output=True, check=True, timeout=60, text=True,
+                ).stdout
+            )  # fmt: skip
+            assert listed.split()[:4] == ["queue", "depth", "scheduled", "oldest"]
+            assert re.search(rf"\n{queue} +4 +1 +30 min", listed), listed
+            await page.goto("/#/")
+            await expect(verdict).to_contain_text(queue)
+            await expect(verdict).to_contain_text("the oldest for 30 min")
+            (late,) = (await client.get("/api/v1/consumer-groups/lagging?minLagSeconds=0")).json
+            assert 1800 <= late["time_lag_seconds"] < 1900
         assert cluster.stop() == 0

@@ -185,3 +185,51 @@ async def test_prometheus_takes_the_exposition(client: Client) -> None:
     ours = [line for line in done.stderr.decode().splitlines() if line.startswith("queue_server_")]
     assert ours == [], done.stderr.decode()
     assert done.returncode in (0, 3), done.stderr.decode()
+
+
+@promtool
+def test_what_is_not_due_yet_alarms_nobody(tmp_path: Path) -> None:
+    """Two queues that nobody reads: messages of one are scheduled, those of the other due."""
+    rising, none = "20000+100x120", "0x120"
+    figures = {
+        "depth_messages": (rising, rising),
+        "scheduled_messages": (rising, none),
+        "oldest_message_age_seconds": (none, "1000+60x120"),
+        "recently_acked_messages": (none, none),
+    }
+    series = [
+        {"series": f'queue_server_queue_{name}{{instance="a", queue="{queue}"}}', "values": values}
+        for name, both in figures.items()
+        for queue, values in zip(("scheduled", "stuck"), both, strict=True)
+    ]
+    alerts = ("QueueServerBacklogGrows", "QueueServerBacklogOld", "QueueServerNoReader")
+    expected = [
+        {
+            "labels": f'ALERTS{{alertname="{name}", alertstate="firing", queue="stuck",'
+            ' severity="warning"}',
+            "value": 1,
+        }
+        for name in alerts
+    ]
+    tested = {
+        "rule_files": [str(ALERTS)],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": f'ALERTS{{alertname=~"{"|".join(alerts)}"}}',
+                        "eval_time": "110m",
+                        "exp_samples": expected,
+                    }
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "scheduled.yml"
+    file.write_text(json.dumps(tested))
+    done = subprocess.run(
+        ["promtool", "test", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

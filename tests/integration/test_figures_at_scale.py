@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from queue_server.broker.snapshot import Looks
-from queue_server.storage import dashboard, series
+from queue_server.storage import dashboard, series, statistics
 from queue_server.storage.transactions import Transactions
 from tests.fix_db import make_queue
 
@@ -16,6 +16,8 @@ pytestmark = pytest.mark.alone
 PARTITIONS = 100_000
 # A look takes about a second on two cores that nobody else uses.
 LOOK_MAX_S = 20
+# Longer than the test.
+DELAY_S = 900
 TOLD_MAX_S = 0.2
 OLD_S = 3 * 3600
 
@@ -121,9 +123,33 @@ async def test_figures_over_100000_partitions_are_told_at_once(
     begin = time.monotonic()
     assert await series.book_depths(transactions) == 2
     assert time.monotonic() - begin < LOOK_MAX_S
+
+    # The worst that a delay does: each partition has both, so each is searched.
+    async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+        await connection.execute(
+            "UPDATE queen.queues SET delayed_processing = %s WHERE name = 'wide'", (DELAY_S,)
+        )
+        await connection.execute(
+            "UPDATE queen.segments SET created_at = created_at - make_interval(secs => %s)"
+            " WHERE base_offset = 10",
+            (DELAY_S,),
+        )
+    begin = time.monotonic()
+    delayed = {one.name: one for one in (await statistics.overview(transactions)).queues}
+    delayed_s = time.monotonic() - begin
+    assert delayed_s < LOOK_MAX_S
+    assert delayed["wide"].depth == wide.depth
+    assert delayed["wide"].scheduled == 10 * (PARTITIONS - 1)
+    assert delayed["small"].scheduled == 0
+    begin = time.monotonic()
+    (group,) = await statistics.groups(transactions)
+    assert group.scheduled == delayed["wide"].scheduled
+    delayed_groups_s = time.monotonic() - begin
+    assert delayed_groups_s < LOOK_MAX_S
     print(
         f"\na look {look_s:.2f} s, told to a hundred in {told_s * 1000:.1f} ms;"
-        f" groups {groups_s:.2f} s, those of the queue {rows_s:.2f} s"
+        f" groups {groups_s:.2f} s, those of the queue {rows_s:.2f} s;"
+        f" with a delay {delayed_s:.2f} s, groups {delayed_groups_s:.2f} s"
     )
     await looks.close()
 

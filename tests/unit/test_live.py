@@ -169,13 +169,13 @@ def depths_of(queue: str, partitions: int, label: str) -> Found:
     moment = datetime.datetime(2026, 2, 3, tzinfo=datetime.UTC)
     return (
         QueueStatistics(
-            "id", queue, label, label, 0, moment, 0, 0, partitions, Counts(9, 0, 0, 0), 9, 9, 0,
-            None, None, None, 0.0, 0,
+            "id", queue, label, label, 0, moment, 0, 0, partitions, Counts(9, 0, 0, 0), 9, 0, 9, 0,
+            None, None, None, None, 0.0, 0,
         ),
         [
             PartitionStatistics(
                 PartitionId(number), "\x01" * 400 + str(number), moment,
-                Counts(number, 0, 0, 0), 0, None, None, None, None,
+                Counts(number, 0, 0, 0), 0, 0, None, None, None, None,
             )
             for number in range(partitions)
         ],

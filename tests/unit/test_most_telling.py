@@ -21,11 +21,13 @@ def queue(name: str, depth: int, oldest_s: float = 0, max_size: int = 0) -> Queu
         partition_count=1,
         counts=NOTHING,
         depth=depth,
+        scheduled=0,
         pushed=depth,
         consumed=0,
         pushed_at=None,
         consumed_at=None,
         oldest_at=None,
+        due_at=None,
         oldest_s=oldest_s,
         limited=depth,
     )

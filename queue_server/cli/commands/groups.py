@@ -64,7 +64,9 @@ def list_groups(
                 group["queueName"],
                 group["name"],
                 group["totalLag"],
-                duration(group["maxTimeLag"]) if group["totalLag"] else None,
+                duration(group["maxTimeLag"])
+                if group["totalLag"] > group.get("scheduled", 0)
+                else None,
                 group["state"].lower(),
                 group["partitionsWithLag"],
                 group["members"],
@@ -86,10 +88,14 @@ def lag(
     ] = "",
     min_seconds: Annotated[
         int,
-        typer.Option("--min-seconds", min=0, help="Only where the oldest message is so old."),
+        typer.Option(
+            "--min-seconds", min=0, help="Only where the oldest message is due for so long."
+        ),
     ] = 0,
 ) -> None:
     """Show where groups are behind, by partition, the worst first; at most 1000 places.
+
+    Age counts from the time when a message was due; what is not due yet is left out.
 
     With --json: `{"lagging": [...]}`, as the server's /api/v1/consumer-groups/lagging tells them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -18,9 +19,9 @@ _PAGE = 1000
 # Queues of which the deepest are found, the newest ones: each costs the server a count.
 _QUEUES_MAX = 10_000
 # What a list of queues shows beside what lies in them.
-RATED = ("pushedPerSecond", "ackedPerSecond", "oldestUnreadAt")
+RATED = ("pushedPerSecond", "ackedPerSecond", "oldestUnreadAt", "oldestDueAt")
 # The more a column matters, the longer it is kept on a narrow terminal.
-LISTED = (
+_LISTED = (
     "queue",
     ">depth",
     ">oldest",
@@ -86,10 +87,11 @@ def list_queues(
     """List queues and what lies in them, those with the most to read first.
 
     The depth is what the slowest consumer has not acknowledged, of all groups and those without
-    one, and the oldest of these messages has waited for as long as shown. Rates are of the last
-    minute; an acknowledgement counts for each group. With --json: one object, `{"queues": [...]}`,
-    with a queue as the server's /api/v1/resources/queues tells it, and its `pushedPerSecond`,
-    `ackedPerSecond` and `oldestUnreadAt`.
+    one, and the oldest of these messages has been due for as long as shown; scheduled are those
+    that are not due yet (delayedProcessing, windowBuffer). Rates are of the last minute; an
+    acknowledgement counts for each group. With --json: one object, `{"queues": [...]}`, with a
+    queue as the server's /api/v1/resources/queues tells it, and its `pushedPerSecond`,
+    `ackedPerSecond`, `oldestUnreadAt` and `oldestDueAt`.
 
     \b
     Examples:
@@ -106,13 +108,15 @@ def list_queues(
     if not queues:
         session.out.notice("no queues")
         return
+    delayed = is_delayed(queues)
     session.out.table(
-        LISTED,
+        listed(queues),
         [
             [
                 queue["name"],
                 queue["depth"],
-                age(queue["oldestUnreadAt"]),
+                *_scheduled(delayed, queue.get("scheduled")),
+                age(queue["oldestDueAt"]),
                 rate(queue["pushedPerSecond"]),
                 rate(queue["ackedPerSecond"]),
                 queue["messages"].get("deadLetter", 0),
@@ -149,11 +153,23 @@ def read_queues(client: Client, most: int = _QUEUES_MAX, **filter_: str) -> list
 
 
 def age(since: str | None) -> str | None:
-    """Return how long ago an ISO 8601 time was, as a text."""
+    """Return how long ago an ISO 8601 time was, as a text, or in how long it will be."""
     if since is None:
         return None
     passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(since)
-    return duration(max(0.0, passed.total_seconds()))
+    seconds = passed.total_seconds()
+    return duration(seconds) if seconds >= 0 else f"in {duration(-seconds)}"
+
+
+def listed(queues: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the columns of a list of queues: with scheduled messages only where there are any."""
+    first, *others = _LISTED
+    depth, *others = others
+    return [first, depth, *_scheduled(is_delayed(queues), ">scheduled"), *others]
+
+
+def is_delayed(queues: Iterable[dict[str, Any]]) -> bool:
+    return any(queue.get("scheduled") for queue in queues)
 
 
 def rate(per_second: float | None) -> str | None:
@@ -172,6 +188,9 @@ def show(
 ) -> None:
     """Show a queue: its messages, options and partitions.
 
+    Scheduled are the messages that are not due yet (delayedProcessing, windowBuffer) for the
+    slowest consumer.
+
     With --json: the answer of the server's /api/v1/resources/queues/QUEUE, with all partitions.
 
     \b
@@ -189,16 +208,28 @@ def show(
         if found[label]:
             line(f"{label} {found[label]}")
     line()
+    delayed = bool(found.get("scheduled"))
     session.out.table(
-        ["partition", ">pending", ">processing", ">completed", ">stored", ">dead letters"],
+        [
+            "partition",
+            ">pending",
+            *_scheduled(delayed, ">scheduled"),
+            ">processing",
+            ">completed",
+            ">stored",
+            ">dead letters",
+        ],
         [
             *(
-                [one["name"], *_figures(one["stats"])]
+                [one["name"], *_figures(one["stats"], _scheduled(delayed, one.get("scheduled")))]
                 for one in sorted(
                     found["partitions"], key=lambda one: (-one["stats"]["pending"], one["name"])
                 )[:partitions]
             ),
-            [f"all {count(len(found['partitions']))}", *_figures(totals)],
+            [
+                f"all {count(len(found['partitions']))}",
+                *_figures(totals, _scheduled(delayed, found.get("scheduled"))),
+            ],
         ],
     )
     line()
@@ -340,5 +371,11 @@ def _option(text: str) -> tuple[str, Any]:
     return name, value
 
 
-def _figures(stats: dict[str, int]) -> list[int]:
-    return [stats[name] for name in ("pending", "processing", "completed", "total", "deadLetter")]
+def _figures(stats: dict[str, int], scheduled: list[int]) -> list[int]:
+    others = [stats[name] for name in ("processing", "completed", "total", "deadLetter")]
+    return [stats["pending"], *scheduled, *others]
+
+
+def _scheduled(delayed: bool, cell: Any) -> list[Any]:
+    """Return the cell of a column that is there only where something is scheduled."""
+    return [cell] if delayed else []

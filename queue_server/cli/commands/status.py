@@ -19,7 +19,14 @@ from rich.live import Live
 from rich.text import Text
 
 from queue_server.cli.client import Client
-from queue_server.cli.commands.queues import LISTED, RATED, age, rate, read_queues
+from queue_server.cli.commands.queues import (
+    RATED,
+    age,
+    is_delayed,
+    listed,
+    rate,
+    read_queues,
+)
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, duration, screen_table, some, styled
 from queue_server.cli.session import Session, server_command
@@ -80,8 +87,9 @@ class Status(msgspec.Struct, rename="camel"):
     connections: int
     queues: int
     partitions: int
-    messages: dict[str, int]  # stored, depth, pending, processing, completed, deadLetter
-    lag: dict[str, float]  # seconds and messages of the reader that is furthest behind
+    messages: dict[str, int]  # stored, depth, scheduled, pending, processing, completed, deadLetter
+    # Of the reader that is furthest behind: messages, and seconds since the oldest was due.
+    lag: dict[str, float]
     leases: int
     counters: dict[str, int]
     last_hour: dict[str, int]  # as `counters`, but of all servers
@@ -104,10 +112,12 @@ def status(session: Session) -> None:
     covers.
 
     The depth is what the slowest consumer has not acknowledged, of all groups and those without
-    one. Pending are the messages that queue mode has neither acknowledged nor leased.
+    one; scheduled are those of these messages that are not due yet. Pending are the messages that
+    queue mode has neither acknowledged nor leased. How far a consumer is behind counts from the
+    time when its oldest message was due.
 
-    With --json: one object, with `messages` (stored, depth, pending, processing, completed,
-    deadLetter), `counters`, `lastHour`, `rates` (a second), `lag` (seconds, messages),
+    With --json: one object, with `messages` (stored, depth, scheduled, pending, processing,
+    completed, deadLetter), `counters`, `lastHour`, `rates` (a second), `lag` (seconds, messages),
     `uptimeSeconds`, `servers`, `workers`, `leases`, `topErrors` ...
 
     \b
@@ -254,7 +264,15 @@ def read_status(client: Client) -> Status:
 # In the order of `Rates`.
 _RATES = ("pushed", "popped", "acked", "failed", "requests")
 
-_COLUMNS = (">stored", ">depth", ">pending", ">processing", ">completed", ">dead letters")
+_COLUMNS = (
+    ">stored",
+    ">depth",
+    ">scheduled",
+    ">pending",
+    ">processing",
+    ">completed",
+    ">dead letters",
+)
 
 
 def _messages(told: Mapping[str, Any]) -> dict[str, int]:
@@ -263,6 +281,7 @@ def _messages(told: Mapping[str, Any]) -> dict[str, int]:
     return {
         "stored": counts["total"],
         "depth": told["depth"],
+        "scheduled": told.get("scheduled", 0),
         "pending": counts["pending"],
         "processing": counts["processing"],
         "completed": counts["completed"],
@@ -319,11 +338,16 @@ def _screen(
         width,
     )
     room = max(1, height - 13)
+    delayed = is_delayed(queues)
     rows = [
         [
             queue["name"],
-            Text(count(queue["depth"]), style="yellow" if queue["depth"] else "dim"),
-            age(queue["oldestUnreadAt"]),
+            Text(
+                count(queue["depth"]),
+                style="yellow" if queue["depth"] > queue["scheduled"] else "dim",
+            ),
+            *([Text(count(queue["scheduled"]), style="dim")] if delayed else ()),
+            age(queue["oldestDueAt"]),
             rate(queue["pushedPerSecond"]),
             rate(queue["ackedPerSecond"]),
             Text(count(queue["deadLetter"]), style="red" if queue["deadLetter"] else "dim"),
@@ -333,13 +357,13 @@ def _screen(
         ]
         for queue in queues[:room]
     ]
-    listed = screen_table(LISTED, rows, width)
+    deepest = screen_table(listed(queues), rows, width)
     more = found.queues - len(rows)
     foot = f"every {interval_s:g} s; q leaves" + (
         f"; {count(more)} more queues" if more > 0 else ""
     )
     blank = Text("")
-    return Group(head, blank, per_second, blank, stored, blank, listed, blank, Text(foot, "dim"))
+    return Group(head, blank, per_second, blank, stored, blank, deepest, blank, Text(foot, "dim"))
 
 
 def _sleep(seconds: float) -> bool:

@@ -1,7 +1,7 @@
 // What pages are made of.
 import { html, Store, useEffect, useLayoutEffect, useRef, useState, useStore } from "./view.js";
 import { refusal } from "./api.js";
-import { absoluteTime, age, ageSeconds, bytes, count, NONE } from "./format.js";
+import { absoluteTime, age, ageSeconds, bytes, count, isDue, NONE, waited } from "./format.js";
 import { useClock } from "./live.js";
 
 // -- the frame of a page --
@@ -54,6 +54,14 @@ export function Ago({ at, suffix = " ago" }) {
   useClock();
   if (at == null) return html`<span class="muted">${NONE}</span>`;
   return html`<time datetime=${at} title=${absoluteTime(at)}>${age(ageSeconds(at))}${suffix}</time>`;
+}
+
+/** How long the oldest message has been due, or when it will be. */
+export function Oldest({ at, tone }) {
+  useClock();
+  if (at == null) return html`<span class="muted">${NONE}</span>`;
+  if (isDue(at)) return html`<${Badge} tone=${tone}><${Ago} at=${at} suffix="" /><//>`;
+  return html`<time class="muted" datetime=${at} title=${absoluteTime(at)}>${waited(at)}</time>`;
 }
 
 // -- waiting, failing, nothing there --

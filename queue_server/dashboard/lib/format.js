@@ -76,6 +76,17 @@ export function ageSeconds(time) {
   return time == null ? null : Math.max(0, (Date.now() - new Date(time).getTime()) / 1000);
 }
 
+/** Whether a moment has come: a message that is due later is scheduled, not late. */
+export function isDue(time) {
+  return new Date(time).getTime() <= Date.now();
+}
+
+/** For how long the oldest message has been due, or in how long it will be. */
+export function waited(time) {
+  if (time == null) return "none";
+  return isDue(time) ? briefly(ageSeconds(time)) : `due in ${briefly((new Date(time).getTime() - Date.now()) / 1000)}`;
+}
+
 /** The beginning of the last *hours*; a minute less, as a range a moment longer gets wider buckets. */
 export function since(hours) {
   return new Date(Date.now() - hours * 3_600_000 + 60_000).toISOString();

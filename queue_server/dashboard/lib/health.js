@@ -23,9 +23,14 @@ const OLD_XMIN = 10_000_000;
 const FORGOTTEN_S = 60;
 
 export function ageTone(row) {
-  const seconds = row.depth > 0 ? ageSeconds(row.oldestUnreadAt) : null;
+  const seconds = row.depth > 0 ? ageSeconds(row.oldestDueAt) : null;
   if (seconds == null || seconds < OLD_S) return "";
   return seconds < VERY_OLD_S ? "warn" : "bad";
+}
+
+/** "" where all that is unread could be read. */
+function scheduledNote(row) {
+  return row.scheduled > 0 && row.scheduled < row.depth ? ` (${count(row.scheduled)} of them scheduled)` : "";
 }
 
 function ofQueue(row) {
@@ -33,10 +38,11 @@ function ofQueue(row) {
   const link = { text: row.name, href: href(["queues", row.name]) };
   const tone = ageTone(row);
   if (tone) {
-    const why = row.groups === 0 && !row.consumedAt
+    const why = row.scheduled === row.depth ? "new messages keep the window of windowBuffer open"
+      : row.groups === 0 && !row.consumedAt
       ? "nobody has read it yet"
       : row.processing > 0 ? `${count(row.processing)} are being worked on` : "nobody works on it now";
-    found.push({ tone, link, why: `${count(row.depth)} unread, the oldest for ${age(ageSeconds(row.oldestUnreadAt))}: ${why}` });
+    found.push({ tone, link, why: `${count(row.depth)} unread${scheduledNote(row)}, the oldest for ${age(ageSeconds(row.oldestDueAt))}: ${why}` });
   }
   if (row.maxSize > 0 && row.depth >= FULL * row.maxSize) {
     const full = row.depth >= row.maxSize;

@@ -1,11 +1,11 @@
 import { html, useEffect, useState } from "../lib/view.js";
 import { get, path, post, remove } from "../lib/api.js";
-import { ageSeconds, briefly, count, duration, groupName, NONE, plural, QUEUE_MODE, short } from "../lib/format.js";
+import { ageSeconds, count, duration, groupName, NONE, plural, QUEUE_MODE, short, waited } from "../lib/format.js";
 import { OLD_S, VERY_OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Page, Pager, Search, Stat, Stats, Table, toast,
+  Action, Ago, Badge, Card, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, Page, Pager, Search, Stat, Stats, Table, toast,
 } from "../lib/components.js";
 
 const LIMIT = 50;
@@ -33,7 +33,7 @@ export function Groups({ query }) {
               { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, row.queueName])}>${groupName(row.name)}</a>` },
               { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queueName])}>${row.queueName}</a>` },
               { key: "lag", label: "Unread", number: true, render: (row) => short(row.totalLag) },
-              { key: "time", label: "Behind by", number: true, render: (row) => (row.totalLag ? html`<${Badge} tone=${lagTone(row.maxTimeLag)}>${duration(row.maxTimeLag)}<//>` : NONE) },
+              { key: "time", label: "Behind by", number: true, render: (row) => (row.totalLag === row.scheduled && !row.maxTimeLag ? NONE : html`<${Badge} tone=${lagTone(row.maxTimeLag)}>${duration(row.maxTimeLag)}<//>`) },
               { key: "partitions", label: "Partitions behind", number: true, render: (row) => `${short(row.partitionsWithLag)} of ${short(row.partitionCursors)}` },
               { key: "mode", label: "Began with", render: (row) => row.subscriptionMode },
               { key: "since", label: "Known for", number: true, render: (row) => html`<${Ago} at=${row.subscriptionCreatedAt} suffix="" />` },
@@ -70,8 +70,8 @@ export function Group({ group, queue, query }) {
         <${Action} kind="danger" access="admin" use="administer" queue=${queue} onClick=${() => setDialog("delete")}>Delete group<//>`}>
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
-          <${Stat} label="Unread" value=${short(row.lag)} unit="msg" />
-          <${Stat} label="Oldest unread" value=${row.lag ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} tone=${lagTone(row.lag ? ageSeconds(row.oldestUnreadAt) : 0)} />
+          <${Stat} label="Unread" value=${short(row.lag)} unit="msg" note=${row.scheduled > 0 && `${short(row.scheduled)} scheduled`} />
+          <${Stat} label="Oldest unread" value=${waited(row.lag ? row.oldestDueAt : null)} tone=${lagTone(row.lag ? ageSeconds(row.oldestDueAt) : 0)} />
           <${Stat} label="Partitions behind" value=${short(row.laggingPartitions)} unit=${`of ${short(row.partitions)}`} />
           <${Stat} label="Held now" value=${short(row.leasedPartitions)} unit="partitions" note="under a live lease" />
           <${Stat} label="Last read" value=${row.consumedAt ? html`<${Ago} at=${row.consumedAt} suffix="" />` : "never"} />
@@ -82,7 +82,7 @@ export function Group({ group, queue, query }) {
           <${Table} caption="Places of the group" id=${(one) => one.id} rows=${partitions} columns=${[
             { key: "name", label: "Partition", render: (one) => one.name },
             { key: "lag", label: "Unread", number: true, render: (one) => count(one.lag) },
-            { key: "age", label: "Oldest", number: true, render: (one) => (one.lag ? html`<${Badge} tone=${lagTone(ageSeconds(one.oldestUnreadAt))}><${Ago} at=${one.oldestUnreadAt} suffix="" /><//>` : NONE) },
+            { key: "age", label: "Oldest", number: true, render: (one) => html`<${Oldest} at=${one.lag ? one.oldestDueAt : null} tone=${lagTone(ageSeconds(one.oldestDueAt))} />` },
             { key: "place", label: "Committed / end", number: true, render: (one) => `${count(one.committedOffset)} / ${count(one.nextOffset)}` },
             { key: "lease", label: "Held", render: (one) => (one.leaseExpiresAt ? html`<${Badge} tone="accent">until ${new Date(one.leaseExpiresAt).toLocaleTimeString("en-GB")}<//>` : NONE) },
             { key: "read", label: "Last read", number: true, render: (one) => html`<${Ago} at=${one.consumedAt} />` },

@@ -1,10 +1,10 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
-import { age, ageSeconds, briefly, bytes, count, duration, NONE, percent, plural, rate, short, since } from "../lib/format.js";
+import { age, bytes, count, duration, isDue, NONE, percent, plural, rate, short, since, waited } from "../lib/format.js";
 import { ageTone, holderName, isSilent, problems } from "../lib/health.js";
 import { useData, useThroughput } from "../lib/live.js";
 import { href } from "../lib/router.js";
-import { Ago, Badge, Card, Choice, Empty, Loaded, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
+import { Ago, Badge, Card, Choice, Empty, Loaded, Oldest, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
 import { Chart, ended } from "../lib/chart.js";
 
 const SERIES = [
@@ -26,9 +26,9 @@ export function Overview() {
 
   const rows = queues.data?.queues ?? [];
   const sum = (name) => rows.reduce((total, row) => total + row[name], 0);
-  const behind = rows.filter((row) => row.depth > 0 && row.oldestUnreadAt);
+  const behind = rows.filter((row) => row.depth > 0 && row.oldestDueAt && isDue(row.oldestDueAt));
   const oldest = behind.reduce(
-    (worst, row) => (!worst || row.oldestUnreadAt < worst.oldestUnreadAt ? row : worst), null);
+    (worst, row) => (!worst || row.oldestDueAt < worst.oldestDueAt ? row : worst), null);
   const last = samples.at(-1);
 
   return html`
@@ -41,8 +41,8 @@ export function Overview() {
         <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
         <${Stat} label="Out" value=${rate(last && Math.max(last.acked, 0))} unit="msg/s" note=${last && `${rate(last.popped)} delivered`} />
         <${Stat} label="Unread" value=${queues.data ? short(sum("depth")) : NONE} unit="msg"
-          note=${queues.data && `${short(sum("processing"))} being worked on`} />
-        <${Stat} label="Oldest unread" value=${oldest ? briefly(ageSeconds(oldest.oldestUnreadAt)) : queues.data ? "none" : NONE}
+          note=${queues.data && [`${short(sum("processing"))} being worked on`, sum("scheduled") > 0 && `${short(sum("scheduled"))} scheduled`].filter(Boolean).join(", ")} />
+        <${Stat} label="Oldest unread" value=${oldest ? waited(oldest.oldestDueAt) : queues.data ? "none" : NONE}
           tone=${oldest ? ageTone(oldest) : ""} note=${oldest && html`<a href=${href(["queues", oldest.name])}>${oldest.name}</a>`} />
         <${Stat} label="Dead letters" value=${queues.data ? short(sum("deadLetters")) : NONE} href="#/dead-letters"
           tone=${sum("deadLetters") ? "warn" : ""} />
@@ -53,13 +53,13 @@ export function Overview() {
         <${Card} title="Furthest behind" actions=${html`<a href="#/queues">All queues</a>`}>
           <${Loaded} of=${queues}>${() => behind.length
             ? html`<${Table} caption="Queues with the oldest unread messages" id=${(row) => row.name}
-                rows=${[...behind].sort((a, b) => (a.oldestUnreadAt < b.oldestUnreadAt ? -1 : 1)).slice(0, 6)}
+                rows=${[...behind].sort((a, b) => (a.oldestDueAt < b.oldestDueAt ? -1 : 1)).slice(0, 6)}
                 columns=${[
                   { key: "name", label: "Queue", render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>` },
                   { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
-                  { key: "age", label: "Oldest", number: true, render: (row) => html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` },
+                  { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.oldestDueAt} tone=${ageTone(row)} />` },
                 ]} />`
-            : html`<${Empty} title="Everything is read">No group is behind in any queue.<//>`}<//>
+            : html`<${Empty} title=${sum("depth") ? "All that is due is read" : "Everything is read"}>No group is behind in any queue.<//>`}<//>
         <//>
         <${Card} title="PostgreSQL"><${Loaded} of=${postgres}>${(data) => html`<${Postgres} data=${data} health=${health} />`}<//><//>
       </div>

@@ -1,11 +1,11 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
-import { ageSeconds, briefly, count, duration, groupName, NONE, rate, short, since } from "../lib/format.js";
+import { ageSeconds, count, duration, groupName, rate, short, since, waited } from "../lib/format.js";
 import { ageTone, OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Choice, Dialog, DialogFooter, Empty, Field, Loaded, Page, Pager, Search, Stat, Stats, TabPanel, Table, Tabs, toast,
+  Action, Ago, Badge, Card, Choice, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, Page, Pager, Search, Stat, Stats, TabPanel, Table, Tabs, toast,
 } from "../lib/components.js";
 import { Chart, DURATION_STEPS, ended } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
@@ -41,8 +41,8 @@ export function Queue({ name, query }) {
         <${Action} kind="danger" access="admin" use="administer" queue=${name} onClick=${() => setDialog("delete")}>Delete queue<//>`}>
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
-          <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`} />
-          <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${row.depth ? briefly(ageSeconds(row.oldestUnreadAt)) : "none"} />
+          <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${[row.scheduled > 0 && `${short(row.scheduled)} scheduled`, row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`].filter(Boolean).join(", ")} />
+          <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${waited(row.depth ? row.oldestDueAt : null)} />
           <${Stat} label="In" value=${rate(row.pushedPerSecond)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
           <${Stat} label="Out" value=${rate(row.ackedPerSecond)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
           <${Stat} label="In work" value=${short(row.processing)} unit="msg" />
@@ -81,7 +81,7 @@ function Partitions({ name, query }) {
       <${Table} caption="Partitions" id=${(row) => row.id} rows=${partitions} columns=${[
         { key: "name", label: "Partition", render: (row) => html`<a href=${href(["queues", name], { tab: "tail", partition: row.name })}>${row.name}</a>` },
         { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
-        { key: "age", label: "Oldest", number: true, render: (row) => (row.depth ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
+        { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.depth ? row.oldestDueAt : null} tone=${ageTone(row)} />` },
         { key: "processing", label: "In work", number: true, render: (row) => short(row.processing) },
         { key: "total", label: "Stored", number: true, render: (row) => short(row.total) },
         { key: "dead", label: "Dead letters", number: true, render: (row) => short(row.deadLetters) },
@@ -98,7 +98,7 @@ function GroupsOf({ name }) {
     <${Table} caption="Consumer groups" id=${(row) => row.name} rows=${groups} columns=${[
       { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, name])}>${groupName(row.name)}</a>${row.conflation && html` <${Badge}>newest only<//>`}` },
       { key: "lag", label: "Unread", number: true, render: (row) => short(row.lag) },
-      { key: "age", label: "Oldest", number: true, render: (row) => (row.lag ? html`<${Badge} tone=${ageSeconds(row.oldestUnreadAt) > OLD_S ? "warn" : ""}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : NONE) },
+      { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.lag ? row.oldestDueAt : null} tone=${ageSeconds(row.oldestDueAt) > OLD_S ? "warn" : ""} />` },
       { key: "behind", label: "Partitions behind", number: true, render: (row) => `${short(row.laggingPartitions)} of ${short(row.partitions)}` },
       { key: "leased", label: "Held now", number: true, render: (row) => short(row.leasedPartitions) },
       { key: "consumed", label: "Last read", number: true, render: (row) => html`<${Ago} at=${row.consumedAt} />` },

@@ -4,7 +4,7 @@ import { count, rate, short } from "../lib/format.js";
 import { ageTone } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
-import { Action, Ago, Badge, Card, Empty, Loaded, Page, Pager, Search, Table } from "../lib/components.js";
+import { Action, Card, Empty, Loaded, Oldest, Page, Pager, Search, Table } from "../lib/components.js";
 import { QueueForm } from "./queue_form.js";
 import { DeleteQueue } from "./queue_actions.js";
 
@@ -16,7 +16,7 @@ const VALUES = {
   in: (row) => row.pushedPerSecond,
   out: (row) => row.ackedPerSecond,
   // The older, the more.
-  age: (row) => (row.depth > 0 && row.oldestUnreadAt ? -new Date(row.oldestUnreadAt).getTime() : -Infinity),
+  age: (row) => (row.depth > 0 && row.oldestDueAt ? -new Date(row.oldestDueAt).getTime() : -Infinity),
   processing: (row) => row.processing,
   dead: (row) => row.deadLetters,
   partitions: (row) => row.partitions,
@@ -33,11 +33,10 @@ export function Queues({ query }) {
   const columns = [
     { key: "name", label: "Queue", sort: true, render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>
       ${row.namespace && row.namespace !== row.name && html` <span class="muted small">${row.namespace}${row.task && ` / ${row.task}`}</span>`}` },
-    { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<span title=${count(row.depth)}>${short(row.depth)}</span>` },
+    { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<span title=${count(row.depth)}>${short(row.depth)}</span>${row.scheduled > 0 && html` <span class="muted small">${short(row.scheduled)} scheduled</span>`}` },
     { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.pushedPerSecond) },
     { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.ackedPerSecond) },
-    { key: "age", label: "Oldest", number: true, sort: true, render: (row) => (row.depth > 0
-      ? html`<${Badge} tone=${ageTone(row)}><${Ago} at=${row.oldestUnreadAt} suffix="" /><//>` : html`<span class="muted">–</span>`) },
+    { key: "age", label: "Oldest", number: true, sort: true, render: (row) => html`<${Oldest} at=${row.depth > 0 ? row.oldestDueAt : null} tone=${ageTone(row)} />` },
     { key: "processing", label: "In work", number: true, sort: true, render: (row) => short(row.processing) },
     { key: "dead", label: "Dead letters", number: true, sort: true, render: (row) => (row.deadLetters
       ? html`<a href=${href(["dead-letters"], { queue: row.name })}>${short(row.deadLetters)}</a>` : "0") },

@@ -72,6 +72,7 @@ def queue_entry(queue: QueueStatistics) -> dict[str, Any]:
         "partitions": queue.partition_count,
         "messages": six(queue.counts),
         "depth": queue.depth,
+        "scheduled": queue.scheduled,
     }
 
 
@@ -132,12 +133,14 @@ async def queue(request: web.Request) -> web.Response:
                     "name": partition.name,
                     "createdAt": wire_time(partition.created_at),
                     "stats": six(partition.counts),
+                    "scheduled": partition.scheduled,
                     "oldestMessage": time_or_null(partition.oldest_at),
                     "newestMessage": time_or_null(partition.newest_at),
                 }
                 for partition in partitions
             ],
             "totals": six(found.counts),
+            "scheduled": found.scheduled,
             "options": wire.options_body(options)
             | {"namespace": found.namespace, "task": found.task},
             "partitionCount": found.partition_count,
@@ -176,6 +179,8 @@ async def depth(request: web.Request) -> web.Response:
             "pending": pending,
             "processing": depths.processing,
             "ready": ready,
+            "due": ready - depths.scheduled,
+            "scheduled": depths.scheduled,
             "partitionsPending": depths.pending_count,
             "partitionsReady": depths.ready_count,
             "conflation": conflation,
@@ -187,6 +192,8 @@ async def depth(request: web.Request) -> web.Response:
                     "pending": one.pending,
                     "processing": one.processing,
                     "ready": one.pending - one.processing,
+                    "due": one.pending - one.processing - one.scheduled,
+                    "scheduled": one.scheduled,
                 }
                 for one in depths.page
             ],
@@ -207,7 +214,6 @@ async def partitions(request: web.Request) -> web.Response:
 
     async def read() -> dict[str, Any]:
         found = await statistics.deepest_partitions(state.reads, queue_name, depth_min, limit)
-        now = datetime.datetime.now(datetime.UTC)
         return {
             "partitions": [
                 {
@@ -221,12 +227,9 @@ async def partitions(request: web.Request) -> web.Response:
                     "depth": one.depth,
                     "pending": one.depth,
                     "processing": one.processing,
+                    "scheduled": one.scheduled,
                     "total": one.total,
-                    "lagSeconds": (
-                        None
-                        if one.oldest_at is None
-                        else max(0, int((now - one.oldest_at).total_seconds()))
-                    ),
+                    "lagSeconds": None if one.due_s is None else int(one.due_s),
                 }
                 for one in found
             ]
@@ -286,6 +289,7 @@ async def overview(request: web.Request) -> web.Response:
             "tasks": len(found.tasks),
             "messages": six(found.counts),
             "depth": found.depth,
+            "scheduled": found.scheduled,
             "lag": {
                 "time": _spread(found.lag_seconds),
                 "offset": _spread(found.lag_offsets),
@@ -316,6 +320,7 @@ async def groups(request: web.Request) -> web.Response:
                 "partitionCursors": one.cursor_count,
                 "partitionsWithLag": one.lagging_count,
                 "totalLag": one.lag,
+                "scheduled": one.scheduled,
                 "maxTimeLag": max(0, int(one.lag_s_max)),
                 "state": _group_state(one.cursor_count, one.lag_s_max),
                 "activity": one.state,

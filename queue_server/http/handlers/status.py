@@ -213,6 +213,7 @@ async def queue(request: web.Request) -> web.Response:
                     "createdAt": wire_time(one.created_at),
                     "messages": six(one.counts),
                     "stats": six(one.counts),
+                    "scheduled": one.scheduled,
                     # Batches are not counted.
                     "cursor": {"totalConsumed": one.consumed, "batchesConsumed": 0},
                     "lastActivity": time_or_null(
@@ -227,6 +228,7 @@ async def queue(request: web.Request) -> web.Response:
                 for one in partitions
             ],
             "totals": {"messages": totals, **totals},
+            "scheduled": found.scheduled,
             "partitionCount": found.partition_count,
             "truncated": offset + len(partitions) < found.partition_count,
         }

@@ -9,10 +9,11 @@ WITH shown AS (
     LIMIT %(limit)s OFFSET %(offset)s
 )
 SELECT
-    p.o_partition_id, p.o_partition, p.o_created_at, p.o_total, p.o_depth, p.o_processing,
-    p.o_dead, p.o_next_offset, p.o_consumed, p.o_last_segment_at, p.o_consumed_at, f.o_at,
-    p.matching
+    p.o_partition_id, p.o_partition, p.o_created_at, p.o_total, p.o_depth, p.o_scheduled,
+    p.o_processing, p.o_dead, p.o_next_offset, p.o_consumed, p.o_last_segment_at, p.o_consumed_at,
+    f.o_at, f.o_at + queen.held_for(q.delayed_processing, q.window_buffer), p.matching
 FROM shown p
+JOIN queen.queues q ON q.id = p.o_queue_id
 LEFT JOIN LATERAL queen.time_at(
     %(shard)s::smallint, p.o_partition_id, CASE WHEN p.o_depth > 0 THEN p.o_slowest END
 ) f ON true
@@ -25,9 +26,11 @@ WITH places AS MATERIALIZED (
         u.id, c.partition_id,
         greatest(c.committed_offset, a.low_watermark) AS place,
         a.next_offset - greatest(c.committed_offset, a.low_watermark) - h.o_count AS lag,
+        a.next_offset - d.o_offset - e.o_count AS scheduled,
         c.consumed_at,
         c.lease_expires_at > clock_timestamp() AND c.lease_end > a.low_watermark AS leased
     FROM queen.subscriptions u
+    JOIN queen.queues q ON q.id = u.queue_id
     JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = u.queue_id
     JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
     JOIN queen.cursors c
@@ -35,13 +38,26 @@ WITH places AS MATERIALIZED (
     CROSS JOIN LATERAL queen.holes_between(
         p.shard, p.id, greatest(c.committed_offset, a.low_watermark), a.next_offset
     ) h
+    CROSS JOIN LATERAL (
+        -- Apart, as PostgreSQL inlines no function with a volatile argument.
+        SELECT
+            greatest(
+                c.committed_offset, a.low_watermark,
+                CASE WHEN c.lease_expires_at > clock_timestamp() THEN c.lease_end END
+            ) AS place
+    ) n
+    CROSS JOIN LATERAL queen.scheduled_from(
+        p.shard, p.id, n.place, a.next_offset, a.last_segment_at, q.delayed_processing,
+        q.window_buffer
+    ) d
+    CROSS JOIN LATERAL queen.holes_between(p.shard, p.id, d.o_offset, a.next_offset) e
     WHERE u.queue_id = %(queue_id)s::uuid
 ),
 sums AS (
     SELECT
         p.id, count(*) AS partitions, count(*) FILTER (WHERE p.lag > 0) AS lagging,
         count(*) FILTER (WHERE p.leased) AS leased, sum(p.lag)::bigint AS lag,
-        max(p.consumed_at) AS consumed_at, min(f.o_at) AS oldest_at
+        sum(p.scheduled)::bigint AS scheduled, max(p.consumed_at) AS consumed_at, min(f.o_at) AS oldest_at
     FROM places p
     LEFT JOIN LATERAL queen.time_at(
         %(shard)s::smallint, p.partition_id, CASE WHEN p.lag > 0 THEN p.place END
@@ -51,8 +67,10 @@ sums AS (
 SELECT
     u.consumer_group, u.mode, u.starts_at, u.created_at, u.conflation, coalesce(s.partitions, 0),
     coalesce(s.lagging, 0), coalesce(s.leased, 0), coalesce(s.lag, 0), s.consumed_at, s.oldest_at,
+    s.oldest_at + queen.held_for(q.delayed_processing, q.window_buffer), coalesce(s.scheduled, 0),
     t.o_state, t.o_counted, greatest(t.o_seen_at, s.consumed_at), t.o_acked_at
 FROM queen.subscriptions u
+JOIN queen.queues q ON q.id = u.queue_id
 JOIN queen.group_states(ARRAY[%(queue_id)s::uuid]) t ON t.o_subscription_id = u.id
 LEFT JOIN sums s ON s.id = u.id
 WHERE u.queue_id = %(queue_id)s::uuid
@@ -67,8 +85,10 @@ WITH shown AS (
         a.next_offset - greatest(c.committed_offset, a.low_watermark) - h.o_count AS lag,
         c.consumed_at,
         CASE WHEN c.lease_end > a.low_watermark THEN c.lease_expires_at END AS lease_expires_at,
+        queen.held_for(q.delayed_processing, q.window_buffer) AS held_for,
         count(*) OVER () AS matching
     FROM queen.subscriptions u
+    JOIN queen.queues q ON q.id = u.queue_id
     JOIN queen.partitions p ON p.shard = %(shard)s AND p.queue_id = u.queue_id
     JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
     JOIN queen.cursors c
@@ -86,7 +106,7 @@ WITH shown AS (
 SELECT
     s.id, s.name, s.committed_offset, s.next_offset, s.lag, s.consumed_at,
     CASE WHEN s.lease_expires_at > clock_timestamp() THEN s.lease_expires_at END, f.o_at,
-    s.matching
+    f.o_at + s.held_for, s.matching
 FROM shown s
 LEFT JOIN LATERAL queen.time_at(
     %(shard)s::smallint, s.id, CASE WHEN s.lag > 0 THEN s.place END

@@ -1,10 +1,11 @@
 -- name: queue_statistics
 -- A page of queues, newest first, with what lies in them; how far their consumers are behind, in
--- seconds, only if with_ages; in each row too how that is spread over all their partitions. For ages
+-- seconds since messages were due, only if with_ages; in each row too how that is spread over all their partitions. For ages
 -- all partitions are looked at: the message that has waited longest may be alone in its own.
 WITH shown AS (
     SELECT
-        q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size
+        q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size,
+        queen.held_for(q.delayed_processing, q.window_buffer) AS held_for
     FROM queen.queues q
     WHERE
         (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
@@ -18,7 +19,7 @@ places AS MATERIALIZED (
     SELECT
         s.o_queue_id AS queue_id, s.o_total AS total, s.o_passed AS passed,
         s.o_processing AS processing, s.o_dead AS dead, s.o_depth AS depth,
-        s.o_next_offset AS pushed, s.o_consumed AS consumed, s.o_last_segment_at AS pushed_at,
+        s.o_scheduled AS scheduled, s.o_next_offset AS pushed, s.o_consumed AS consumed, s.o_last_segment_at AS pushed_at,
         s.o_consumed_at AS consumed_at, f.o_at AS oldest_at
     FROM queen.partition_statistics(
         %(shard)s::smallint, ARRAY(SELECT i.id FROM shown i)
@@ -32,7 +33,7 @@ sums AS (
     SELECT
         p.queue_id, count(*) AS partitions, sum(p.total) AS total, sum(p.passed) AS passed,
         sum(p.processing) AS processing, sum(p.dead) AS dead, sum(p.depth) AS depth,
-        sum(p.pushed) AS pushed, sum(p.consumed) AS consumed, max(p.pushed_at) AS pushed_at,
+        sum(p.scheduled) AS scheduled, sum(p.pushed) AS pushed, sum(p.consumed) AS consumed, max(p.pushed_at) AS pushed_at,
         max(p.consumed_at) AS consumed_at, min(p.oldest_at) AS oldest_at
     FROM places p
     GROUP BY p.queue_id
@@ -41,10 +42,12 @@ lags AS (
     SELECT
         p.depth,
         CASE
-            WHEN p.depth > 0 THEN extract(epoch FROM clock_timestamp() - p.oldest_at)
+            WHEN p.depth > 0
+                THEN greatest(extract(epoch FROM clock_timestamp() - p.oldest_at - i.held_for), 0)
             ELSE 0
         END AS seconds
     FROM places p
+    JOIN shown i ON i.id = p.queue_id
     WHERE %(with_ages)s::boolean
 ),
 spread AS (
@@ -71,9 +74,10 @@ SELECT
     q.id, q.name, q.namespace, q.task, q.priority, q.created_at, q.max_size,
     coalesce(n.count, 0), coalesce(s.partitions, 0), coalesce(s.total, 0)::bigint,
     coalesce(s.passed, 0)::bigint, coalesce(s.processing, 0)::bigint,
-    coalesce(s.dead, 0)::bigint, coalesce(s.depth, 0)::bigint, coalesce(s.pushed, 0)::bigint,
-    coalesce(s.consumed, 0)::bigint, s.pushed_at, s.consumed_at, s.oldest_at,
-    coalesce(extract(epoch FROM clock_timestamp() - s.oldest_at), 0)::float8,
+    coalesce(s.dead, 0)::bigint, coalesce(s.depth, 0)::bigint, coalesce(s.scheduled, 0)::bigint,
+    coalesce(s.pushed, 0)::bigint, coalesce(s.consumed, 0)::bigint, s.pushed_at, s.consumed_at,
+    s.oldest_at, s.oldest_at + q.held_for,
+    greatest(extract(epoch FROM clock_timestamp() - s.oldest_at - q.held_for), 0)::float8,
     -- As push_v2 counts them.
     CASE
         WHEN q.max_size > 0 AND %(with_ages)s::boolean
@@ -109,7 +113,7 @@ WITH page AS MATERIALIZED (
 )
 SELECT
     s.o_queue_id, s.o_partition_id, s.o_partition, s.o_created_at, s.o_total, s.o_passed, s.o_processing,
-    s.o_dead, s.o_consumed, s.o_consumed_at, f.created_at,
+    s.o_dead, s.o_scheduled, s.o_consumed, s.o_consumed_at, f.created_at,
     CASE WHEN s.o_total > 0 THEN s.o_last_segment_at END, s.o_last_segment_at
 FROM page i
 JOIN queen.partition_statistics(%(shard)s::smallint, %(queue_ids)s::uuid[]) s
@@ -145,8 +149,11 @@ WHERE q.id = %(queue_id)s::uuid
 -- is the slowest of all. Sums over all partitions, with a page of these; a row without a partition
 -- where the page is empty. LATERAL as in queen.partition_statistics.
 WITH places AS MATERIALIZED (
-    SELECT p.name, n.depth AS pending, least(coalesce(k.leased, 0), n.depth) AS processing
+    SELECT
+        p.name, n.depth AS pending, n.leased AS processing,
+        least(a.next_offset - f.o_offset - e.o_count, n.depth - n.leased) AS scheduled
     FROM queen.partitions p
+    JOIN queen.queues q ON q.id = p.queue_id
     JOIN queen.allocators a ON a.shard = p.shard AND a.partition_id = p.id
     LEFT JOIN LATERAL (
         SELECT
@@ -166,16 +173,25 @@ WITH places AS MATERIALIZED (
         SELECT greatest(coalesce(k.place, 0), a.low_watermark) AS place
     ) d
     CROSS JOIN LATERAL queen.holes_between(p.shard, p.id, d.place, a.next_offset) h
-    CROSS JOIN LATERAL (SELECT a.next_offset - d.place - h.o_count AS depth) n
+    CROSS JOIN LATERAL queen.scheduled_from(
+        p.shard, p.id, d.place, a.next_offset, a.last_segment_at, q.delayed_processing,
+        q.window_buffer
+    ) f
+    CROSS JOIN LATERAL queen.holes_between(p.shard, p.id, f.o_offset, a.next_offset) e
+    CROSS JOIN LATERAL (
+        SELECT c.depth, least(coalesce(k.leased, 0), c.depth) AS leased
+        FROM (SELECT a.next_offset - d.place - h.o_count AS depth) c
+    ) n
     WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
 )
 SELECT
-    s.partitions, s.pending, s.processing, s.partitions_pending, s.partitions_ready,
-    g.name, g.pending, g.processing
+    s.partitions, s.pending, s.processing, s.scheduled, s.partitions_pending, s.partitions_ready,
+    g.name, g.pending, g.processing, g.scheduled
 FROM (
     SELECT
         count(*) AS partitions, coalesce(sum(e.pending), 0)::bigint AS pending,
         coalesce(sum(e.processing), 0)::bigint AS processing,
+        coalesce(sum(e.scheduled), 0)::bigint AS scheduled,
         count(*) FILTER (WHERE e.pending > 0) AS partitions_pending,
         count(*) FILTER (WHERE e.pending > e.processing) AS partitions_ready
     FROM places e
@@ -192,9 +208,11 @@ ORDER BY g.name
 WITH places AS MATERIALIZED (
     SELECT
         p.name,
-        a.next_offset - d.place - h.o_count AS pending,
-        CASE WHEN c.lease_expires_at > clock_timestamp() THEN l.o_count ELSE 0 END AS processing
+        n.depth AS pending,
+        m.leased AS processing,
+        least(a.next_offset - f.o_offset - e.o_count, n.depth - m.leased) AS scheduled
     FROM queen.partitions p
+    JOIN queen.queues q ON q.id = p.queue_id
     JOIN queen.allocators a ON a.shard = %(shard)s AND a.partition_id = p.id
     LEFT JOIN queen.cursors c
         ON c.shard = %(shard)s
@@ -207,15 +225,26 @@ WITH places AS MATERIALIZED (
     CROSS JOIN LATERAL queen.left_in_lease(
         p.shard, p.id, a.low_watermark, c.committed_offset, c.lease_end
     ) l
+    CROSS JOIN LATERAL queen.scheduled_from(
+        p.shard, p.id, d.place, a.next_offset, a.last_segment_at, q.delayed_processing,
+        q.window_buffer
+    ) f
+    CROSS JOIN LATERAL queen.holes_between(p.shard, p.id, f.o_offset, a.next_offset) e
+    CROSS JOIN LATERAL (SELECT a.next_offset - d.place - h.o_count AS depth) n
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN c.lease_expires_at > clock_timestamp() THEN l.o_count ELSE 0 END AS leased
+    ) m
     WHERE p.shard = %(shard)s AND p.queue_id = %(queue_id)s::uuid
 )
 SELECT
-    s.partitions, s.pending, s.processing, s.partitions_pending, s.partitions_ready,
-    g.name, g.pending, g.processing
+    s.partitions, s.pending, s.processing, s.scheduled, s.partitions_pending, s.partitions_ready,
+    g.name, g.pending, g.processing, g.scheduled
 FROM (
     SELECT
         count(*) AS partitions, coalesce(sum(e.pending), 0)::bigint AS pending,
         coalesce(sum(e.processing), 0)::bigint AS processing,
+        coalesce(sum(e.scheduled), 0)::bigint AS scheduled,
         count(*) FILTER (WHERE e.pending > 0) AS partitions_pending,
         count(*) FILTER (WHERE e.pending > e.processing) AS partitions_ready
     FROM places e
@@ -231,7 +260,16 @@ ORDER BY g.name
 -- The partitions with the most messages that their slowest consumer has not committed.
 SELECT
     s.o_partition_id, s.o_partition, q.name, q.namespace, q.task, q.priority, s.o_created_at,
-    s.o_total, s.o_depth, s.o_processing, f.o_at
+    s.o_total, s.o_depth, s.o_processing, s.o_scheduled,
+    CASE
+        WHEN f.o_at IS NOT NULL THEN greatest(
+            extract(
+                epoch FROM
+                clock_timestamp() - f.o_at - queen.held_for(q.delayed_processing, q.window_buffer)
+            ),
+            0
+        )
+    END::float8
 FROM (
     SELECT i.*
     FROM queen.partition_statistics(
@@ -314,11 +352,9 @@ SELECT
     u.consumer_group, q.name, u.mode, u.starts_at, u.created_at, u.conflation,
     count(g.o_partition_id), count(*) FILTER (WHERE g.o_lag > 0),
     coalesce(sum(g.o_lag), 0)::bigint,
-    coalesce(
-        extract(epoch FROM clock_timestamp() - min(g.o_oldest_at)), 0
-    )::float8,
-    min(g.o_oldest_at), t.o_state, t.o_counted,
-    greatest(t.o_seen_at, max(g.o_consumed_at)), t.o_acked_at
+    greatest(extract(epoch FROM clock_timestamp() - min(g.o_due_at)), 0)::float8,
+    coalesce(sum(g.o_scheduled), 0)::bigint, min(g.o_oldest_at), min(g.o_due_at), t.o_state,
+    t.o_counted, greatest(t.o_seen_at, max(g.o_consumed_at)), t.o_acked_at
 FROM queen.group_places(%(shard)s::smallint, NULL, NULL) g
 JOIN queen.subscriptions u ON u.id = g.o_subscription_id
 JOIN queen.queues q ON q.id = u.queue_id
@@ -330,7 +366,7 @@ ORDER BY q.name, u.consumer_group
 -- A page of a group's places on each queue, by partition; of too many rows the first of each queue.
 SELECT
     r.name, r.conflation, r.places, r.o_partition, r.o_committed, r.o_lag,
-    coalesce(extract(epoch FROM clock_timestamp() - r.o_oldest_at), 0)::float8, r.o_consumed_at,
+    greatest(extract(epoch FROM clock_timestamp() - r.o_due_at), 0)::float8, r.o_consumed_at,
     r.o_leased
 FROM (
     SELECT
@@ -345,16 +381,16 @@ ORDER BY r.place, r.name
 LIMIT %(rows)s
 
 -- name: lagging_groups
--- Worst first.
+-- Worst first, by how long the oldest message is due.
 SELECT
     u.consumer_group, q.name, g.o_partition, g.o_partition_id, g.o_lag,
-    extract(epoch FROM clock_timestamp() - g.o_oldest_at)::float8 AS lag_seconds, g.o_oldest_at,
+    extract(epoch FROM clock_timestamp() - g.o_due_at)::float8 AS lag_seconds, g.o_oldest_at,
     g.o_consumed_at
 FROM queen.group_places(%(shard)s::smallint, %(consumer_group)s::text, %(queue)s::text) g
 JOIN queen.subscriptions u ON u.id = g.o_subscription_id
 JOIN queen.queues q ON q.id = u.queue_id
-WHERE g.o_oldest_at <= clock_timestamp() - make_interval(secs => %(lag_s_min)s)
-ORDER BY g.o_oldest_at, g.o_partition_id, u.id
+WHERE g.o_due_at <= clock_timestamp() - make_interval(secs => %(lag_s_min)s)
+ORDER BY g.o_due_at, g.o_partition_id, u.id
 LIMIT %(limit)s
 
 -- name: subscription_of
