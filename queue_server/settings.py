@@ -12,6 +12,7 @@ Secrets (`SECRETS`) are masked in `repr` and never part of an error message.
 """
 
 import argparse
+import difflib
 import importlib.util
 import ipaddress
 import math
@@ -196,10 +197,28 @@ def _header_value(text: str) -> str:
 
 
 def _data_dir(text: str) -> Path:
-    path = Path(text).expanduser()
-    if path.exists() and not path.is_dir():
-        raise ValueError("must be a directory, or absent so that it can be made")
-    return path.absolute()
+    try:
+        path = Path(text).expanduser()
+        if path.exists() and not path.is_dir():
+            raise ValueError("must be a directory, or absent so that it can be made")
+        return path.absolute()
+    except OSError as exc:
+        raise ValueError(f"cannot be reached: {exc.strerror}; {_REACH}") from None
+    except RuntimeError:  # of `expanduser`
+        raise ValueError("begins with the home of a user that does not exist") from None
+
+
+_REACH = "choose another directory, or let this user enter those above it (chmod o+x, or chown)"
+
+
+def _default_data_dir() -> Path:
+    try:
+        return Path("data").absolute()
+    except OSError as exc:
+        raise SettingsError(
+            f"DATA_DIR: the working directory cannot be reached ({exc.strerror}); change to another"
+            " one, or give an absolute DATA_DIR"
+        ) from None
 
 
 def _database_url(text: str) -> str:
@@ -710,7 +729,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             flag="--data-dir",
             default_text="./data",
         ),
-    ] = msgspec.field(default_factory=lambda: Path("data").absolute())
+    ] = msgspec.field(default_factory=_default_data_dir)
     database_url: Annotated[
         str,
         Option(
@@ -1275,9 +1294,60 @@ def _parse(name: str, option: Option, source: str, text: str) -> Any:
         raise SettingsError(f"{source}{shown}: {exc}") from None
 
 
+def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that is nearly a setting's, which thus has no effect.
+
+    Nearly: one letter more, less or other, two exchanged, or in another case.
+    """
+    known = {name for option in options().values() for name in option.env}
+    found = []
+    for given in sorted(environ):
+        # Variables of libpq, such as PGHOST, lack only the underscore.
+        if given in known or re.fullmatch(r"PG[A-Z]+", given):
+            continue
+        meant = [
+            name
+            for name in sorted(known)
+            # HOST and PORT are near to too many words.
+            if len(name) > _SHORT_NAME and _is_nearly(given.upper(), name)
+        ]
+        if meant:
+            # A name from the environment may hold anything but `=`.
+            found.append(f"{given!r} in the environment is no setting; is {meant[0]} meant?")
+    return found
+
+
+_SHORT_NAME = 4
+
+
+def _is_nearly(given: str, name: str) -> bool:
+    """Whether the texts differ by one letter at most, or by two neighbours that are exchanged."""
+    if abs(len(given) - len(name)) > 1:
+        return False
+    pairs = enumerate(zip(given, name, strict=False))
+    start = next((at for at, (one, other) in pairs if one != other), min(len(given), len(name)))
+    a, b = given[start:], name[start:]
+    return a == b or a[1:] in (b, b[1:]) or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            message = self._unknown_options(unknown.split()) or message
         raise SettingsError(f"{message} (see --help)")
+
+    def _unknown_options(self, words: Sequence[str]) -> str:
+        """Name the options among *words*, without their values: one may be a password."""
+        sentences = []
+        for word in words:
+            if not word.startswith("-"):
+                continue
+            given = word.partition("=")[0]
+            near = difflib.get_close_matches(given, self._option_string_actions, n=1)
+            guess = f"; is {near[0]} meant?" if near else ""
+            sentences.append(f"there is no option {given}{guess}")
+        return "; ".join(sentences)
 
     def print_help(self, file: Any = None) -> None:
         # argparse knows nothing of the settings that come from the environment alone.
@@ -1330,7 +1400,11 @@ def _environment_help() -> str:
             break_long_words=False,
             break_on_hyphens=False,
         )
-    lines += ["", "stop: Ctrl-C or SIGTERM drains, twice ends at once; SIGHUP replaces workers."]
+    lines += [
+        "",
+        "stop: Ctrl-C, SIGTERM or closing the terminal drains, twice ends at once;"
+        " SIGHUP replaces workers.",
+    ]
     return "\n".join(lines)
 
 

@@ -204,6 +204,7 @@ class Session:
 
         from queue_server.cluster.database import DatabaseError
         from queue_server.storage.connections import connect
+        from queue_server.storage.refusals import explain_refusal
 
         fix = "start the server, or name its database: --data-dir, --database-url"
         try:
@@ -217,7 +218,7 @@ class Session:
         except DatabaseError as exc:
             raise CliError(str(exc), fix, exit_code=Exit.UNREACHABLE) from exc
         except psycopg.OperationalError as exc:
-            reason = " ".join(str(exc).split())
+            reason = explain_refusal(exc, self.conninfo) or " ".join(str(exc).split())
             raise CliError(
                 f"cannot reach the database: {reason}", fix, exit_code=Exit.UNREACHABLE
             ) from exc

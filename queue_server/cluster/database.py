@@ -120,7 +120,10 @@ class EmbeddedPostgres:
             self.data_dir.mkdir(mode=0o700 if os.geteuid() else 0o711, parents=True, exist_ok=True)
             return self._lock.acquire()
         except OSError as exc:
-            raise DatabaseError(f"DATA_DIR {self.data_dir}: {exc.strerror}") from exc
+            raise DatabaseError(
+                f"DATA_DIR {self.data_dir}: {exc.strerror}; choose another (--data-dir), or let the"
+                f" user {os.geteuid()} make and write it (chown)"
+            ) from exc
 
     @property
     def conninfo(self) -> str:
@@ -148,6 +151,8 @@ class EmbeddedPostgres:
             self._wait_for_predecessor(lambda: False)
         except UserError as exc:
             raise DatabaseError(str(exc)) from exc
+        except OSError as exc:
+            raise DatabaseError(f"DATA_DIR {self.data_dir}: {exc}") from exc
 
     def start(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Initialise when needed, start, and wait until it takes connections.

@@ -13,9 +13,11 @@ for its successor, to whom a needless wake-up does no harm.
 """
 
 import contextlib
+import errno
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 # The kernel caps it at net.core.somaxconn, 4096 by default. A burst of clients that connect while
 # a worker is being replaced has to fit.
@@ -59,8 +61,65 @@ def open_listeners(
         except OSError as exc:
             if time.monotonic() >= deadline:
                 reason = exc.strerror or str(exc)
+                if exc.errno == errno.EADDRINUSE:
+                    reason += f" by {holder}" if (holder := holder_of(address[1])) else ""
+                reason += _FIXES.get(exc.errno or 0, "")
                 raise ListenError(f"cannot listen on {host}:{port}: {reason}") from exc
             time.sleep(0.05)
+
+
+_FIXES = {
+    errno.EADDRINUSE: (
+        "; stop what listens there, or take another port: --port N, or PORT=0 for a free one"
+    ),
+    errno.EACCES: "; ports below 1024 are root's: take another one with --port N or PORT",
+    errno.EADDRNOTAVAIL: (
+        "; HOST has to be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    ),
+}
+
+
+def holder_of(port: int, proc: Path = Path("/proc")) -> str:
+    """Return which process listens on TCP *port*; "" when it is another user's, or unknown.
+
+    Of a server's processes it is the one that the others descend from. Its command line is not
+    shown: it may hold a password.
+    """
+    inodes = set()
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (proc / "net" / name).read_text().splitlines()[1:]:
+                # Source: the kernel's proc_net_tcp.rst; state 0A is LISTEN.
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    pids = [int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal()] if inodes else []
+    holders = {pid for pid in pids if _holds(proc / str(pid), inodes)}
+    for pid in sorted(holders):
+        try:
+            process = proc / str(pid)
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (process / "cmdline").read_text(errors="replace").split("\0")
+            name = (process / "comm").read_text(errors="replace").strip()
+        except OSError:  # it has ended
+            continue
+        if parent not in holders:
+            ours = any(Path(word).name in _PROGRAMS for word in words[:3])
+            return f"{'the queue server' if ours else repr(name)} with pid {pid}"
+    return ""
+
+
+# How a server is started: in the words of its command line, `python -m queue_server` included.
+_PROGRAMS = frozenset({"cluster.py", "queue-server", "queue_server"})
+
+
+def _holds(process: Path, inodes: set[str]) -> bool:
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) in inodes:
+                    return True
+    return False
 
 
 def open_slot_sockets(count: int) -> SlotSockets:
@@ -97,7 +156,10 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
-        raise ListenError(f"cannot listen on {host}:{port}: {reason}") from exc
+        raise ListenError(
+            f"cannot listen on {host}:{port}: {reason}; HOST has to be an address of this machine,"
+            " or a name that stands for one"
+        ) from exc
     # A name such as localhost may stand for both families; old clients try IPv4 only.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     family, _, _, _, address = found[0]

@@ -11,7 +11,8 @@ A slot is a place that must always hold a living worker. What can happen to one:
     cannot boot, first start     the server stops with the worker's reason, exit code 1
     cannot boot, later           as "keeps dying": the database may be restarting
     silent for HEARTBEAT_LIMIT   killed, then replaced
-    SIGHUP                       drained and replaced, one slot after the other
+    SIGHUP                       drained and replaced, one slot after the other, unless it is the
+                                 end of the terminal (terminal.py), which stops the server
 
 As long as a slot has no worker that accepts, its connections go to the others (stand_in.py).
 
@@ -55,6 +56,7 @@ from queue_server.cluster.system_user import (
     make_code_readable,
     own_user,
 )
+from queue_server.cluster.terminal import ControllingTerminal
 from queue_server.cluster.tls import TlsError, certificate_ends_at, read_tls
 from queue_server.cluster.worker import (
     EXIT_BOOT_FAILED,
@@ -66,9 +68,10 @@ from queue_server.cluster.worker import (
 )
 from queue_server.observability.counters import Counter, Counters, Life
 from queue_server.observability.logging import set_worker
-from queue_server.settings import Settings, options
+from queue_server.settings import Settings, misspelt_variables, options
 from queue_server.storage.connections import can_connect, discard_libpq_variables
 from queue_server.storage.migrate import SchemaError, migrate
+from queue_server.storage.refusals import explain_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +160,7 @@ class Supervisor:
         self._signals: deque[signal.Signals] = deque()
         self._interruptible = False
         self._clock = Clock()
+        self._terminal = ControllingTerminal()
         if settings.conninfo is None:
             self.database = EmbeddedPostgres(settings.data_dir, settings.db_pool_size)
 
@@ -164,7 +168,7 @@ class Supervisor:
         """The whole life of the server; the exit code."""
         self._catch_signals()
         logger.info("queue-server %s starts with pid %d", __version__, os.getpid())
-        for text in self.settings.warnings:
+        for text in (*self.settings.warnings, *misspelt_variables(os.environ)):
             logger.warning(text)
         settings_names = {name for option in options().values() for name in option.env}
         ignored = [name for name in discard_libpq_variables() if name not in settings_names]
@@ -180,6 +184,7 @@ class Supervisor:
                 self._start_due_workers()
                 self._wait_for_news()
                 self._handle_signals()
+                self._watch_terminal()
                 self._read_reports()
                 self._reap_workers()
                 self._kill_hopeless_workers()
@@ -252,6 +257,8 @@ class Supervisor:
                     migrate(self.conninfo)
                 return
             except psycopg.OperationalError as exc:
+                if refusal := explain_refusal(exc, self.conninfo):
+                    raise StartError(f"cannot use the database: {refusal}") from exc
                 reason = " ".join(str(exc).split())
                 if isinstance(exc, psycopg.errors.LockNotAvailable):
                     reason = f"a table to be migrated is in use, as by a backup: {reason}"
@@ -389,6 +396,13 @@ class Supervisor:
                 os.getpid(),
                 extra={"event": "serving"},
             )
+            logger.info(
+                "ready: %s  dashboard %s/  docs %s/docs/api",
+                url,
+                url,
+                url,
+                extra={"event": "ready"},
+            )
             systemd.notify(f"READY=1\nSTATUS=serving on {url} with {count} workers")
 
     def _reap_workers(self) -> None:
@@ -523,6 +537,8 @@ class Supervisor:
             number = self._signals.popleft()
             if number == signal.SIGHUP:
                 self._handle_hup()
+                if self.should_exit:
+                    return
             else:
                 logger.info("%s: draining; once more ends at once", number.name)
                 self.should_exit = True
@@ -533,7 +549,22 @@ class Supervisor:
         ends_at = certificate_ends_at(self.settings)
         self.counters.supervisor.words[Life.CERTIFICATE_ENDS_AT_S] = ends_at
 
+    def _watch_terminal(self) -> None:
+        if self._terminal.watch():
+            self._leave_terminal()
+
+    def _leave_terminal(self) -> None:
+        """The terminal has gone, with a SIGHUP: stop, unless nohup started the server."""
+        if self._terminal.is_ignored:
+            logger.info("SIGHUP: the terminal is gone; the server stays, as nohup started it")
+            return
+        logger.info("SIGHUP: the terminal is gone; draining")
+        self.should_exit = True
+
     def _handle_hup(self) -> None:
+        if self._terminal.note_hangup():
+            self._leave_terminal()
+            return
         try:
             self._read_tls()
         except TlsError as exc:

@@ -7,6 +7,7 @@ Every record has its time (UTC, milliseconds), level, who wrote it (a worker's i
 
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -43,7 +44,11 @@ def configure_logging(
 ) -> None:
     """Send this process's records to *stream* (stderr) as *form*, "json" or "console"."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(worker) if form == "json" else ConsoleFormatter(worker))
+    handler.setFormatter(
+        JsonFormatter(worker)
+        if form == "json"
+        else ConsoleFormatter(worker, is_coloured=_wants_colours(handler.stream))
+    )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # A closed stderr must not turn each record into a traceback, or a request into a failure.
     logging.raiseExceptions = False
@@ -100,6 +105,12 @@ class JsonFormatter(_Formatter):
 
 
 class ConsoleFormatter(_Formatter):
+    """Columns for people; *is_coloured*: warnings and errors stand out."""
+
+    def __init__(self, worker: int | str, *, is_coloured: bool = False) -> None:
+        super().__init__(worker)
+        self.is_coloured = is_coloured
+
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
         who = fields.pop("worker")
@@ -110,10 +121,31 @@ class ConsoleFormatter(_Formatter):
         fields.pop("event", None)  # a name for machines; the message says it to people
         rest = "".join(f" {name}={value}" for name, value in fields.items())
         line = _printable(f"{start} {message}{rest}")
+        if self.is_coloured and (colour := _COLOURS.get(record.levelname)):
+            line = f"{colour}{line}{_RESET}"
         if exception is None:
             return line
         # Its own lines stay lines, but none of them may begin as a record does.
         return "\n    ".join([line, *map(_printable, exception.splitlines())])
+
+
+# Select Graphic Rendition of ECMA-48: yellow, bold red, dim.
+_COLOURS = {
+    "WARNING": "\x1b[33m",
+    "ERROR": "\x1b[1;31m",
+    "CRITICAL": "\x1b[1;31m",
+    "DEBUG": "\x1b[2m",
+}
+_RESET = "\x1b[0m"
+
+
+def _wants_colours(stream: TextIO) -> bool:
+    """Whether *stream* is a terminal on which colours are wanted (https://no-color.org)."""
+    try:
+        is_terminal = stream.isatty()
+    except ValueError:  # closed
+        return False
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def client_text(text: str) -> str:

@@ -61,7 +61,7 @@ class Election:
             else:
                 self._until.pop(service, None)
             if led != self.leads(service):
-                logger.info(
+                logger.debug(
                     "leading" if service in held else "no longer leading",
                     extra={"event": "leadership", "service": service},
                 )

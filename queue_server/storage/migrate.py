@@ -76,8 +76,16 @@ def migrate(conninfo: str) -> int:
                     "SELECT name, checksum FROM public.queue_server_schema"
                 ).fetchall()
             )
-            count = _apply_migrations(connection, applied)
-            return count + _apply_functions(connection, applied)
+            migrations = _apply_migrations(connection, applied)
+            functions = _apply_functions(connection, applied)
+        if migrations or functions:
+            logger.info(
+                "schema: %d migrations, %d function files applied",
+                migrations,
+                functions,
+                extra={"event": "schema_applied"},
+            )
+        return migrations + functions
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -188,7 +196,7 @@ def _apply_functions(connection: psycopg.Connection, applied: dict[str, str]) ->
 
 
 def _apply(connection: psycopg.Connection, name: str, text: str, checksum: str) -> None:
-    logger.info("applying %s", name)
+    logger.debug("applying %s", name)
     connection.execute(text.encode())
     connection.execute(
         "INSERT INTO public.queue_server_schema (name, checksum) VALUES (%s, %s)"

@@ -20,7 +20,9 @@ from tests.server_directory import server_directory
 def brisk_server() -> Iterator[ClusterProcess]:
     with (
         server_directory() as directory,
-        ClusterProcess(data_dir=directory, env={"RETENTION_INTERVAL": "500"}) as cluster,
+        ClusterProcess(
+            data_dir=directory, env={"RETENTION_INTERVAL": "500", "LOG_LEVEL": "debug"}
+        ) as cluster,
     ):
         cluster.wait_ready()
         yield cluster

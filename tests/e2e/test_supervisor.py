@@ -22,7 +22,7 @@ from psycopg.pq import Conninfo
 
 from queue_server.cluster.database import find_binaries
 from tests.cluster_process import ROOT, ClusterProcess
-from tests.databases import Postgres
+from tests.databases import Postgres, SharedPostgres
 from tests.e2e.test_tls import identity
 from tests.server_directory import server_directory
 
@@ -227,10 +227,45 @@ def test_a_taken_port_is_reported_before_anything_starts(tmp_path: Path) -> None
         port = listener.getsockname()[1]
         with ClusterProcess(["--port", str(port)], data_dir=tmp_path / "data") as cluster:
             assert cluster.wait() == 1
-            message = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+            message = f"cannot listen on 127.0.0.1:{port}: Address already in use by "
             assert message in cluster.output
+            assert f"with pid {os.getpid()}; " in cluster.output
+            assert "--port N, or PORT=0" in cluster.output
             assert "PostgreSQL" not in cluster.output
             assert "Traceback" not in cluster.output
+
+
+def test_a_port_that_a_server_has_taken_names_that_server(server: ClusterProcess) -> None:
+    port = server.url.rpartition(":")[2]
+    # Nothing is asked of the database before.
+    with ClusterProcess(["--port", port], {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}) as second:
+        assert second.wait() == 1
+        assert f"in use by the queue server with pid {server.pid};" in second.output
+
+
+def test_a_database_that_refuses_for_good_is_not_waited_for(
+    postgres: SharedPostgres, own_database: str
+) -> None:
+    postgres.execute("CREATE ROLE {} NOLOGIN", f"{own_database}_idle")
+    given = postgres.direct_conninfo(own_database)
+    refusals = {
+        "dbname=nowhere": 'CREATE DATABASE "nowhere" OWNER "postgres"',
+        "user=nobody": 'CREATE ROLE "nobody" LOGIN',
+        f"user={own_database}_idle": f'ALTER ROLE "{own_database}_idle" LOGIN',
+    }
+    try:
+        for change, fix in refusals.items():
+            name, _, value = change.partition("=")
+            env = {"DATABASE_URL": make_conninfo(given, **{name: value})}
+            with ClusterProcess(env=env) as cluster:
+                assert cluster.wait() == 1
+                (error,) = [r for r in cluster.records if r["level"] == "error"]
+                assert error["message"].startswith("cannot use the database: ")
+                assert fix in error["message"]
+                # Each second of waiting is a warning.
+                assert not [r for r in cluster.records if r["level"] == "warning"]
+    finally:
+        postgres.execute("DROP ROLE {}", f"{own_database}_idle")
 
 
 @pytest.mark.databases("embedded", reason="it is about the PostgreSQL that the server starts")
@@ -249,7 +284,8 @@ def test_a_second_supervisor_on_one_data_dir_is_refused(
         (["--port", "http"], {}, "--port"),
         ([], {"NUM_WORKERS": "many"}, "NUM_WORKERS"),
         (["--workers", "4"], {"DB_POOL_SIZE": "5"}, "DB_POOL_SIZE"),
-        (["--prot", "1"], {}, "--prot"),
+        (["--prot", "1"], {}, "is --port meant?"),
+        (["--data-dir", "x" * 300], {}, "--data-dir"),
     ],
 )
 def test_a_bad_setting_ends_the_start_with_one_line(

@@ -46,6 +46,36 @@ def record(message: str, *args: object, **extra: object) -> dict[str, Any]:
     return found
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(form: str, message: str, *, level: int = logging.WARNING) -> str:
+    stream = Terminal()
+    configure_logging("info", form, stream=stream)
+    logger.log(level, message)
+    return stream.getvalue()
+
+
+def test_warnings_and_errors_stand_out_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    # Escapes in a text stay visible, and cannot end the colour.
+    assert re.fullmatch(
+        r"\x1b\[33m.* warning .* a\\x1b\[0mb\x1b\[0m\n", shown("console", "a\x1b[0mb")
+    )
+    assert shown("console", "x", level=logging.ERROR).startswith("\x1b[1;31m")
+    assert "\x1b" not in shown("console", "x", level=logging.INFO)
+    assert "\x1b" not in shown("json", "x")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in shown("console", "x")
+    monkeypatch.setenv("NO_COLOR", "")
+    assert "\x1b" in shown("console", "x")
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in shown("console", "x")
+
+
 def test_json_has_every_field() -> None:
     found = record("pushed %d", 3, queue="orders", took_ms=1.5)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))

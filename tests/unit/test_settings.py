@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from queue_server.settings import (
     Settings,
     SettingsError,
     load_settings,
+    misspelt_variables,
     options,
     usable_cpu_count,
 )
@@ -30,6 +32,78 @@ def error(*argv: str, **environ: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+# -- what is nearly a setting --
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("NUM_WORKRES", "NUM_WORKERS"),
+        ("NUM_WORKER", "NUM_WORKERS"),
+        ("NUM_WORKERSS", "NUM_WORKERS"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("xATA_DIR", "DATA_DIR"),
+        ("data_dir", "DATA_DIR"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_warned_of(given: str, meant: str) -> None:
+    assert misspelt_variables({given: "secret", "PATH": "/bin", meant: "x"}) == [
+        f"{given!r} in the environment is no setting; is {meant} meant?"
+    ]
+
+
+def test_variables_of_others_are_not_warned_of() -> None:
+    names = ["PGHOST", "PGPORT", "HOSTS", "SPORT", "HOSTNAME", "WORKERS", "DATABASE", "LOGLEVELS"]
+    known = [name for option in options().values() for name in option.env]
+    assert misspelt_variables(dict.fromkeys([*names, *known, ""], "x")) == []
+
+
+def test_an_option_that_is_nearly_one_is_suggested_and_its_value_not_repeated() -> None:
+    assert error("--prot", "1234") == "there is no option --prot; is --port meant? (see --help)"
+    given = "--databse-url=postgresql://u:secret@h/d"
+    message = error(given, "--zzz")
+    assert message == (
+        "there is no option --databse-url; is --database-url meant?; there is no option --zzz"
+        " (see --help)"
+    )
+    assert "secret" not in error("--databse-url", "postgresql://u:secret@h/d")
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process may not enter, also when root runs the tests."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    if os.geteuid():
+        folder.chmod(0)
+        yield folder
+        folder.chmod(0o700)
+        return
+    os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(0)
+
+
+def test_a_data_directory_that_cannot_be_reached_is_one_line(closed_folder: Path) -> None:
+    message = error("--data-dir", str(closed_folder / "data"))
+    assert "cannot be reached: Permission denied; choose another directory" in message
+    assert "cannot be reached: File name too long" in error(DATA_DIR="x" * 300)
+    assert "home of a user that does not exist" in error(DATA_DIR="~nobody-of-this-name/data")
+
+
+def test_a_working_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "give an absolute DATA_DIR" in error()
+    assert load(DATA_DIR="/var/lib/queue-server").data_dir == Path("/var/lib/queue-server")
 
 
 # -- where values come from --

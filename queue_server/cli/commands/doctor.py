@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -127,12 +128,12 @@ def _ask_running(session: Session) -> Running:
     """
     settings = session.settings
     try:
-        told = session.client.get("/api/v1/system/settings")["settings"]
+        settings_there = session.client.get("/api/v1/system/settings")["settings"]
         hostname = session.client.get("/api/v1/dashboard/workers")["hostname"]
     except CliError:
         # Its credential may not, or it is of another version.
         return Running(is_up=True)
-    values = {one["name"]: one["value"] for one in told}
+    values = {one["name"]: one["value"] for one in settings_there}
     is_given = any(values[name] not in ("", 0, "not set") for name in _GIVEN)
     has_other_keys = values["encryption_key"] == "set" and not settings.encryption_key
     if session.names_database:
@@ -480,10 +481,11 @@ def _machine(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Check:
-    path = settings.data_dir
-    while not path.exists():
-        path = path.parent
-    usage = shutil.disk_usage(path)
+    for path in (settings.data_dir, *settings.data_dir.parents):
+        # Absent, or in a folder that this user may not enter.
+        with contextlib.suppress(OSError):
+            usage = shutil.disk_usage(path)
+            break
     share = usage.free / usage.total
     text = f"{usage.free / _MIB / 1024:,.1f} GiB free at {settings.data_dir} ({share:.0%})"
     if share >= _DISK_WARN:
