@@ -234,9 +234,13 @@ async def test_what_is_not_due_yet_is_late_nowhere(conninfo: str) -> None:
             await expect(verdict).to_contain_text("Healthy")
             await expect(page.get_by_text("All that is due is read")).to_be_visible()
             await page.goto("/#/queues")
-            row = page.get_by_role("row").filter(has_text=queue)
-            await expect(row).to_contain_text("4 scheduled")
-            await expect(row).to_contain_text("due in 29 min")
+            row = page.get_by_role("row")
+            await expect(row.filter(has_text=queue)).to_contain_text("4 scheduled")
+            await expect(row.filter(has_text=queue)).to_contain_text("due in 29 min")
+
+            await page.goto(f"/#/queues/{queue}?tab=groups")
+            await expect(page.get_by_text("next due in 29 min")).to_be_visible()
+            await expect(row.filter(has_text=GROUP)).to_contain_text("4 scheduled")
 
             # An hour later three are due, for half an hour.
             let_pass(conninfo, 3600)

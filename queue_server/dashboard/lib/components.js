@@ -1,7 +1,7 @@
 // What pages are made of.
 import { html, Store, useEffect, useLayoutEffect, useRef, useState, useStore } from "./view.js";
 import { refusal } from "./api.js";
-import { absoluteTime, age, ageSeconds, bytes, count, isDue, NONE, waited } from "./format.js";
+import { absoluteTime, age, ageSeconds, briefly, bytes, count, dueIn, isDue, NONE, short } from "./format.js";
 import { useClock } from "./live.js";
 
 // -- the frame of a page --
@@ -61,7 +61,18 @@ export function Oldest({ at, tone }) {
   useClock();
   if (at == null) return html`<span class="muted">${NONE}</span>`;
   if (isDue(at)) return html`<${Badge} tone=${tone}><${Ago} at=${at} suffix="" /><//>`;
-  return html`<time class="muted" datetime=${at} title=${absoluteTime(at)}>${waited(at)}</time>`;
+  return html`<time class="muted" datetime=${at} title=${absoluteTime(at)}>${dueIn(at)}</time>`;
+}
+
+/** How many messages are unread, and how many of them are not due yet. */
+export function Unread({ depth, scheduled }) {
+  return html`<span title=${count(depth)}>${short(depth)}</span>${scheduled > 0 && html` <span class="muted small">${short(scheduled)} scheduled</span>`}`;
+}
+
+/** The age of the oldest message that is due, as a figure. */
+export function OldestStat({ at, tone }) {
+  const due = at != null && isDue(at);
+  return html`<${Stat} label="Oldest unread" tone=${tone} value=${due ? briefly(ageSeconds(at)) : "none"} note=${at != null && !due && `next ${dueIn(at)}`} />`;
 }
 
 // -- waiting, failing, nothing there --

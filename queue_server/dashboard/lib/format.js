@@ -81,10 +81,8 @@ export function isDue(time) {
   return new Date(time).getTime() <= Date.now();
 }
 
-/** For how long the oldest message has been due, or in how long it will be. */
-export function waited(time) {
-  if (time == null) return "none";
-  return isDue(time) ? briefly(ageSeconds(time)) : `due in ${briefly((new Date(time).getTime() - Date.now()) / 1000)}`;
+export function dueIn(time) {
+  return `due in ${briefly((new Date(time).getTime() - Date.now()) / 1000)}`;
 }
 
 /** The beginning of the last *hours*; a minute less, as a range a moment longer gets wider buckets. */

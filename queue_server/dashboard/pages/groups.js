@@ -1,11 +1,11 @@
 import { html, useEffect, useState } from "../lib/view.js";
 import { get, path, post, remove } from "../lib/api.js";
-import { ageSeconds, count, duration, groupName, NONE, plural, QUEUE_MODE, short, waited } from "../lib/format.js";
+import { ageSeconds, count, duration, groupName, NONE, plural, QUEUE_MODE, short } from "../lib/format.js";
 import { OLD_S, VERY_OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, Page, Pager, Search, Stat, Stats, Table, toast,
+  Action, Ago, Badge, Card, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, OldestStat, Page, Pager, Search, Stat, Stats, Table, toast, Unread,
 } from "../lib/components.js";
 
 const LIMIT = 50;
@@ -32,7 +32,7 @@ export function Groups({ query }) {
             <${Table} caption="Consumer groups" id=${(row) => `${row.name}\n${row.queueName}`} rows=${found.slice(offset, offset + LIMIT)} columns=${[
               { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, row.queueName])}>${groupName(row.name)}</a>` },
               { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queueName])}>${row.queueName}</a>` },
-              { key: "lag", label: "Unread", number: true, render: (row) => short(row.totalLag) },
+              { key: "lag", label: "Unread", number: true, render: (row) => html`<${Unread} depth=${row.totalLag} scheduled=${row.scheduled} />` },
               { key: "time", label: "Behind by", number: true, render: (row) => (row.totalLag === row.scheduled && !row.maxTimeLag ? NONE : html`<${Badge} tone=${lagTone(row.maxTimeLag)}>${duration(row.maxTimeLag)}<//>`) },
               { key: "partitions", label: "Partitions behind", number: true, render: (row) => `${short(row.partitionsWithLag)} of ${short(row.partitionCursors)}` },
               { key: "mode", label: "Began with", render: (row) => row.subscriptionMode },
@@ -71,7 +71,7 @@ export function Group({ group, queue, query }) {
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
           <${Stat} label="Unread" value=${short(row.lag)} unit="msg" note=${row.scheduled > 0 && `${short(row.scheduled)} scheduled`} />
-          <${Stat} label="Oldest unread" value=${waited(row.lag ? row.oldestDueAt : null)} tone=${lagTone(row.lag ? ageSeconds(row.oldestDueAt) : 0)} />
+          <${OldestStat} at=${row.lag ? row.oldestDueAt : null} tone=${lagTone(row.lag ? ageSeconds(row.oldestDueAt) : 0)} />
           <${Stat} label="Partitions behind" value=${short(row.laggingPartitions)} unit=${`of ${short(row.partitions)}`} />
           <${Stat} label="Held now" value=${short(row.leasedPartitions)} unit="partitions" note="under a live lease" />
           <${Stat} label="Last read" value=${row.consumedAt ? html`<${Ago} at=${row.consumedAt} suffix="" />` : "never"} />

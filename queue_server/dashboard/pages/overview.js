@@ -1,6 +1,6 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
-import { age, bytes, count, duration, isDue, NONE, percent, plural, rate, short, since, waited } from "../lib/format.js";
+import { age, ageSeconds, briefly, bytes, count, duration, isDue, NONE, percent, plural, rate, short, since } from "../lib/format.js";
 import { ageTone, holderName, isSilent, problems } from "../lib/health.js";
 import { useData, useThroughput } from "../lib/live.js";
 import { href } from "../lib/router.js";
@@ -41,8 +41,8 @@ export function Overview() {
         <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
         <${Stat} label="Out" value=${rate(last && Math.max(last.acked, 0))} unit="msg/s" note=${last && `${rate(last.popped)} delivered`} />
         <${Stat} label="Unread" value=${queues.data ? short(sum("depth")) : NONE} unit="msg"
-          note=${queues.data && [`${short(sum("processing"))} being worked on`, sum("scheduled") > 0 && `${short(sum("scheduled"))} scheduled`].filter(Boolean).join(", ")} />
-        <${Stat} label="Oldest unread" value=${oldest ? waited(oldest.oldestDueAt) : queues.data ? "none" : NONE}
+          note=${queues.data && (sum("scheduled") > 0 ? `${short(sum("scheduled"))} scheduled, ${short(sum("processing"))} in work` : `${short(sum("processing"))} being worked on`)} />
+        <${Stat} label="Oldest unread" value=${oldest ? briefly(ageSeconds(oldest.oldestDueAt)) : queues.data ? "none" : NONE}
           tone=${oldest ? ageTone(oldest) : ""} note=${oldest && html`<a href=${href(["queues", oldest.name])}>${oldest.name}</a>`} />
         <${Stat} label="Dead letters" value=${queues.data ? short(sum("deadLetters")) : NONE} href="#/dead-letters"
           tone=${sum("deadLetters") ? "warn" : ""} />

@@ -1,11 +1,11 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, path, post } from "../lib/api.js";
-import { ageSeconds, count, duration, groupName, rate, short, since, waited } from "../lib/format.js";
+import { ageSeconds, count, duration, groupName, rate, short, since } from "../lib/format.js";
 import { ageTone, OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Choice, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, Page, Pager, Search, Stat, Stats, TabPanel, Table, Tabs, toast,
+  Action, Ago, Badge, Card, Choice, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, OldestStat, Page, Pager, Search, Stat, Stats, TabPanel, Table, Tabs, toast, Unread,
 } from "../lib/components.js";
 import { Chart, DURATION_STEPS, ended } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
@@ -42,7 +42,7 @@ export function Queue({ name, query }) {
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
           <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${[row.scheduled > 0 && `${short(row.scheduled)} scheduled`, row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`].filter(Boolean).join(", ")} />
-          <${Stat} label="Oldest unread" tone=${ageTone(row)} value=${waited(row.depth ? row.oldestDueAt : null)} />
+          <${OldestStat} at=${row.depth ? row.oldestDueAt : null} tone=${ageTone(row)} />
           <${Stat} label="In" value=${rate(row.pushedPerSecond)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
           <${Stat} label="Out" value=${rate(row.ackedPerSecond)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
           <${Stat} label="In work" value=${short(row.processing)} unit="msg" />
@@ -80,7 +80,7 @@ function Partitions({ name, query }) {
     <${Loaded} of=${source}>${({ partitions, total }) => (partitions.length ? html`
       <${Table} caption="Partitions" id=${(row) => row.id} rows=${partitions} columns=${[
         { key: "name", label: "Partition", render: (row) => html`<a href=${href(["queues", name], { tab: "tail", partition: row.name })}>${row.name}</a>` },
-        { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
+        { key: "depth", label: "Unread", number: true, render: (row) => html`<${Unread} depth=${row.depth} scheduled=${row.scheduled} />` },
         { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.depth ? row.oldestDueAt : null} tone=${ageTone(row)} />` },
         { key: "processing", label: "In work", number: true, render: (row) => short(row.processing) },
         { key: "total", label: "Stored", number: true, render: (row) => short(row.total) },
@@ -97,7 +97,7 @@ function GroupsOf({ name }) {
   return html`<${Loaded} of=${source}>${({ groups }) => (groups.length ? html`
     <${Table} caption="Consumer groups" id=${(row) => row.name} rows=${groups} columns=${[
       { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, name])}>${groupName(row.name)}</a>${row.conflation && html` <${Badge}>newest only<//>`}` },
-      { key: "lag", label: "Unread", number: true, render: (row) => short(row.lag) },
+      { key: "lag", label: "Unread", number: true, render: (row) => html`<${Unread} depth=${row.lag} scheduled=${row.scheduled} />` },
       { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.lag ? row.oldestDueAt : null} tone=${ageSeconds(row.oldestDueAt) > OLD_S ? "warn" : ""} />` },
       { key: "behind", label: "Partitions behind", number: true, render: (row) => `${short(row.laggingPartitions)} of ${short(row.partitions)}` },
       { key: "leased", label: "Held now", number: true, render: (row) => short(row.leasedPartitions) },

@@ -4,7 +4,7 @@ import { count, rate, short } from "../lib/format.js";
 import { ageTone } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
-import { Action, Card, Empty, Loaded, Oldest, Page, Pager, Search, Table } from "../lib/components.js";
+import { Action, Card, Empty, Loaded, Oldest, Page, Pager, Search, Table, Unread } from "../lib/components.js";
 import { QueueForm } from "./queue_form.js";
 import { DeleteQueue } from "./queue_actions.js";
 
@@ -33,7 +33,7 @@ export function Queues({ query }) {
   const columns = [
     { key: "name", label: "Queue", sort: true, render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>
       ${row.namespace && row.namespace !== row.name && html` <span class="muted small">${row.namespace}${row.task && ` / ${row.task}`}</span>`}` },
-    { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<span title=${count(row.depth)}>${short(row.depth)}</span>${row.scheduled > 0 && html` <span class="muted small">${short(row.scheduled)} scheduled</span>`}` },
+    { key: "depth", label: "Unread", number: true, sort: true, render: (row) => html`<${Unread} depth=${row.depth} scheduled=${row.scheduled} />` },
     { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.pushedPerSecond) },
     { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.ackedPerSecond) },
     { key: "age", label: "Oldest", number: true, sort: true, render: (row) => html`<${Oldest} at=${row.depth > 0 ? row.oldestDueAt : null} tone=${ageTone(row)} />` },
