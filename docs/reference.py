@@ -2,7 +2,7 @@
 
 Two comments in the pages stand for them, and are replaced before the page is parsed:
 
-    <!-- the settings -->   in configuration.md: queue_server/settings.py
+    <!-- the settings -->   in configuration.md: queue_server/settings/model.py
     <!-- the routes -->     in api.md: the OpenAPI document, queue_server/http/openapi.py
 
 So nothing that is generated is kept, and nothing can go stale.
@@ -16,8 +16,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from queue_server import __version__
 from queue_server.http.document_page import schema_words
@@ -49,7 +47,7 @@ def _groups() -> list[tuple[str, list[str]]]:
     """The parts that comments `# -- name --` divide the class into, with their fields."""
     groups: list[tuple[str, list[str]]] = []
     for heading, name in re.findall(
-        r"^    (?:# -- (.+) --|(\w+): Annotated\[)", inspect.getsource(Settings), re.MULTILINE
+        r"^    (?:# -- (.+) --|(\w+): .+ = setting\()", inspect.getsource(Settings), re.MULTILINE
     ):
         if heading:
             groups.append((heading, []))
@@ -72,10 +70,7 @@ def _default(name: str) -> str:
     option = options()[name]
     if option.default_text:
         return option.default_text
-    field = next(one for one in msgspec.structs.fields(Settings) if one.name == name)
-    value = field.default
-    if value is msgspec.NODEFAULT:
-        return "required"
+    value = option.default
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value}`" if str(value) else "none"

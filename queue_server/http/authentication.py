@@ -327,7 +327,7 @@ class TokenVerifier:
         """The claims of a token that holds."""
         try:
             with warnings.catch_warnings():
-                # A short secret is named once, at the start (settings.py).
+                # A short secret is named once, at the start (`Settings.warnings`).
                 warnings.simplefilter("ignore", InsecureKeyLengthWarning)
                 claims: dict[str, Any] = jwt.decode(
                     token,

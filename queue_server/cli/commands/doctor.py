@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import shutil
@@ -143,7 +144,7 @@ def _ask_running(session: Session) -> Running:
     if hostname != socket.gethostname():
         return Running(f"it is on the server's machine, {hostname}")
     same = {name: values[name] for name in ("workers", "db_pool_size", "max_connections")}
-    session.settings = msgspec.structs.replace(settings, data_dir=Path(values["data_dir"]), **same)
+    session.settings = dataclasses.replace(settings, data_dir=Path(values["data_dir"]), **same)
     return Running(is_up=True, has_other_keys=has_other_keys)
 
 

@@ -11,7 +11,7 @@ import datetime
 import heapq
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -33,7 +33,7 @@ from queue_server.http.handlers.resources import queue_in_path, time_or_null
 from queue_server.http.request import PRINCIPAL, grants_of, query_bool, query_choice, query_time
 from queue_server.http.state import STATE
 from queue_server.observability.counters import Counter, Life, Row
-from queue_server.settings import SECRETS, Option, Settings
+from queue_server.settings import Option, options
 from queue_server.storage import dashboard, groups, series, statistics
 from queue_server.storage import queues as stored_queues
 from queue_server.storage.dashboard import QueueRow, SeekPreview
@@ -331,20 +331,18 @@ async def dead_letter_errors(request: web.Request) -> web.Response:
 async def settings(request: web.Request) -> web.Response:
     """The settings of this server with where they come from; of a secret, whether it is set."""
     values = request.app[STATE].settings
-    hints = get_type_hints(Settings, include_extras=True)
     return json_answer(
         {
             "settings": [
                 {
-                    "name": field.name,
+                    "name": name,
                     "environment": list(option.env),
                     "flag": option.flag or None,
                     "text": option.text,
-                    "value": _shown(field.name, getattr(values, field.name)),
-                    "secret": field.name in SECRETS,
+                    "value": _shown(option, getattr(values, name)),
+                    "secret": option.secret,
                 }
-                for field in msgspec.structs.fields(Settings)
-                for option in _options(hints[field.name])
+                for name, option in options().items()
             ]
         }
     )
@@ -356,14 +354,8 @@ async def migrations(request: web.Request) -> web.Response:
     return json_answer({"files": found})
 
 
-def _options(hint: Any) -> list[Option]:
-    if get_origin(hint) is not Annotated:
-        return []
-    return [note for note in get_args(hint)[1:] if isinstance(note, Option)]
-
-
-def _shown(name: str, value: Any) -> Any:
-    if name in SECRETS:
+def _shown(option: Option, value: Any) -> Any:
+    if option.secret:
         return "set" if value else "not set"
     if isinstance(value, Path):
         return str(value)
