@@ -65,6 +65,10 @@ class Groups:
 
         Unless *delete_metadata*, what it starts with is kept.
         """
+        if delete_metadata:
+            # Before the queues are read: one that is created meanwhile either has registered the
+            # group, which is found there, or no longer expects it.
+            await groups.forget_expected(self._transactions, group, queue)
         cursor_count = 0
         for found in await groups.find_queues(self._transactions, group, queue):
             subscription_id = await groups.delete(

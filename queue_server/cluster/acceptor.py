@@ -25,7 +25,6 @@ import asyncio
 import contextlib
 import errno
 import functools
-import ipaddress
 import logging
 import socket
 import time
@@ -34,6 +33,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from queue_server.cluster.sockets import send_connection
+from queue_server.http.limits import client_network
 from queue_server.observability.counters import Counters, Life
 from queue_server.observability.tasks import keep_running
 
@@ -93,7 +93,7 @@ class Acceptor:
         self._rows = [counters.worker(slot) for slot in range(counters.worker_count)]
         self._connections_max = connections_max
         self._per_address_max = per_address_max  # 0: no limit, and nothing is counted
-        self._by_address: Counter[bytes] = Counter()
+        self._by_address: Counter[str] = Counter()
         self._silence_max_s = silence_max_s
         self._in_clear = in_clear  # whether what is written to a socket can be read
         self._count_open = count_open
@@ -268,7 +268,7 @@ class Acceptor:
         """What takes a connection from the count of its address; None: there are too many."""
         if not self._per_address_max:
             return _nothing
-        address = _address_of(connection)
+        address = _network_of(connection)
         if self._by_address[address] >= self._per_address_max:
             return None
         self._by_address[address] += 1
@@ -316,16 +316,9 @@ def _nothing() -> None:
     pass
 
 
-def _address_of(connection: socket.socket) -> bytes:
-    """The client's address as it is counted: of IPv6 the network of 64 bits.
-
-    A client there has all of its network's addresses.
-    """
+def _network_of(connection: socket.socket) -> str:
+    """Return the name under which the client's connections are counted."""
     try:
-        host = str(connection.getpeername()[0])
+        return client_network(str(connection.getpeername()[0]))
     except OSError:
-        return b""  # it has left already, as its first read will show
-    if connection.family != socket.AF_INET6:
-        return host.encode()
-    address = ipaddress.IPv6Address(host)
-    return (address.ipv4_mapped or address).packed[:8]
+        return ""  # it has left already, as its first read will show

@@ -363,11 +363,11 @@ class TokenVerifier:
         return claims
 
     def _grants_of(self, claims: Mapping[str, Any]) -> Grants | None:
-        patterns = claims.get(self._queues_claim)
-        if patterns is None:
+        if self._queues_claim not in claims:
             return None
-        if not isinstance(patterns, list):
-            # Whatever was meant by it, it was not every queue.
+        patterns = claims[self._queues_claim]
+        if not isinstance(patterns, list) or None in patterns:
+            # Whatever was meant by it, also by null, it was not every queue.
             raise Unauthenticated("Invalid token claims")
         read = tuple(_text_of(one) for one in patterns)
         return Grants(read, read, read)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 import math
 import time
 from collections import Counter
@@ -20,6 +22,23 @@ _BUCKETS_MAX = 10_000
 _LOOK_INTERVAL_S = 1.0
 
 
+@functools.lru_cache(maxsize=4096)
+def client_network(address: str | None) -> str:
+    """Return the name under which a client's address is counted: of IPv6 its network of 64 bits.
+
+    A client there has all of its network's addresses, so a limit for each of them is none.
+    """
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return ""  # it has left already
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return parsed.packed[:8].hex()
+
+
 class ParkedPops:
     """How many pops wait; a maximum of 0 is none."""
 
@@ -27,7 +46,7 @@ class ParkedPops:
         self._total_max = total_max
         self._per_address_max = per_address_max
         self._total = 0
-        self._by_address: Counter[str | None] = Counter()
+        self._by_address: Counter[str] = Counter()
 
     @property
     def count(self) -> int:
@@ -41,19 +60,20 @@ class ParkedPops:
         """
         if self._total_max and self._total >= self._total_max:
             raise Overloaded("too many pops are waiting here; try again")
-        if self._per_address_max and self._by_address[address] >= self._per_address_max:
+        network = client_network(address) if self._per_address_max else ""
+        if self._per_address_max and self._by_address[network] >= self._per_address_max:
             raise Overloaded("too many pops of your address are waiting; try again")
         self._total += 1
         if self._per_address_max:
-            self._by_address[address] += 1
+            self._by_address[network] += 1
         try:
             yield
         finally:
             self._total -= 1
             if self._per_address_max:
-                self._by_address[address] -= 1
-                if not self._by_address[address]:
-                    del self._by_address[address]
+                self._by_address[network] -= 1
+                if not self._by_address[network]:
+                    del self._by_address[network]
 
 
 class TokenBuckets:
@@ -96,7 +116,11 @@ def limit_rate(rate: float, open_paths: tuple[str, ...]) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in open_paths and not request.path.startswith(open_folders):
             principal = request.get(PRINCIPAL)
-            name = f"at {request.remote}" if principal is None else f"is {principal.subject}"
+            name = (
+                f"at {client_network(request.remote)}"
+                if principal is None
+                else f"is {principal.subject}"
+            )
             buckets.take(name, time.monotonic())
         return await handler(request)
 

@@ -105,8 +105,8 @@ class Settings:
         0, whole(1, 1_000_000), "5000",
         default_text="nine tenths of MAX_CONNECTIONS, so that pushes get in")
     max_parked_pops_per_address: int = setting("MAX_PARKED_POPS_PER_ADDRESS",
-        "Of these, those of one client address; 0 is no limit. Behind a proxy all clients have"
-        " its address.",
+        "Of these, those of one client address (of IPv6: of one /64 network); 0 is no limit."
+        " Behind a proxy all clients have its address.",
         0, whole(0, 1_000_000), "100")
     max_queues: int = setting("MAX_QUEUES",
         "Queues that there may be; whatever would create one more is answered 409. This and the"
@@ -120,8 +120,8 @@ class Settings:
         "Partitions that a queue may have.",
         1_000_000, whole(1, 1_000_000_000), "10000")
     request_rate: int = setting("REQUEST_RATE",
-        "Requests a second that one principal (without authentication: one address) may send to"
-        " one worker; above it 429. 0 is no limit.",
+        "Requests a second that one principal (without authentication: one address, of IPv6 one"
+        " /64 network) may send to one worker; above it 429. 0 is no limit.",
         0, whole(0, 1_000_000), "500")
     encryption_key: str = setting("QUEEN_ENCRYPTION_KEY",
         "Key for queues with encryptionEnabled: 64 hexadecimal digits (openssl rand -hex 32).",

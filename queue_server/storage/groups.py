@@ -55,6 +55,15 @@ async def find_queues(
     return [GroupQueue(str(row[0]), row[1]) for row in rows]
 
 
+async def forget_expected(
+    transactions: Transactions, group: ConsumerGroup, queue: QueueName | None
+) -> None:
+    """Forget that *group* waits for queues that do not exist, or for *queue* alone."""
+    await transactions.call(
+        STATEMENTS["forget_expected_group"], {"consumer_group": group, "queue": queue}
+    )
+
+
 async def delete(
     transactions: Transactions, queue_id: str, group: ConsumerGroup, *, delete_metadata: bool
 ) -> SubscriptionId | None:

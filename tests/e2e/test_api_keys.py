@@ -16,6 +16,7 @@ from tests.cluster_process import ROOT, ClusterProcess
 from tests.server_directory import server_directory
 
 SECRET = "a secret that only the server and the tests know, and long enough for SHA-512"
+NO_CLAIM: Any = object()
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,10 @@ def create(cluster: ClusterProcess, name: str, *args: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr.split()[0]
 
 
-def token(queues: Any, role: str = "admin") -> str:
+def token(queues: Any = NO_CLAIM, role: str = "admin") -> str:
     now = int(time.time())
     claims = {"role": role, "sub": "tokened", "iat": now, "exp": now + 600}
-    if queues is not None:
+    if queues is not NO_CLAIM:
         claims["queues"] = queues
     return jwt.encode(claims, SECRET, algorithm="HS256")
 
@@ -221,7 +222,7 @@ async def test_a_credential_is_for_the_queues_that_match_its_patterns(
         client = client_of(create(guarded, "limited", "--role", "admin", *uses)[0])
     else:
         client = client_of(token([pattern]))
-    admin = client_of(token(None))
+    admin = client_of(token())
     await is_known(client)
     await admin.push(other, ["x", "y"], ids=["1", "2"])
     theirs = await admin.pop(other, batch=1)
@@ -301,7 +302,7 @@ async def test_a_credential_is_for_the_queues_that_match_its_patterns(
 async def test_a_dead_letter_is_shown_to_who_may_look_into_its_queue(
     guarded: ClusterProcess, client_of: Callable[[str], Client], queue: str
 ) -> None:
-    admin = client_of(token(None))
+    admin = client_of(token())
     await admin.push(queue, [{"secret": 1}])
     popped = await admin.pop(queue)
     await admin.ack(popped.messages[0], "dlq")
@@ -356,7 +357,7 @@ async def test_a_pop_by_labels_takes_from_allowed_queues_alone(
 ) -> None:
     namespace = unique("ns")
     mine, other = f"{namespace}.mine", f"{namespace}.other"
-    client, admin = client_of(token([mine])), client_of(token(None))
+    client, admin = client_of(token([mine])), client_of(token())
     for queue in (mine, other):
         await admin.configure(queue, namespace=namespace)
     await admin.push(other, ["not yours"])
@@ -375,7 +376,7 @@ async def test_a_pop_by_labels_takes_from_allowed_queues_alone(
     assert [message["data"] for message in left.json["messages"]] == ["not yours"]
 
 
-@pytest.mark.parametrize("claim", ["orders", 7, [1], {"push": "x"}, [["a"]]])
+@pytest.mark.parametrize("claim", [None, [None], "orders", 7, [1], {"push": "x"}, [["a"]]])
 async def test_a_claim_that_is_no_list_of_patterns_opens_nothing(
     client_of: Callable[[str], Client], claim: Any
 ) -> None:

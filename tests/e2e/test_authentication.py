@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from queen import Queen
 
-from tests.client import Answer, Client, unique
+from tests.client import Answer, Client, eventually, unique
 from tests.cluster_process import ClusterProcess
 from tests.server_directory import server_directory
 
@@ -250,9 +250,18 @@ async def test_names_of_roles_and_claims_are_settings(conninfo: str) -> None:
         JWT_ROLES_CLAIM="https://example/role",
         JWT_ROLES_ARRAY_CLAIM="groups",
         JWT_ROLE_READ_ONLY="viewer",
-        JWT_SKIP_PATHS="/health,/api/v1/status/",
+        JWT_QUEUES_CLAIM="allowed",
+        JWT_SKIP_PATHS="/health,/api/v1/status/,/metrics/prometheus",
+        METRICS_PUBLIC_NAMES="true",
     ) as server:
         more: dict[str, Any]
+        named = unique("named")
+        more = {"https://example/role": "admin"}
+        async with Client(server.url, token=token(None, **more)) as client:
+            await client.push(named, [1])
+        for claim, status in (("queues", 200), ("allowed", 403)):
+            more = {"groups": ["viewer"], claim: ["mine"]}
+            assert (await ask(server, f"Bearer {token(None, **more)}")).status == status
         for more in ({"https://example/role": "viewer"}, {"groups": ["viewer"]}):
             assert (await ask(server, f"Bearer {token(**{'role': None} | more)}")).status == 200
         for more in ({"role": "viewer"}, {"groups": ["read-only"]}, {"https": {"role": "viewer"}}):
@@ -261,6 +270,11 @@ async def test_names_of_roles_and_claims_are_settings(conninfo: str) -> None:
         assert (await ask(server, None, "/metrics")).status == 401
         assert (await ask(server, None, "/api/v1/status")).status == 401
         assert (await ask(server, None, "/api/v1/status/queues")).status == 200
+
+        async def is_named() -> bool:
+            return named in (await ask(server, None, "/metrics/prometheus")).raw.decode()
+
+        await eventually(is_named, deadline=30)
 
 
 # -- as whom: wire-api 4.1 --

@@ -318,6 +318,25 @@ async def test_a_group_that_waits_for_a_queue_starts_with_its_first_pop(
     assert (await fresh_client.pop(queue, group="late", subscriptionMode="new")).status == 204
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+async def test_a_deleted_group_no_longer_waits_for_a_queue(
+    client: Client, queue: str, everywhere: bool
+) -> None:
+    gone, kept, other = unique("gone"), unique("kept"), unique("other")
+    for group, name in ((gone, queue), (kept, queue), (gone, other)):
+        await client.pop(name, group=group)
+    await client.delete_group(gone, None if everywhere else queue)
+    for name in (queue, other):
+        await client.configure(name)
+    assert await groups_of(client, queue) == {kept}
+    assert await groups_of(client, other) == (set() if everywhere else {gone})
+
+
+async def groups_of(client: Client, queue: str) -> set[str]:
+    rows = (await client.get(f"/api/v1/dashboard/queues/{segment(queue)}/groups")).json["groups"]
+    return {row["name"] for row in rows}
+
+
 async def test_first_pops_beside_the_first_push_miss_nothing(
     fresh_client: Client, queue: str
 ) -> None:

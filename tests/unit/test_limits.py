@@ -1,9 +1,9 @@
-"""Buckets of tokens, by a clock of their own."""
+"""Buckets of tokens, by a clock of their own, and what counts as one client."""
 
 import pytest
 
 from queue_server.domain.errors import Overloaded
-from queue_server.http.limits import TokenBuckets
+from queue_server.http.limits import ParkedPops, TokenBuckets, client_network
 
 
 def test_a_bucket_gives_what_it_holds_and_fills_again() -> None:
@@ -35,3 +35,18 @@ def test_full_buckets_are_forgotten_and_empty_ones_are_not() -> None:
     assert len(buckets._buckets) < 20_100
     with pytest.raises(Overloaded):
         buckets.take("greedy", now=100.2)
+
+
+def test_addresses_of_one_ipv6_network_are_one_client() -> None:
+    assert client_network("2001:db8::1") == client_network("2001:db8::ffff:1")
+    assert client_network("2001:db8::1") != client_network("2001:db8:0:1::1")
+    assert client_network("::ffff:192.0.2.7") == client_network("192.0.2.7") == "192.0.2.7"
+    assert client_network(None) == ""
+    pops = ParkedPops(total_max=10, per_address_max=1)
+    with pops.one_more("2001:db8::1"):
+        with pytest.raises(Overloaded, match="your address"), pops.one_more("2001:db8::2"):
+            pass
+        with pops.one_more("2001:db8:0:1::1"), pops.one_more("192.0.2.7"):
+            assert pops.count == 3
+    with pops.one_more("2001:db8::2"):
+        assert pops.count == 1

@@ -211,6 +211,12 @@ def test_too_few_connections_for_the_workers() -> None:
     assert load(NUM_WORKERS="4", DB_POOL_SIZE="12").connections_per_worker == 3
 
 
+def test_reads_get_a_quarter_of_the_connections_unless_told() -> None:
+    assert load(NUM_WORKERS="2").read_connections == 2
+    assert load(NUM_WORKERS="2", DB_POOL_SIZE="6").read_connections == 1
+    assert load(NUM_WORKERS="2", READ_CONNECTIONS="5").read_connections == 5
+
+
 # -- the database --
 
 
@@ -295,6 +301,12 @@ def test_authentication_needs_its_key() -> None:
     )
     load(JWT_ENABLED="true", JWT_ALGORITHM="EdDSA", JWT_PUBLIC_KEY=ED25519)
     assert "PEM" in error(JWT_PUBLIC_KEY="ssh-ed25519 AAAA")
+
+
+def test_keys_are_not_dropped_before_they_are_fetched_again() -> None:
+    jwks = {"JWT_ENABLED": "true", "JWT_ALGORITHM": "RS256", "JWT_JWKS_URL": "https://x.example/k"}
+    assert "at least JWT_JWKS_REFRESH_INTERVAL, 3600" in error(**jwks, JWT_JWKS_MAX_AGE="60")
+    assert load(**jwks, JWT_JWKS_MAX_AGE="7200").jwt_jwks_max_age_s == 7200
 
 
 def test_weak_doors_are_warned_of_and_the_secret_is_not_shown() -> None:

@@ -8,6 +8,14 @@ WHERE
     AND (%(queue)s::text IS NULL OR q.name = %(queue)s::text)
 ORDER BY q.id
 
+-- name: forget_expected_group
+-- A creation of the queue deletes the same row, and registers the group: whichever is first.
+DELETE FROM queen.expected_groups e
+WHERE
+    e.consumer_group = %(consumer_group)s::text
+    AND (%(queue)s::text IS NULL OR e.queue = %(queue)s::text)
+RETURNING 1
+
 -- name: delete_group
 SELECT * FROM queen.delete_group(
     %(queue_id)s::uuid, %(consumer_group)s::text, %(delete_metadata)s::boolean
