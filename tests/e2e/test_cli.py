@@ -520,6 +520,7 @@ async def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
     (head,) = {line for line in lines_of(narrow) if line.startswith("queue ")}
     assert re.search(r"^queue +depth +oldest +pushed/s +acked/s\b", head), head
     assert max(map(len, lines_of(narrow))) <= 80
+    assert any(re.match("now +depth +lag +dead letters", line) for line in lines_of(narrow))
 
 
 def lines_of(seen: str) -> list[str]:

@@ -176,6 +176,8 @@ def rate(per_second: float | None) -> str | None:
     """Return a rate with a decimal where it would be lost otherwise."""
     if per_second is None:
         return None
+    if 0 < per_second < 0.05:
+        return "<0.1"
     return f"{per_second:,.0f}" if per_second >= 10 or not per_second else f"{per_second:.1f}"
 
 

@@ -275,6 +275,10 @@ _COLUMNS = (
 )
 
 
+# What `top` shows of them where there is room.
+_LESS = ("scheduled", "pending", "processing", "stored", "completed")
+
+
 def _messages(told: Mapping[str, Any]) -> dict[str, int]:
     """The counts of the server or of a queue, under the names that they have here."""
     counts = told["messages"]
@@ -333,8 +337,17 @@ def _screen(
         width,
     )
     stored = screen_table(
-        ["now", *_COLUMNS, ">lag"],
-        [["messages", *found.messages.values(), duration(found.lag["seconds"])]],
+        # The first ones are kept on a narrow terminal.
+        ["now", ">depth", ">lag", ">dead letters", *(f">{name}" for name in _LESS)],
+        [
+            [
+                "messages",
+                found.messages["depth"],
+                duration(found.lag["seconds"]),
+                found.messages["deadLetter"],
+                *(found.messages[name] for name in _LESS),
+            ]
+        ],
         width,
     )
     room = max(1, height - 13)
