@@ -77,8 +77,8 @@ def test_every_block_does_what_the_page_says(data_dir: Path) -> None:
         # The oldest message lies in the partition of the first block, so that one is taken.
         assert "2 acknowledged as completed\n" in looked
         assert re.search(r"^orders +customer-9 +shipping +1 ", looked, re.MULTILINE)
-        # Stored, depth, pending, processing, completed, dead: queue mode has read two.
-        assert re.search(r"^messages +5 +3 +3 +0 +2 +0$", looked, re.MULTILINE), looked
+        # Stored, depth, scheduled, pending, processing, completed, dead: queue mode has read two.
+        assert re.search(r"^messages +5 +3 +0 +3 +0 +2 +0$", looked, re.MULTILINE), looked
 
         # make passes the signal on, and ends by it.
         cluster.stop()
