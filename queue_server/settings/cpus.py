@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def usable_cpu_count(root: Path = Path("/")) -> int:
-    """How many CPUs this process may keep busy: its affinity, capped by its cgroup's quota.
+    """Return how many CPUs this process may keep busy: its affinity, capped by its cgroup's quota.
 
     Source: the kernel's cgroup-v2.rst, "cpu.max", and sched-bwc.rst for version 1. A quota of two
     and a half CPUs counts as three: the workers also wait for the database. *root* is for tests.
@@ -16,7 +16,7 @@ def usable_cpu_count(root: Path = Path("/")) -> int:
 
 
 def _cgroup_cpu_quotas(root: Path) -> list[float]:
-    """The CPU quotas that bind this process, its own cgroup's and those of the groups above."""
+    """Return the CPU quotas of this process: its own cgroup's and those of the groups above."""
     quotas = []
     for line in _read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

@@ -25,7 +25,7 @@ def load_settings(
 ) -> Settings:
     """Read the settings; *argv* is without the name of the *program*, which `--help` shows.
 
-    *terminal* says whether people read the log as it is written.
+    *terminal* is whether the log goes to a terminal.
     Errors: `SettingsError` for the first value that cannot be used. `--help` and `--version`
     print and raise SystemExit, as argparse does.
     """
@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
                 continue
             given = word.partition("=")[0]
             near = difflib.get_close_matches(given, self._option_string_actions, n=1)
-            guess = f"; is {near[0]} meant?" if near else ""
+            guess = f"; did you mean {near[0]}?" if near else ""
             sentences.append(f"there is no option {given}{guess}")
         return "; ".join(sentences)
 
@@ -81,7 +81,7 @@ def _parser(program: str) -> _Parser:
     parser = _Parser(
         prog=program,
         description="A clustered, partitioned message-queue server on PostgreSQL. Without a"
-        " database it runs its own in the data directory.",
+        " given database it runs its own in the data directory.",
         epilog="examples:\n"
         f"  {command}\n"
         f"  {command} --workers 4 --port 6632\n"
@@ -105,7 +105,7 @@ def _parser(program: str) -> _Parser:
 
 def _environment_help() -> str:
     width = min(100, shutil.get_terminal_size().columns)
-    lines = ["environment (an option of the same meaning wins):"]
+    lines = ["environment variables (a command-line option takes precedence):"]
     for option in options().values():
         also = f" (also {', '.join(option.env[1:])})" if option.env[1:] else ""
         text = (
@@ -123,8 +123,8 @@ def _environment_help() -> str:
         )
     lines += [
         "",
-        "stop: Ctrl-C, SIGTERM or closing the terminal drains, twice ends at once;"
-        " SIGHUP replaces workers.",
+        "signals: Ctrl-C, SIGTERM or closing the terminal drains the server, a second one ends it"
+        " at once; SIGHUP replaces the workers.",
     ]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
         ]
         if meant:
             # A name from the environment may hold anything but `=`.
-            found.append(f"{given!r} in the environment is no setting; is {meant[0]} meant?")
+            found.append(f"{given!r} in the environment is not a setting; did you mean {meant[0]}?")
     return found
 
 

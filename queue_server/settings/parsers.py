@@ -106,7 +106,7 @@ def paths(text: str) -> tuple[str, ...]:
 
 
 def header_value(text: str) -> str:
-    # It is sent with every answer; a line break in it would be a header of its own.
+    # It is sent with every answer; a line break in it would start another header.
     if not (text.isascii() and text.isprintable()):
         raise ValueError("must be printable ASCII on one line")
     return text
@@ -137,7 +137,7 @@ def postgresql_url(text: str) -> str:
         unknown = _unknown_parameter(text, str(exc))
         if unknown is not None:
             raise ValueError(
-                f"has the parameter {unknown!r}, which is none of a PostgreSQL connection"
+                f"has the parameter {unknown!r}, which PostgreSQL connections do not have"
             ) from None
         # The parser's own message may quote a piece of the password.
         raise ValueError("must look like postgresql://user:password@host:5432/database") from None
@@ -145,9 +145,9 @@ def postgresql_url(text: str) -> str:
 
 
 def _unknown_parameter(text: str, error: str) -> str | None:
-    """The parameter that libpq's *error* complains of; None where it may be a piece of a password.
+    """Return the parameter named in libpq's *error*; None where it may be a piece of a password.
 
-    Such a piece is taken for a parameter behind a slash or a space that is not escaped.
+    libpq takes such a piece for a parameter after a slash or a space that is not escaped.
     """
     found = re.match(
         r'invalid (?:URI query parameter|connection option):? "([A-Za-z_]{1,63})"', error

@@ -284,7 +284,7 @@ def test_a_second_supervisor_on_one_data_dir_is_refused(
         (["--port", "http"], {}, "--port"),
         ([], {"NUM_WORKERS": "many"}, "NUM_WORKERS"),
         (["--workers", "4"], {"DB_POOL_SIZE": "5"}, "DB_POOL_SIZE"),
-        (["--prot", "1"], {}, "is --port meant?"),
+        (["--prot", "1"], {}, "did you mean --port?"),
         (["--data-dir", "x" * 300], {}, "--data-dir"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_first_start_is_short_and_ends_with_its_terminal(
         url = r"http://127\.0\.0\.1:\d+"
         assert re.search(rf"ready: {url}  dashboard {url}/  docs {url}/docs/api$", lines[-1])
         (warning,) = [line for line in shown.split("\n") if "NUM_WORKRES" in line]
-        assert "is NUM_WORKERS meant?" in warning
+        assert "did you mean NUM_WORKERS?" in warning
         assert warning.startswith("\x1b[33m")
         assert warning.endswith("\x1b[0m")
         assert "\x1b[" not in next(line for line in shown.split("\n") if "ready: " in line)

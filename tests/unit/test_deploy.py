@@ -90,7 +90,7 @@ def test_the_servers_role_in_the_database_is_no_superuser() -> None:
 
 
 def test_the_image_alone_lets_nobody_in() -> None:
-    with pytest.raises(Exception, match=r"HOST=0\.0\.0\.0: opens the server to everybody"):
+    with pytest.raises(Exception, match=r"HOST=0\.0\.0\.0: opens the server to every client"):
         load_settings([], image_environment())
 
 

@@ -50,7 +50,7 @@ def error(*argv: str, **environ: str) -> str:
 )
 def test_a_variable_that_is_nearly_a_setting_is_warned_of(given: str, meant: str) -> None:
     assert misspelt_variables({given: "secret", "PATH": "/bin", meant: "x"}) == [
-        f"{given!r} in the environment is no setting; is {meant} meant?"
+        f"{given!r} in the environment is not a setting; did you mean {meant}?"
     ]
 
 
@@ -61,11 +61,11 @@ def test_variables_of_others_are_not_warned_of() -> None:
 
 
 def test_an_option_that_is_nearly_one_is_suggested_and_its_value_not_repeated() -> None:
-    assert error("--prot", "1234") == "there is no option --prot; is --port meant? (see --help)"
+    assert error("--prot", "1234") == "there is no option --prot; did you mean --port? (see --help)"
     given = "--databse-url=postgresql://u:secret@h/d"
     message = error(given, "--zzz")
     assert message == (
-        "there is no option --databse-url; is --database-url meant?; there is no option --zzz"
+        "there is no option --databse-url; did you mean --database-url?; there is no option --zzz"
         " (see --help)"
     )
     assert "secret" not in error("--databse-url", "postgresql://u:secret@h/d")
@@ -282,7 +282,7 @@ def test_only_loopback_is_open_without_being_asked_for() -> None:
         assert load(HOST=host).warnings == []
     for host in ("0.0.0.0", "::", "10.0.0.5", "queue.example"):
         assert "ALLOW_ANONYMOUS=true" in error(HOST=host)
-        assert "everybody" in load(HOST=host, ALLOW_ANONYMOUS="true").warnings[0]
+        assert "every client" in load(HOST=host, ALLOW_ANONYMOUS="true").warnings[0]
         assert load(HOST=host, JWT_ENABLED="true", JWT_SECRET="0f" * 32).warnings == []
 
 
