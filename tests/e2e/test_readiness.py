@@ -107,7 +107,7 @@ async def test_a_read_only_database_is_not_healthy(
 @pytest.mark.parametrize(
     ("change", "ready"),
     [
-        ("DELETE FROM queue_server_schema WHERE name LIKE 'migrations/%write_probe%'", False),
+        ("DELETE FROM queue_server_schema WHERE name LIKE 'migrations/%initial%'", False),
         # A newer version is rolled out beside this one; only when it takes away is this one over.
         ("INSERT INTO queue_server_schema VALUES ('migrations/9998_pre_new.sql', '')", True),
         ("INSERT INTO queue_server_schema VALUES ('migrations/9999_post_drop.sql', '')", False),

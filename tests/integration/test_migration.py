@@ -1,14 +1,15 @@
-"""A database of an earlier version becomes one of this version, with everything in it.
+"""A new database gets the schema of this version, and a database of this version that of the next.
 
-`old_schemas/0001/` holds the migration and the functions of the first version as they were, and is
-never changed. The test writes with those functions, migrates, and reads with today's code.
+There is one migration so far, so the next version is made up: the files of this one, a migration
+that adds to tables which every push and pop reads, and functions that were edited.
 """
 
+import itertools
 import json
+import re
 import threading
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -22,30 +23,33 @@ from queue_server.broker.pop import Popper, PopRequest
 from queue_server.broker.push import Pusher, PushResult
 from queue_server.broker.wakeup import Rooms
 from queue_server.domain.encryption import Keyring
-from queue_server.domain.ids import id_keys, id_ranges
 from queue_server.domain.message import NewMessage
 from queue_server.domain.names import QUEUE_MODE, ConsumerGroup, QueueName
-from queue_server.domain.options import OptionChanges
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counters
-from queue_server.storage import leases, queues
 from queue_server.storage import migrate as migrate_module
-from queue_server.storage.migrate import SchemaError, migrate
+from queue_server.storage.migrate import Plan, SchemaError, is_right, migrate, plan
 from queue_server.storage.pool import open_pool
 from queue_server.storage.transactions import Transactions
-from tests.client import uuid7
 from tests.databases import SharedPostgres
 
-OLD = Path(__file__).parent / "old_schemas" / "0001"
+FIRST = "migrations/0001_pre_initial.sql"
+FILES = migrate_module._files("migrations") | migrate_module._files("functions")
 
-FILES = migrate_module._files
-
-
-def old_files(folder: str) -> dict[str, str]:
-    return {
-        f"{folder}/{file.name}": file.read_text(encoding="utf-8")
-        for file in sorted((OLD / folder).glob("*.sql"))
-    }
+ADDS = {
+    "migrations/9001_pre_colour.sql": """
+        ALTER TABLE queen.queues ADD COLUMN colour text NOT NULL DEFAULT 'grey';
+        ALTER TABLE queen.cursors ADD COLUMN colour text;
+        CREATE TABLE queen.colours (colour text PRIMARY KEY);
+        INSERT INTO queen.colours SELECT DISTINCT q.colour FROM queen.queues q;
+    """
+}
+TAKES_AWAY = {"migrations/9002_post_colour.sql": "DROP TABLE queen.colours;"}
+EDITED = {
+    name: FILES[name] + "-- Edited.\n"
+    for name in ("functions/push.sql", "functions/pop.sql", "functions/ack.sql")
+}
+NEXT = FILES | ADDS | EDITED
 
 
 @pytest.fixture
@@ -56,12 +60,19 @@ def empty(postgres: SharedPostgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def old(empty: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A database as the first version made it."""
-    with monkeypatch.context() as patch:
-        patch.setattr(migrate_module, "_files", old_files)
-        assert migrate(empty) == len(old_files("migrations")) + len(old_files("functions"))
+def current(empty: str) -> str:
+    """A database as this version makes it."""
+    migrate(empty)
     return empty
+
+
+def use(patch: pytest.MonkeyPatch, files: Mapping[str, str]) -> None:
+    """Be the version that has these files."""
+
+    def files_in(folder: str) -> dict[str, str]:
+        return {name: files[name] for name in sorted(files) if name.startswith(f"{folder}/")}
+
+    patch.setattr(migrate_module, "_files", files_in)
 
 
 def ask(conninfo: str, query: str) -> list[Any]:
@@ -69,82 +80,32 @@ def ask(conninfo: str, query: str) -> list[Any]:
         return connection.execute(query.encode()).fetchall()
 
 
-class OldServer:
-    """What the first version did with its functions, for a queue `q`."""
+def plan_for(conninfo: str) -> Plan:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        return plan(connection)
 
-    def __init__(self, connection: psycopg.Connection) -> None:
-        self.connection = connection
-        self.queue_id = self._call(
-            "ensure_queue(gen_random_uuid(), 'q', 'q', '', 60)", "o_queue_id"
+
+def state_of(conninfo: str) -> list[Any]:
+    """Return the tables, indexes, constraints and functions, and what is recorded as applied."""
+    return [
+        ask(conninfo, query)
+        for query in (
+            "SELECT table_name, column_name, data_type, column_default, is_nullable"
+            " FROM information_schema.columns WHERE table_schema = 'queen' ORDER BY 1, 2",
+            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'queen' ORDER BY 1",
+            "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE connamespace = 'queen'::regnamespace ORDER BY 1, 2",
+            "SELECT relname, reloptions FROM pg_class"
+            " WHERE relnamespace = 'queen'::regnamespace ORDER BY 1",
+            "SELECT oid, xmin::text FROM pg_proc WHERE pronamespace = 'queen'::regnamespace"
+            " ORDER BY 1",
+            "SELECT name, checksum, applied_at FROM public.queue_server_schema ORDER BY 1",
         )
-        self.partition_id = self._call(
-            f"ensure_partitions(1::smallint, '{self.queue_id}', '{{p}}')", "o_partition_id"
-        )
-
-    def _call(self, call: str, column: str) -> Any:
-        row = self.connection.execute(f"SELECT {column} FROM queen.{call}".encode()).fetchone()
-        assert row is not None
-        return row[0]
-
-    def subscribe(self, group: str) -> int:
-        id_ = self._call(
-            f"subscribe('{self.queue_id}', '{group}', true, 'all', NULL)", "o_subscription_id"
-        )
-        while self._call(f"backfill_subscription(1::smallint, {id_}, 1000)", "*"):
-            pass
-        return int(id_)
-
-    def push(self, ids: list[str], payloads: list[Any]) -> None:
-        first = uuid.uuid4()
-        body = ",".join(
-            f'{{"offset":\x01,"id":"{uuid.UUID(int=first.int + i)}","transactionId":"{id_}",'
-            f'"traceId":null,"data":{json.dumps(payload)},"producerSub":null}}'
-            for i, (id_, payload) in enumerate(zip(ids, payloads, strict=True))
-        ).encode()
-        keys = id_keys(ids)
-        ranges = id_ranges(keys)
-        count = len(ranges)
-        cursor = self.connection.execute(
-            b"SELECT * FROM queen.push(1::smallint, %s::bigint[], '{0}', %s::integer[], %s::uuid[],"
-            b" %s::integer[], '{0}', %s::bytea[], %s::bytea[], %s::integer[], %s::bigint[],"
-            b" %s::integer[], %s::bytea[], %s::bytea[], %s::bytea[])",
-            (
-                [self.partition_id], [len(ids)], [first], [len(body)], [keys], [body],
-                [1] * count, [self.partition_id] * count, [0] * count, [r.min for r in ranges],
-                [r.max for r in ranges], [r.scan_max for r in ranges],
-            ),
-        )  # fmt: skip
-        row = cursor.fetchone()
-        assert row is not None
-        assert row[0] == "stored"
-
-    def pop(self, subscription_id: int, limit: int, lease_id: uuid.UUID) -> None:
-        self.connection.execute(
-            b"SELECT * FROM queen.pop(1::smallint, %s::integer[], '{0}', '{0}', %s::integer[],"
-            b" '{1}', '{600}', %s::uuid[], '{f}', 1000000, 1000000)",
-            ([subscription_id], [limit], [lease_id]),
-        )
-
-    def ack(self, subscription_id: int, lease_id: uuid.UUID, ids: list[str]) -> None:
-        cursor = self.connection.execute(
-            b"SELECT o_applied FROM queen.ack(1::smallint, '{0}', %s::bigint[], %s::integer[],"
-            b" %s::uuid[], %s::bytea[])",
-            ([self.partition_id], [subscription_id], [lease_id], [id_keys(ids)]),
-        )
-        assert cursor.fetchone() == (True,)
-
-    def bury(self, group: str, offset: int, id_: str) -> None:
-        self.connection.execute(
-            b"INSERT INTO queen.dead_letters (shard, id, partition_id, queue_id, consumer_group,"
-            b" message_offset, message_id, transaction_id, payload, error_message, retry_count,"
-            b" created_at) VALUES (1, gen_random_uuid(), %s, %s, %s, %s, gen_random_uuid(), %s,"
-            b" '{\"n\": 1}', 'poison', 3, now())",
-            (self.partition_id, self.queue_id, group, offset, id_),
-        )
+    ]
 
 
-class NewServer:
-    """Today's broker on one pool."""
+class Server:
+    """The broker of this version, for one queue."""
 
     def __init__(self, transactions: Transactions) -> None:
         directory, rooms, row = Directory(transactions), Rooms(), Counters(1).worker(0)
@@ -153,9 +114,14 @@ class NewServer:
         self.popper = Popper(transactions, directory, rooms, row, keyring, pace)
         self.acker = Acker(transactions, directory, rooms, row, keyring, pace)
 
-    async def pop(self, group: str = QUEUE_MODE) -> list[dict[str, Any]]:
+    async def push(self, *ids: str) -> list[str]:
+        messages = [NewMessage("q", partition="p", transaction_id=id_) for id_ in ids]
+        answer = await self.pusher.push(messages, 100)
+        return [result.status for result in msgspec.json.decode(answer, type=list[PushResult])]
+
+    async def pop(self, limit: int) -> list[dict[str, Any]]:
         answer = await self.popper.pop(
-            PopRequest(QueueName("q"), ConsumerGroup(group), ALL, message_limit=100)
+            PopRequest(QueueName("q"), QUEUE_MODE, ALL, message_limit=limit)
         )
         delivery = answer.delivery
         if delivery is None:
@@ -170,105 +136,105 @@ class NewServer:
         assert isinstance(messages, list)
         return messages
 
-    async def ack(
-        self, ids: list[str], partition_id: int | str, lease_id: object, group: str = QUEUE_MODE
-    ) -> list[bool]:
-        acks = [Ack(id_, str(partition_id), lease_id=str(lease_id)) for id_ in ids]
-        outcomes = await self.acker.ack(acks, ConsumerGroup(group))
+    async def ack(self, messages: list[dict[str, Any]]) -> list[bool]:
+        acks = [
+            Ack(one["transactionId"], one["partitionId"], lease_id=one["leaseId"])
+            for one in messages
+        ]
+        outcomes = await self.acker.ack(acks, ConsumerGroup(QUEUE_MODE))
         return [outcome.result.success for outcome in outcomes]
 
 
-async def test_a_database_of_the_first_version_is_migrated_and_served(old: str) -> None:
-    ids = [uuid7() for _ in range(5)] + [str(uuid.uuid4()), "not a uuid", "ünïcode"]
-    payloads: list[Any] = [{"n": n} for n in range(len(ids))]
-    lease_id = uuid.uuid4()
-    with psycopg.connect(old, autocommit=True) as connection:
-        server = OldServer(connection)
-        reader = server.subscribe(QUEUE_MODE)
-        server.push(ids[:3], payloads[:3])
-        server.push(ids[3:], payloads[3:])
-        server.subscribe("late")
-        # Three committed, of which one is a dead letter; then a live lease on two.
-        server.pop(reader, 3, uuid.UUID(int=1))
-        server.ack(reader, uuid.UUID(int=1), ids[:3])
-        server.bury(QUEUE_MODE, 1, ids[1])
-        server.pop(reader, 2, lease_id)
-        partition_id = server.partition_id
-
-    assert migrate(old) > 0
-    assert migrate(old) == 0
-
+@asynccontextmanager
+async def serving(conninfo: str) -> AsyncIterator[Server]:
     async with open_pool(
-        old, size=3, connection_timeout_ms=5000, statement_timeout_ms=10_000, lock_timeout_ms=5000
-    ) as pool:
-        transactions = Transactions(pool)
-        broker = NewServer(transactions)
-
-        # The lease is alive: nothing for others, and its holder's acknowledgement counts.
-        assert await broker.pop() == []
-        assert len(await leases.extend(transactions, lease_id, 600)) == 1
-        assert await broker.ack(ids[3:5], partition_id, lease_id) == [True, True]
-        rest = await broker.pop()
-        assert [m["offset"] for m in rest] == [5, 6, 7]
-        assert [m["transactionId"] for m in rest] == ids[5:]
-        assert [m["data"] for m in rest] == payloads[5:]
-        assert all(await broker.ack(ids[5:], partition_id, rest[0]["leaseId"]))
-
-        # Another group has its own place, and groups that come now get one.
-        for group in ("late", "new"):
-            everything = await broker.pop(group)
-            assert [m["transactionId"] for m in everything] == ids, group
-            assert [m["data"] for m in everything] == payloads, group
-            acked = await broker.ack(ids, partition_id, everything[0]["leaseId"], group)
-            assert all(acked), group
-
-        # Old ids are known, offsets go on.
-        answer = await broker.pusher.push(
-            [NewMessage("q", partition="p", transaction_id=id_) for id_ in [*ids, "fresh"]], 100
-        )
-        results = msgspec.json.decode(answer, type=list[PushResult])
-        assert [r.status for r in results] == ["duplicate"] * len(ids) + ["queued"]
-        assert [r.offset for r in results] == list(range(len(ids) + 1))
-        assert [m["transactionId"] for m in await broker.pop()] == ["fresh"]
-
-        await queues.configure(
-            transactions, QueueName("q"), None, None, OptionChanges(ttl=5), mode="merge"
-        )
-    assert ask(
-        old, "SELECT message_offset, transaction_id, error_message FROM queen.dead_letters"
-    ) == [(1, ids[1], "poison")]
+        conninfo, size=3, connection_timeout_ms=5000, statement_timeout_ms=10_000,
+        lock_timeout_ms=5000,
+    ) as pool:  # fmt: skip
+        yield Server(Transactions(pool))
 
 
-def schema_of(conninfo: str) -> list[Any]:
-    """Columns with types and defaults, constraints, indexes and storage options of every table."""
-    return [
-        ask(conninfo, query)
-        for query in (
-            "SELECT table_name, column_name, data_type, column_default, is_nullable"
-            " FROM information_schema.columns WHERE table_schema = 'queen' ORDER BY 1, 2",
-            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'queen' ORDER BY 1",
-            "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
-            " WHERE connamespace = 'queen'::regnamespace ORDER BY 1, 2",
-            "SELECT relname, reloptions FROM pg_class"
-            " WHERE relnamespace = 'queen'::regnamespace ORDER BY 1",
-        )
-    ]
+def test_a_new_database_gets_every_file_once(empty: str) -> None:
+    planned = plan_for(empty)
+    assert planned.problem is None
+    assert planned.migrations + planned.functions == list(FILES)
+    assert migrate(empty) == len(FILES)
+    before = state_of(empty)
+    assert migrate(empty) == 0
+    assert state_of(empty) == before
+    assert plan_for(empty).is_current
 
 
-def test_a_migrated_database_has_the_same_tables_as_a_new_one(
-    old: str, postgres: SharedPostgres
+async def test_old_and_new_version_serve_a_migrated_database_side_by_side(
+    current: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(old)
-    with postgres.database() as name:
-        new = postgres.conninfo(name)
-        migrate(new)
-        assert schema_of(old) == schema_of(new)
+    # On SIGHUP, and with several hosts, old workers run on with the statements they have prepared.
+    async with serving(current) as old:
+        for n in range(6):  # psycopg prepares a statement that is repeated
+            assert await old.push(f"early {n}") == ["queued"]
+            assert await old.ack(await old.pop(1)) == [True]
+        assert await old.push("a", "b", "c", "d") == ["queued"] * 4
+        leased = await old.pop(2)
+        assert [one["transactionId"] for one in leased] == ["a", "b"]
+
+        use(monkeypatch, NEXT)
+        planned = plan_for(current)
+        assert (planned.migrations, planned.problem) == (list(ADDS), None)
+        assert planned.functions == sorted(EDITED)
+        assert migrate(current) == len(ADDS) + len(EDITED)
+        assert migrate(current) == 0
+        assert ask(current, "SELECT colour FROM queen.colours") == [("grey",)]
+
+        async with serving(current) as new:
+            # The lease holds for both; what one pushes and acknowledges the other finds.
+            assert await new.pop(10) == []
+            assert await old.ack(leased) == [True, True]
+            assert await new.push("d", "e") == ["duplicate", "queued"]
+            assert await old.push("e", "f") == ["duplicate", "queued"]
+            rest = await old.pop(2)
+            assert [one["transactionId"] for one in rest] == ["c", "d"]
+            assert await new.ack(rest) == [True, True]
+            rest = await new.pop(10)
+            assert [one["transactionId"] for one in rest] == ["e", "f"]
+            assert await old.ack(rest) == [True, True]
 
 
-@pytest.mark.parametrize("start", ["empty", "old"])
-def test_several_who_migrate_at_once_do_it_once(start: str, request: pytest.FixtureRequest) -> None:
+def test_a_version_works_with_what_only_adds_and_not_with_what_takes_away(
+    current: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def applied() -> list[str]:
+        rows = ask(current, "SELECT name FROM public.queue_server_schema")
+        return [name for (name,) in rows if name.startswith("migrations/")]
+
+    assert is_right(applied())
+    with monkeypatch.context() as patch:
+        use(patch, NEXT)
+        assert not is_right(applied())  # the next version needs its own migration
+        migrate(current)
+        assert is_right(applied())
+    assert is_right(applied())
+    with monkeypatch.context() as patch:
+        use(patch, NEXT | TAKES_AWAY)
+        migrate(current)
+        assert is_right(applied())
+    assert not is_right(applied())
+
+
+def test_files_are_named_by_number_and_kind() -> None:
+    names = list(migrate_module._files("migrations"))
+    matches = [re.fullmatch(r"migrations/(\d{4})_(pre|post)_\w+\.sql", name) for name in names]
+    assert all(matches), names
+    numbers = [match[1] for match in matches if match]
+    assert len(set(numbers)) == len(numbers), names
+
+
+@pytest.mark.parametrize("start", ["empty", "current"])
+def test_several_that_migrate_at_once_do_it_once(
+    start: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Two hosts start their supervisors at the same moment.
     conninfo: str = request.getfixturevalue(start)
+    use(monkeypatch, NEXT)
     counts: list[int | Exception] = []
     barrier = threading.Barrier(6)
 
@@ -284,39 +250,35 @@ def test_several_who_migrate_at_once_do_it_once(start: str, request: pytest.Fixt
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(counts, key=str)[:5] == [0] * 5, counts
-    [(done,)] = ask(conninfo, "SELECT count(*) FROM public.queue_server_schema")
-    assert done == len(FILES("migrations") | FILES("functions") | known_functions(start))
+    missing = len(NEXT) if start == "empty" else len(ADDS) + len(EDITED)
+    assert sorted(counts, key=str) == [0] * 5 + [missing], counts
+    assert ask(conninfo, "SELECT count(*) FROM public.queue_server_schema") == [(len(NEXT),)]
 
 
-def known_functions(start: str) -> dict[str, str]:
-    return old_files("functions") if start == "old" else {}
+def test_a_migration_that_was_edited_after_it_was_applied_is_refused(
+    current: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state_of(current)
+    use(monkeypatch, NEXT | {FIRST: FILES[FIRST] + "-- Edited.\n"})
+    message = rf"{FIRST} was changed after it had been applied"
+    assert re.match(message, plan_for(current).problem or "")
+    with pytest.raises(SchemaError, match=message):
+        migrate(current)
+    assert state_of(current) == before
 
 
-def test_a_migration_that_was_edited_after_it_was_applied_is_refused(old: str) -> None:
-    with psycopg.connect(old, autocommit=True) as connection:
-        connection.execute(
-            "UPDATE public.queue_server_schema SET checksum = 'other'"
-            " WHERE name = 'migrations/0001_pre_initial.sql'"
-        )
-    before = schema_of(old)
-    with pytest.raises(SchemaError, match=r"0001_pre_initial\.sql was changed after"):
-        migrate(old)
-    assert schema_of(old) == before
-
-
-def test_a_database_of_a_newer_version_is_refused(old: str) -> None:
-    with psycopg.connect(old, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO public.queue_server_schema (name, checksum)"
-            " VALUES ('migrations/9999_from_the_future.sql', 'x')"
-        )
-    before = schema_of(old)
-    with pytest.raises(
-        SchemaError, match=r"newer than this server: it has migrations/9999_from_the_future\.sql"
-    ):
-        migrate(old)
-    assert schema_of(old) == before
+def test_a_database_of_a_newer_version_is_refused(
+    current: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        use(patch, NEXT)
+        migrate(current)
+    before = state_of(current)
+    message = rf"newer than this server: it has {next(iter(ADDS))}; start the newer version"
+    assert re.search(message, plan_for(current).problem or "")
+    with pytest.raises(SchemaError, match=message):
+        migrate(current)
+    assert state_of(current) == before
 
 
 def test_a_server_that_is_too_old_is_refused_before_anything_is_done(
@@ -328,49 +290,37 @@ def test_a_server_that_is_too_old_is_refused_before_anything_is_done(
     assert ask(empty, "SELECT to_regclass('public.queue_server_schema')") == [(None,)]
 
 
-@pytest.mark.parametrize("folder", ["migrations", "functions"])
-def test_a_migration_that_fails_midway_leaves_the_old_schema(
-    old: str, monkeypatch: pytest.MonkeyPatch, folder: str
+async def test_a_migration_that_ends_midway_leaves_the_old_schema(
+    current: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_a_bad_one(name: str) -> dict[str, str]:
-        bad = {f"{folder}/9998_bad.sql": "CREATE TABLE queen.half (a int); SELECT 1 / 0;"}
-        return FILES(name) | (bad if name == folder else {})
+    before = state_of(current)
+    ends = {
+        "SELECT 1 / 0;": psycopg.errors.DivisionByZero,
+        "SELECT pg_terminate_backend(pg_backend_pid());": psycopg.OperationalError,  # a crash
+    }
+    for folder, (end, error) in itertools.product(("migrations", "functions"), ends.items()):
+        with monkeypatch.context() as patch:
+            use(patch, NEXT | {f"{folder}/9999_pre_bad.sql": f"CREATE TABLE queen.half (); {end}"})
+            with pytest.raises(error):
+                migrate(current)
+        assert state_of(current) == before, (folder, end)
+    # This version goes on, and a repaired next one gets through.
+    async with serving(current) as server:
+        assert await server.push("a") == ["queued"]
+    use(monkeypatch, NEXT)
+    assert migrate(current) == len(ADDS) + len(EDITED)
 
-    applied = "SELECT name, checksum, applied_at FROM public.queue_server_schema ORDER BY 1"
-    functions = "SELECT oid, xmin::text FROM pg_proc WHERE pronamespace = 'queen'::regnamespace"
-    before = schema_of(old), ask(old, applied), ask(old, functions)
-    monkeypatch.setattr(migrate_module, "_files", with_a_bad_one)
-    with pytest.raises(psycopg.errors.DivisionByZero):
-        migrate(old)
-    assert (schema_of(old), ask(old, applied), ask(old, functions)) == before
-    # The old version goes on, and a repaired one gets through.
-    with psycopg.connect(old, autocommit=True) as connection:
-        OldServer(connection).push(["a"], [1])
-    monkeypatch.undo()
-    assert migrate(old) > 0
 
-
-def test_a_migration_does_not_make_everybody_wait_behind_a_long_reader(
-    old: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_migration_does_not_make_everybody_wait_behind_a_long_reader(
+    current: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As a pg_dump has: who waits for a table that it reads has all later readers wait, too.
+    # As a pg_dump has: a statement that waits for a table that it reads has all later readers wait.
     monkeypatch.setattr(migrate_module, "_LOCK_TIMEOUT_MS", 200)
-    with psycopg.connect(old) as reader:
+    use(monkeypatch, NEXT)
+    with psycopg.connect(current) as reader:
         reader.execute("SELECT count(*) FROM queen.cursors")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            migrate(old)
-        with psycopg.connect(old, autocommit=True) as connection:
-            OldServer(connection).push(["a"], [1])
-    assert migrate(old) > 0
-
-
-def test_what_the_old_version_calls_is_still_there_while_it_is_replaced(old: str) -> None:
-    # On SIGHUP, and with several hosts, old workers run on beside the migrated schema.
-    with psycopg.connect(old, autocommit=True) as connection:
-        server = OldServer(connection)
-        reader = server.subscribe(QUEUE_MODE)
-        migrate(old)
-        server.push(["a", "b"], [1, 2])
-        lease_id = uuid.uuid4()
-        server.pop(reader, 2, lease_id)
-        server.ack(reader, lease_id, ["a", "b"])
+            migrate(current)
+        async with serving(current) as server:
+            assert await server.push("a") == ["queued"]
+    assert migrate(current) == len(ADDS) + len(EDITED)
