@@ -848,6 +848,7 @@ def test_doctor_says_what_to_do_about_what_is_wrong(
         assert checks[check]["status"] == "fail", checks[check]
         assert checks[check]["fix"]
     assert checks["schema"]["status"] == "warn"
+    assert checks["schema"]["found"].startswith("not that of version ")
     absent = cli("doctor", "--data-dir", "/nowhere")
     assert absent.code == FAILED
     assert "fail  database: no server of yours runs in DATA_DIR /nowhere" in absent.out
