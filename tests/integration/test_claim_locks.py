@@ -16,7 +16,7 @@ from queue_server.observability.counters import Counters
 from queue_server.storage.transactions import Transactions
 
 _CLAIM = """
-    SELECT o_status FROM queen.pop_v2(
+    SELECT o_status FROM queen.pop(
         1::smallint, ARRAY[%(group)s::integer], ARRAY[%(partition)s::bigint], ARRAY[0::bigint],
         ARRAY[10], ARRAY[1], ARRAY[60], ARRAY[gen_random_uuid()], ARRAY[false], 1000000, 1000000,
         '{}', '{}'

@@ -38,7 +38,7 @@ def take_and_settle(conninfo: str, partition_id: int) -> None:
         assert row is not None
         subscription_id, committed_offset = row
         popped = connection.execute(
-            "SELECT o_from, o_to FROM queen.pop_v2(1::smallint, %s, %s, '{0}', '{100}', '{1}',"
+            "SELECT o_from, o_to FROM queen.pop(1::smallint, %s, %s, '{0}', '{100}', '{1}',"
             " '{60}', %s, '{false}', 1000000, 0, '{}', '{}')",
             ([subscription_id], [partition_id], [lease_id]),
         ).fetchall()

@@ -1,6 +1,6 @@
 -- expect_group: note that a group reads a queue as soon as it exists.
 --
--- Parameters: the queue by name, the group, and where it starts, as of subscribe_v2.
+-- Parameters: the queue by name, the group, and where it starts, as of subscribe.
 -- Returns:    the queue's id when it exists by now: the group is to be registered. Else null: it is
 --             registered with the queue's creation, and starts where it would have started now.
 -- Writes:     expected_groups, once an hour for a group that asks again and again.

@@ -10,7 +10,7 @@
 --             overlap); holes (only for an id that is found).
 -- Locks:      none. push calls it under the allocator's lock.
 -- Plan:       see pop.sql, candidates, on OFFSET 0. The sought and the stored ids are hashed, also when
---             push_v2 calls, which has switched that off: by loops a repeated push of 50,000 partitions
+--             queen.push calls, which has switched that off: by loops a repeated push of 50,000 partitions
 --             would compare each with each.
 -- Isolation:  READ COMMITTED; what a concurrent, uncommitted push stores is not seen.
 CREATE OR REPLACE FUNCTION queen.find_ids(

@@ -118,7 +118,7 @@ BEGIN
 END
 $$;
 
--- claimable_v2: which consumers could be served now, and when to look again.
+-- claimable: which consumers could be served now, and when to look again.
 --
 -- Parameters: the rooms in which consumers wait: group and partition (0 = any), and how many wait;
 --             partitions that do not count for those who wait for any, as the caller cannot read them.
@@ -129,7 +129,7 @@ $$;
 -- Reads:      subscriptions, queues, pending, cursors, allocators.
 -- Locks:      none.
 -- Isolation:  READ COMMITTED; an answer that is out of date wakes a consumer in vain.
-CREATE OR REPLACE FUNCTION queen.claimable_v2(
+CREATE OR REPLACE FUNCTION queen.claimable(
     p_shard smallint,
     p_subscription_ids integer[],
     p_partition_ids bigint[],

@@ -28,7 +28,7 @@ $$;
 -- Returns:    a row a partition: its cursor's fields, its watermarks, when it is readable, and the
 --             time of the oldest unread message (null unless p_delay or p_with_oldest ask for it).
 -- Reads:      pending, cursors, allocators by primary key; segments for the oldest message.
--- Locks:      none here; queen.pop_v2 locks the cursors it takes and looks at them again.
+-- Locks:      none here; queen.pop locks the cursors it takes and looks at them again.
 -- Plan:       the look-ups of single rows have a LIMIT, which keeps PostgreSQL from turning them
 --             around. Until a table is analysed it takes it for tiny and reads all of it by the
 --             first column of an index, rather than one row by all columns; a minute in which
@@ -85,7 +85,7 @@ AS $$
         AND (p_stale_before IS NULL OR a.last_segment_at >= p_stale_before)
 $$;
 
--- pop_v2: lease messages to consumers; one call serves many of them.
+-- pop: lease messages to consumers; one call serves many of them.
 --
 -- Parameters: one element for each request. `p_partition_ids` 0 = any partition of the group's
 --             queue; `p_start_after` where the round over the partitions begins, so that consumers
@@ -118,7 +118,7 @@ $$;
 --             next_offset that changes meanwhile is at worst too low, and its push wakes the waiter.
 --             So does what becomes readable after the look that a request shares, as all of them
 --             were asked before it.
-CREATE OR REPLACE FUNCTION queen.pop_v2(
+CREATE OR REPLACE FUNCTION queen.pop(
     p_shard smallint,
     p_subscription_ids integer[],
     p_partition_ids bigint[],

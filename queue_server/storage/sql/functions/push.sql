@@ -1,4 +1,4 @@
--- push_v2: append segments to partitions, all of them or none.
+-- push: append segments to partitions, all of them or none.
 --
 -- Parameters: one element for each new segment, ascending by partition id; `p_befores` says how many
 --             messages this call puts into the same partition before it, `p_afters` how many from it on. Then the id ranges, one or
@@ -28,7 +28,7 @@
 --             statement after the lock has a snapshot taken after it, so a subscription committed
 --             before the lock was granted is seen; a later one is taken care of by
 --             backfill_subscription, which waits for this lock.
-CREATE OR REPLACE FUNCTION queen.push_v2(
+CREATE OR REPLACE FUNCTION queen.push(
     p_shard smallint,
     p_partition_ids bigint[],
     p_befores integer[],

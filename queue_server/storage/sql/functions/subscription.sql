@@ -91,7 +91,7 @@ BEGIN
 END
 $$;
 
--- subscribe_v2: register a group on a queue, or find its registration.
+-- subscribe: register a group on a queue, or find its registration.
 --
 -- Parameters: the queue, the group, whether the pop was for the whole queue, and where the group
 --             starts if it is new: mode 'all', 'new' or 'timestamp' with its time, and whether it
@@ -101,7 +101,7 @@ $$;
 -- Writes:     subscriptions.
 -- Locks:      for a new group its queue FOR NO KEY UPDATE; the subscription, when it changes.
 -- Isolation:  READ COMMITTED; two first pops at once are one registration.
-CREATE OR REPLACE FUNCTION queen.subscribe_v2(
+CREATE OR REPLACE FUNCTION queen.subscribe(
     p_queue_id uuid,
     p_consumer_group text,
     p_queue_wide boolean,

@@ -2,7 +2,7 @@
 -- psycopg picks for a list does not matter.
 
 -- name: push
-SELECT * FROM queen.push_v2(
+SELECT * FROM queen.push(
     %(shard)s::smallint, %(partition_ids)b::bigint[], %(befores)b::integer[],
     %(afters)b::integer[], %(counts)b::integer[], %(first_message_ids)b::uuid[], %(raw_bytes)b::integer[],
     %(codecs)b::smallint[], %(ids)b::bytea[], %(bodies)b::bytea[],
@@ -19,7 +19,7 @@ SELECT * FROM queen.find_ids(
 )
 
 -- name: pop
-SELECT * FROM queen.pop_v2(
+SELECT * FROM queen.pop(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],
     %(start_after)b::bigint[], %(message_limits)b::integer[], %(partition_limits)b::integer[],
     %(lease_seconds)b::integer[], %(lease_ids)b::uuid[], %(auto_acks)b::boolean[],
@@ -45,7 +45,7 @@ SELECT * FROM queen.release_leases(%(shard)s::smallint, %(lease_ids)b::uuid[])
 SELECT * FROM queen.sweep_leases(%(shard)s::smallint, %(after)s::uuid, %(limit)s::integer)
 
 -- name: claimable
-SELECT * FROM queen.claimable_v2(
+SELECT * FROM queen.claimable(
     %(shard)s::smallint, %(subscription_ids)b::integer[], %(partition_ids)b::bigint[],
     %(limits)b::integer[], %(with_oldest)s::boolean, %(left_out)b::bigint[]
 )

@@ -121,7 +121,7 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: subscribe
-SELECT * FROM queen.subscribe_v2(
+SELECT * FROM queen.subscribe(
     %(queue_id)s::uuid, %(consumer_group)s::text, %(queue_wide)s::boolean, %(mode)s::text,
     %(starts_at)s::timestamptz, %(conflation)s::boolean
 )

@@ -78,7 +78,7 @@ SELECT
     coalesce(s.pushed, 0)::bigint, coalesce(s.consumed, 0)::bigint, s.pushed_at, s.consumed_at,
     s.oldest_at, s.oldest_at + q.held_for,
     greatest(extract(epoch FROM clock_timestamp() - s.oldest_at - q.held_for), 0)::float8,
-    -- As push_v2 counts them.
+    -- As queen.push counts them.
     CASE
         WHEN q.max_size > 0 AND %(with_ages)s::boolean
             THEN least(
