@@ -118,7 +118,15 @@ async def test_an_image_under_another_name_takes_no_message(
 
 async def test_pages_of_the_origin_that_was_set_may(conninfo: str, queue: str) -> None:
     """It is also the name under which a proxy on this machine serves us."""
-    env = {"DATABASE_URL": conninfo, "DB_POOL_SIZE": "8", "CORS_ALLOWED_ORIGINS": ALLOWED}
+    env = {
+        "DATABASE_URL": conninfo,
+        "DB_POOL_SIZE": "8",
+        "CORS_ALLOWED_ORIGINS": ALLOWED,
+        "CORS_ALLOWED_METHODS": "GET, POST",
+        "CORS_ALLOWED_HEADERS": "Content-Type, X-Trace",
+        "CORS_MAX_AGE": "600",
+        "DEFAULT_BATCH_SIZE": "2",
+    }
     with ClusterProcess(env=env) as server:
         server.wait_ready()
         async with Client(server.url) as client, aiohttp.ClientSession() as session:
@@ -131,5 +139,20 @@ async def test_pages_of_the_origin_that_was_set_may(conninfo: str, queue: str) -
                 assert (await pop(client, queue, headers)).status == 200, headers
             for headers in FOREIGN_PAGES:
                 assert (await pop(client, queue, headers)).status == 403, headers
+            preflight = await client.send("OPTIONS", "/api/v1/push", headers={"Origin": ALLOWED})
+            cors = {
+                name.removeprefix("Access-Control-"): value
+                for name, value in preflight.headers.items()
+                if name.startswith("Access-Control-")
+            }
+            assert cors == {
+                "Allow-Origin": ALLOWED,
+                "Allow-Methods": "GET, POST",
+                "Allow-Headers": "Content-Type, X-Trace",
+                "Max-Age": "600",
+            }
+            await client.push(queue, [1, 2, 3])
+            popped = await pop(client, queue, {"Origin": ALLOWED})
+            assert len(popped.json["messages"]) == 2  # DEFAULT_BATCH_SIZE
             async with session.ws_connect(server.url + "/ws/dashboard", origin=ALLOWED):
                 pass

@@ -14,6 +14,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from jwt.algorithms import OKPAlgorithm
 
+from queue_server.domain.access import Role
 from queue_server.domain.errors import Unauthenticated, Unavailable
 from queue_server.http import authentication
 from queue_server.http.authentication import KeySet, TokenVerifier
@@ -21,6 +22,7 @@ from queue_server.observability.tasks import keep_running
 from queue_server.settings import Settings
 
 SECRET = "a secret that only the server and the tests know, and long enough for SHA-512"
+EDDSA_TOKEN = jwt.encode({"sub": "me"}, Ed25519PrivateKey.generate(), algorithm="EdDSA")
 DEEP = b'{"keys": ' + b"[" * 100_000
 
 
@@ -32,9 +34,12 @@ class Publisher:
         self.status = 200
         self.fetches = 0
         self.led_astray = False
+        self.is_hung: asyncio.Event | None = None  # ends when it is set
 
     async def answer(self, request: web.Request) -> web.Response:
         self.fetches += 1
+        if self.is_hung is not None:
+            await self.is_hung.wait()
         headers = {"Location": "/internal"} if self.status == 302 else {}
         return web.Response(body=self.body, status=self.status, headers=headers)
 
@@ -55,10 +60,8 @@ class Publisher:
 
 
 @asynccontextmanager
-async def refreshed(
-    publisher: Publisher, monkeypatch: pytest.MonkeyPatch, max_age_s: float = 0
-) -> AsyncIterator[KeySet]:
-    monkeypatch.setattr(authentication, "_REFETCH_INTERVAL_S", 0.0)
+async def published(publisher: Publisher) -> AsyncIterator[str]:
+    """The address of the keys."""
     app = web.Application()
     app.router.add_get("/keys", publisher.answer)
     app.router.add_get("/internal", publisher.internal)
@@ -66,16 +69,26 @@ async def refreshed(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/keys"
-    keys = KeySet(url, interval_s=0.02, timeout_ms=5000, max_age_s=max_age_s)
-    task = keep_running(keys.keep_fresh, "key-set", pause_s=0.01)
     try:
-        yield keys
-        assert not task.done()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/keys"
     finally:
-        task.cancel()
-        await asyncio.wait([task])
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def refreshed(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch, max_age_s: float = 0
+) -> AsyncIterator[KeySet]:
+    monkeypatch.setattr(authentication, "_REFETCH_INTERVAL_S", 0.0)
+    async with published(publisher) as url:
+        keys = KeySet(url, interval_s=0.02, timeout_ms=5000, max_age_s=max_age_s)
+        task = keep_running(keys.keep_fresh, "key-set", pause_s=0.01)
+        try:
+            yield keys
+            assert not task.done()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 @pytest.mark.parametrize(
@@ -161,6 +174,25 @@ async def test_keys_that_are_not_renewed_are_dropped_when_the_operator_wants_tha
         await keys.find(Ed25519PublicKey, "old")
 
 
+async def test_how_long_a_fetch_of_the_keys_may_take_is_a_setting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher()
+    publisher.publish("slow")
+    publisher.is_hung = asyncio.Event()
+    async with published(publisher) as url:
+        settings = Settings(
+            jwt_enabled=True, jwt_algorithm="EdDSA", jwt_jwks_url=url, jwt_jwks_timeout_ms=50
+        )
+        try:
+            with pytest.raises(Unavailable):
+                async with asyncio.timeout(4):  # the default is 5 s
+                    await TokenVerifier(settings).principal_of(f"Bearer {EDDSA_TOKEN}")
+        finally:
+            publisher.is_hung.set()
+    assert "cannot fetch the key set" in caplog.messages
+
+
 # -- claims --
 
 
@@ -228,3 +260,22 @@ async def test_how_long_a_token_may_hold_is_a_setting(
         return
     with pytest.raises(Unauthenticated, match=refusal):
         await verifier(**settings).principal_of(credential)
+
+
+async def test_names_of_roles_are_settings() -> None:
+    names = {
+        "jwt_role_admin": "root",
+        "jwt_role_read_write": "app",
+        "jwt_role_read_only": "viewer",
+        "jwt_role_write_only": "producer",
+    }
+    verify = verifier(**names).principal_of
+    for claim, role in (
+        ("root", Role.ADMIN),
+        ("app", Role.READ_WRITE),
+        ("viewer", Role.READ_ONLY),
+        ("producer", Role.WRITE_ONLY),
+    ):
+        assert (await verify(f"Bearer {signed({'role': claim})}")).roles == {role}
+    for usual in ("admin", "read-write", "read-only", "write-only"):
+        assert not (await verify(f"Bearer {signed({'role': usual})}")).roles

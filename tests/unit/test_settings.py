@@ -260,6 +260,24 @@ def test_tls_checks_the_certificate_unless_told_not_to() -> None:
     assert conninfo_to_dict(lax.conninfo or "")["sslmode"] == "require"
 
 
+def test_the_authorities_of_the_database_are_a_setting() -> None:
+    for name in ("PG_SSL_ROOT_CERT", "PGSSLROOTCERT"):
+        conninfo = load(PG_HOST="db", PG_USE_SSL="true", **{name: "/etc/db.pem"}).conninfo
+        assert conninfo_to_dict(conninfo or "")["sslrootcert"] == "/etc/db.pem"
+
+
+def test_reads_get_a_quarter_of_the_connections_of_a_worker_by_default() -> None:
+    assert load(NUM_WORKERS="2", DB_POOL_SIZE="32").read_connections == 4
+    assert load(NUM_WORKERS="2", DB_POOL_SIZE="6").read_connections == 1
+    assert load(READ_CONNECTIONS="7").read_connections == 7
+
+
+def test_a_group_is_idle_never_or_after_five_minutes_at_the_earliest() -> None:
+    assert load(GROUP_IDLE_SECONDS="0", GROUP_EXPIRE_SECONDS="0").group_idle_s == 0
+    for name in ("GROUP_IDLE_SECONDS", "GROUP_EXPIRE_SECONDS"):
+        assert error(**{name: "299"}).endswith("from 300 to 1000000000, or 0")
+
+
 def test_passwords_are_shown_nowhere() -> None:
     url = load(DATABASE_URL="postgresql://me:hunter2@db/q")
     parts = load(PG_HOST="db", PG_PASSWORD="hunter2")
@@ -326,6 +344,12 @@ def test_tls_needs_a_certificate_and_its_key() -> None:
 
 
 # -- help --
+
+
+def test_every_setting_has_sentences_for_help_and_names_its_default() -> None:
+    for name, option in options().items():
+        assert re.fullmatch(r"[A-Z].*\.", option.text), name
+        assert option.default_text or str(option.default), name
 
 
 def test_help_teaches_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
