@@ -329,9 +329,22 @@ class Spread(TypedDict):
     max: float
 
 
+class SlowestGroup(TypedDict):
+    """The group that is furthest behind, of those that count."""
+
+    queue: str
+    group: str
+    lag: int
+    scheduled: int
+    lagSeconds: int
+    activity: GroupState
+    lastActiveAt: Time
+
+
 class Lags(TypedDict):
     time: Spread
     offset: Spread
+    slowestGroup: SlowestGroup | None
 
 
 class Throughput(TypedDict):
@@ -391,6 +404,7 @@ class QueueEntry(TypedDict):
     messages: Six
     depth: int
     scheduled: int
+    slowestGroup: SlowestGroup | None
 
 
 class Queues(TypedDict):

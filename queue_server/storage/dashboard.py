@@ -32,16 +32,21 @@ class ReaderRow(msgspec.Struct, frozen=True, rename="camel"):
     lag: int
     scheduled: int  # those of the lag that are not due yet
     oldest_unread_at: datetime.datetime | None
-    oldest_due_at: datetime.datetime | None
+    oldest_due_at: datetime.datetime | None  # when that one was or will be due
     state: GroupState
     last_active_at: datetime.datetime
 
     @classmethod
     def of(cls, group: GroupStatistics) -> ReaderRow:
         return cls(
-            group.group, group.lag, group.scheduled, group.oldest_at, group.due_at, group.state,
-            group.seen_at,
-        )  # fmt: skip
+            name=group.group,
+            lag=group.lag,
+            scheduled=group.scheduled,
+            oldest_unread_at=group.oldest_at,
+            oldest_due_at=group.due_at,
+            state=group.state,
+            last_active_at=group.seen_at,
+        )
 
 
 class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -83,7 +88,7 @@ class QueueRow(msgspec.Struct, frozen=True, rename="camel"):
         cls, queue: QueueStatistics, rates: QueueRates, groups: Sequence[GroupStatistics]
     ) -> QueueRow:
         readers = [one for one in groups if one.counted]
-        readers.sort(key=lambda one: (-one.lag_s_max, -one.lag, one.group))
+        readers.sort(key=lambda one: (*(-figure for figure in one.behind), one.group))
         return cls(
             name=queue.name,
             namespace=queue.namespace,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -247,6 +247,21 @@ class GroupStatistics(msgspec.Struct, frozen=True):
     counted: bool  # whether what it has not committed makes the queue deep and late
     seen_at: datetime.datetime  # its last sign of life
     acked_at: datetime.datetime | None
+
+    @property
+    def behind(self) -> tuple[float, int]:
+        """How far it is behind: seconds, and messages that it could read."""
+        return self.lag_s_max, self.lag - self.scheduled
+
+
+def slowest(groups: Iterable[GroupStatistics]) -> dict[str, GroupStatistics]:
+    """Of each queue the group that is furthest behind, of those that count."""
+    found: dict[str, GroupStatistics] = {}
+    for one in groups:
+        known = found.get(one.queue)
+        if one.counted and (known is None or one.behind > known.behind):
+            found[one.queue] = one
+    return found
 
 
 class GroupPartition(msgspec.Struct, frozen=True):

@@ -568,7 +568,8 @@ async def test_markup_in_names_and_payloads_stays_text(
         for tab in ("Partitions", "Groups", "Live tail"):
             await page.get_by_role("tab", name=tab).click()
             await expect(page.get_by_role("table").get_by_text(evil).first).to_be_visible()
-        await page.get_by_role("link", name=evil, exact=True).first.click()
+        table = page.get_by_role("table")
+        await table.get_by_role("link", name=evil, exact=True).first.click()
         await expect(page.locator(".payload pre")).to_contain_text("onerror")
         await page.goto(f"/#/dead-letters?{urlencode({'queue': evil})}")
         await page.get_by_role("button", name=evil, exact=True).first.click()

@@ -628,6 +628,20 @@ def test_top_writes_a_line_for_each_look(cli: Cli, queue: str) -> None:
 # -- groups --
 
 
+def test_a_pop_that_makes_a_group_says_so_and_how_to_delete_it(cli: Cli, queue: str) -> None:
+    cli("push", queue, "1", "2")
+    for group, name in (("a b", "a b"), ("", "__QUEUE_MODE__")):
+        first = cli("pop", queue, *(["--group", group] if group else []))
+        assert f"group '{name}' is new on queue '{queue}'" in first.err
+        line = first.err.split("queue-server groups delete ")[1].splitlines()
+        again = cli("pop", queue, *(["--group", group] if group else []))
+        assert "is new" not in again.err
+        listed = cli("groups", "ls", "--queue", queue).out
+        assert re.search(rf"{name} .* never acknowledged", listed), listed
+        assert cli("groups", "delete", *shlex.split(line[0]), "--yes").code == OK
+    assert cli("groups", "ls", "--queue", queue, "--json").json["groups"] == []
+
+
 def test_groups_are_listed_and_moved(cli: Cli, queue: str) -> None:
     cli("push", queue, *(str(n) for n in range(6)))
     cli("pop", queue, "--group", "g1", "--batch", "4", "--ack")

@@ -73,10 +73,10 @@ def test_every_block_does_what_the_page_says(data_dir: Path) -> None:
         assert totals.index(12.5) < totals.index(99.0)
         assert totals.index(5.0) < totals.index(6.0)
 
-        assert "1 stored in orders\n" in looked
+        assert "1 stored in demo\n" in looked
         # The oldest message lies in the partition of the first block, so that one is taken.
         assert "2 acknowledged as completed\n" in looked
-        assert re.search(r"^orders +customer-9 +shipping +1 ", looked, re.MULTILINE)
+        assert re.search(r"^demo +customer-9 +shipping +1 ", looked, re.MULTILINE)
         # Stored, depth, scheduled, pending, processing, completed, dead: queue mode has read two.
         assert re.search(r"^messages +5 +3 +0 +3 +0 +2 +0$", looked, re.MULTILINE), looked
 

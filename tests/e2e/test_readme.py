@@ -16,11 +16,13 @@ def test_the_readme_pushes_pops_and_acknowledges(server: ClusterProcess) -> None
         ["bash", "-eu", "-c", script], capture_output=True, text=True, timeout=30, check=False
     )
     assert run.returncode == 0, run.stderr
-    pushed, popped, acked = documents(run.stdout)
+    pushed, popped, acked, deleted = documents(run.stdout)
     assert [entry["status"] for entry in pushed] == ["queued", "queued"]
     assert [message["data"]["total"] for message in popped["messages"]] == [12.5, 99.0]
     assert acked[0]["success"] is True
     assert acked[0]["leaseReleased"] is True
+    # It leaves no reader behind that would be late for ever.
+    assert deleted["deleted"] is True
 
 
 def documents(text: str) -> list:

@@ -6,8 +6,10 @@ import datetime
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from queue_server.cli.client import Client, segment
+from queue_server.cli.commands.queues import age
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, duration, some
 from queue_server.cli.session import Queue, Session, Yes, server_command
@@ -41,6 +43,10 @@ def list_groups(
 ) -> None:
     """List the groups of each queue; __QUEUE_MODE__ stands for consumers without a group.
 
+    A group is active, idle (it has neither popped nor acknowledged for GROUP_IDLE_SECONDS), or has
+    never acknowledged anything. One that has not popped for so long, shown dim, does not count in
+    the queue's depth while others are in use.
+
     With --json: `{"groups": [...]}`, as the server's /api/v1/consumer-groups tells them.
 
     \b
@@ -58,7 +64,17 @@ def list_groups(
         session.out.notice("no groups" + (f" on queue {queue!r}" if queue else ""))
         return
     session.out.table(
-        ["queue", "group", ">lag", ">oldest", "state", ">behind in", ">partitions", "starts at"],
+        [
+            "queue",
+            "group",
+            ">lag",
+            ">oldest",
+            "state",
+            ">not active for",
+            ">behind in",
+            ">partitions",
+            "starts at",
+        ],
         [
             [
                 group["queueName"],
@@ -67,7 +83,8 @@ def list_groups(
                 duration(group["maxTimeLag"])
                 if group["totalLag"] > group.get("scheduled", 0)
                 else None,
-                group["state"].lower(),
+                Text(group["activity"], style="" if group["counted"] else "dim"),
+                age(group["lastActiveAt"]),
                 group["partitionsWithLag"],
                 group["members"],
                 group["subscriptionMode"],

@@ -19,6 +19,7 @@ from queue_server.cli.client import Client, segment
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, some
 from queue_server.cli.session import Queue, Session, server_command
+from queue_server.domain.names import QUEUE_MODE
 
 _STATUSES = ("completed", "failed", "retry", "dlq")
 # One request asks for so many listed messages; a look of `tail` asks so often at most.
@@ -333,7 +334,7 @@ def pop(
     """Pop messages of a queue, under a lease.
 
     Acknowledge them with `queue-server ack`. Without an ack they are delivered again when the lease
-    ends. Nothing to pop is no error.
+    ends. Nothing to pop is no error. A pop makes its group, if there is none yet: a notice says so.
 
     With --json: JSON Lines, a message a line, as the server tells it; `ack` reads them.
 
@@ -343,10 +344,18 @@ def pop(
       queue-server pop orders --group billing --wait 30 --ack
       queue-server pop orders --batch 10 --json > popped.jsonl
     """
+    is_new = _is_new(session.client, queue, group)
     found = _pop(
         session.client, queue, batch=batch, group=group, partition=partition, wait_s=wait,
         commit=ack_,
     )  # fmt: skip
+    if is_new and not _is_new(session.client, queue, group):
+        name = group or QUEUE_MODE
+        session.out.notice(
+            (f"group {name!r} is new on queue {queue!r}: ", "yellow"),
+            "what it does not read counts as unread from now on. To delete it: "
+            f"queue-server groups delete {shlex.quote(name)} --queue {shlex.quote(queue)}",
+        )
     for raw in found:
         _show(session, raw)
     if not found:
@@ -361,6 +370,17 @@ def pop(
             # A producer chose it, and somebody may paste it into a shell.
             f" --transaction-id={shlex.quote(last.transaction_id)}{group_option}",
         )
+
+
+def _is_new(client: Client, queue: str, group: str) -> bool:
+    """Whether the queue does not know the group; False where nobody may see that."""
+    try:
+        told = client.get(f"/api/v1/consumer-groups/{segment(group or QUEUE_MODE)}", {"limit": 1})
+    except CliError as exc:
+        if exc.exit_code is Exit.UNREACHABLE:
+            raise
+        return False
+    return queue not in told
 
 
 def _pop(

@@ -27,6 +27,8 @@ _LISTED = (
     ">oldest",
     ">pushed/s",
     ">acked/s",
+    "slowest group",
+    ">its lag",
     ">dead letters",
     ">processing",
     ">stored",
@@ -86,12 +88,12 @@ def list_queues(
 ) -> None:
     """List queues and what lies in them, those with the most to read first.
 
-    The depth is what the slowest consumer has not acknowledged, of all groups and those without
-    one, and the oldest of these messages has been due for as long as shown; scheduled are those
-    that are not due yet (delayedProcessing, windowBuffer). Rates are of the last minute; an
-    acknowledgement counts for each group. With --json: one object, `{"queues": [...]}`, with a
-    queue as the server's /api/v1/resources/queues tells it, and its `pushedPerSecond`,
-    `ackedPerSecond`, `oldestUnreadAt` and `oldestDueAt`.
+    The depth is what the slowest consumer has not acknowledged, of the groups in use and those
+    without one, and the oldest of these messages has been due for as long as shown; scheduled are
+    those that are not due yet (delayedProcessing, windowBuffer). The slowest group comes with its
+    own lag. Rates are of the last minute; an acknowledgement counts for each group. With --json:
+    one object, `{"queues": [...]}`, with a queue as the server's /api/v1/resources/queues tells it,
+    and its `pushedPerSecond`, `ackedPerSecond`, `oldestUnreadAt` and `oldestDueAt`.
 
     \b
     Examples:
@@ -119,6 +121,7 @@ def list_queues(
                 age(queue["oldestDueAt"]),
                 rate(queue["pushedPerSecond"]),
                 rate(queue["ackedPerSecond"]),
+                *slowest_group(queue),
                 queue["messages"].get("deadLetter", 0),
                 queue["messages"]["processing"],
                 queue["messages"]["total"],
@@ -127,6 +130,14 @@ def list_queues(
             for queue in queues
         ],
     )
+
+
+def slowest_group(queue: dict[str, Any]) -> tuple[str | None, int | None]:
+    """Name and lag of the group that is furthest behind; None where none is."""
+    slowest = queue.get("slowestGroup")
+    if not slowest or slowest["lag"] <= slowest["scheduled"]:
+        return None, None
+    return slowest["group"], slowest["lag"]
 
 
 def read_queues(client: Client, most: int = _QUEUES_MAX, **filter_: str) -> list[dict[str, Any]]:

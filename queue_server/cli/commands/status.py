@@ -26,6 +26,7 @@ from queue_server.cli.commands.queues import (
     listed,
     rate,
     read_queues,
+    slowest_group,
 )
 from queue_server.cli.exits import CliError, Exit, usage_error
 from queue_server.cli.output import count, duration, screen_table, some, styled
@@ -90,6 +91,7 @@ class Status(msgspec.Struct, rename="camel"):
     messages: dict[str, int]  # stored, depth, scheduled, pending, processing, completed, deadLetter
     # Of the reader that is furthest behind: messages, and seconds since the oldest was due.
     lag: dict[str, float]
+    slowest_group: dict[str, Any] | None  # queue, group, lag, lagSeconds, activity, lastActiveAt
     leases: int
     counters: dict[str, int]
     last_hour: dict[str, int]  # as `counters`, but of all servers
@@ -111,14 +113,14 @@ def status(session: Session) -> None:
     count since it started; an acknowledgement counts once, however many messages before it it
     covers.
 
-    The depth is what the slowest consumer has not acknowledged, of all groups and those without
-    one; scheduled are those of these messages that are not due yet. Pending are the messages that
-    queue mode has neither acknowledged nor leased. How far a consumer is behind counts from the
-    time when its oldest message was due.
+    The depth is what the slowest consumer has not acknowledged, of the groups in use and those
+    without one; scheduled are those of these messages that are not due yet. Pending are the
+    messages that queue mode has neither acknowledged nor leased. How far a consumer is behind
+    counts from the time when its oldest message was due.
 
     With --json: one object, with `messages` (stored, depth, scheduled, pending, processing,
     completed, deadLetter), `counters`, `lastHour`, `rates` (a second), `lag` (seconds, messages),
-    `uptimeSeconds`, `servers`, `workers`, `leases`, `topErrors` ...
+    `slowestGroup`, `uptimeSeconds`, `servers`, `workers`, `leases`, `topErrors` ...
 
     \b
     Examples:
@@ -146,10 +148,7 @@ def status(session: Session) -> None:
         f"{some(found.queues, 'queue')}, {some(found.partitions, 'partition')},"
         f" {some(found.leases, 'live lease')}"
     )
-    line(
-        f"the slowest consumer is {some(int(found.lag['messages']), 'message')},"
-        f" {duration(found.lag['seconds'])} behind"
-    )
+    line(_slowest(found))
     line()
     # An acknowledgement covers all messages before it in its partition, and counts once.
     session.out.figures(
@@ -169,6 +168,19 @@ def status(session: Session) -> None:
         line((f"messages and lag are {found.figures_age_seconds} s old", "dim"))
     for error in found.top_errors:
         line(("dead letters: ", "yellow"), f"{count(error['count'])} x {error['error']}")
+
+
+def _slowest(found: Status) -> str:
+    one = found.slowest_group
+    if one is None or one["lag"] <= one["scheduled"]:
+        depth = found.messages["depth"] - found.messages["scheduled"]
+        return "no group is behind" + (
+            f"; {some(depth, 'message')} in queues without a group" if depth else ""
+        )
+    return (
+        f"the slowest consumer is group {one['group']!r} of queue {one['queue']!r}:"
+        f" {some(one['lag'], 'message')}, {duration(one['lagSeconds'])} behind"
+    )
 
 
 def top(
@@ -246,6 +258,7 @@ def read_status(client: Client) -> Status:
             "seconds": overview["lag"]["time"]["max"],
             "messages": overview["lag"]["offset"]["max"],
         },
+        slowest_group=overview["lag"].get("slowestGroup"),
         leases=details["leases"]["active"],
         counters={name: counters.get(wire, 0) for name, wire in _COUNTERS.items()},
         last_hour={
@@ -309,7 +322,11 @@ def _looks(
 def _deepest(client: Client) -> list[dict[str, Any]]:
     """The queues with the most to read."""
     return [
-        {"name": queue["name"], "partitions": queue["partitions"]}
+        {
+            "name": queue["name"],
+            "partitions": queue["partitions"],
+            "slowestGroup": queue.get("slowestGroup"),
+        }
         | _messages(queue)
         | {name: queue[name] for name in RATED}
         for queue in read_queues(client)[:_TOP_QUEUES]
@@ -363,6 +380,7 @@ def _screen(
             age(queue["oldestDueAt"]),
             rate(queue["pushedPerSecond"]),
             rate(queue["ackedPerSecond"]),
+            *slowest_group(queue),
             Text(count(queue["deadLetter"]), style="red" if queue["deadLetter"] else "dim"),
             queue["processing"],
             queue["stored"],

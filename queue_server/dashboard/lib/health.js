@@ -1,6 +1,6 @@
 // Is all well, and if not, which queue is not and why: from the figures, by rules that are written
 // here and nowhere else.
-import { age, ageSeconds, bytes, count, duration, percent, plural } from "./format.js";
+import { age, ageSeconds, bytes, count, duration, groupName, percent, plural } from "./format.js";
 import { href } from "./router.js";
 
 /** From here on a queue's oldest unread message is worth a word, and worth an alarm. */
@@ -33,22 +33,39 @@ function scheduledNote(row) {
   return row.scheduled > 0 && row.scheduled < row.depth ? ` (${count(row.scheduled)} of them scheduled)` : "";
 }
 
+const isLate = (reader) => reader.lag > 0 && ageSeconds(reader.oldestDueAt) >= OLD_S;
+
+/** What the groups of a queue that is late do: which one is behind, by how much, and the others. */
+function whoIsLate(row) {
+  const unread = `${count(row.depth)} unread${scheduledNote(row)}, the oldest for ${age(ageSeconds(row.oldestDueAt))}`;
+  if (row.scheduled === row.depth) return `${unread}: new messages keep the window of windowBuffer open`;
+  if (!row.readerCount) return `${unread}: no group has read it yet`;
+  const late = row.readers.filter(isLate);
+  if (!late.length) return unread; // the groups were looked at a moment earlier or later
+  const [worst] = late;
+  const last = `last active ${age(ageSeconds(worst.lastActiveAt))} ago${worst.state === "never acknowledged" ? ", never acknowledged" : ""}`;
+  const keepingUp = row.readerCount - late.length;
+  const others = [
+    late.length > 1 && plural(late.length - 1, "other group is behind too", "other groups are behind too"),
+    // Of many groups only the worst are told.
+    keepingUp > 0 && late.length < row.readers.length && plural(keepingUp, "other group keeps up", "other groups keep up"),
+  ].filter(Boolean).join(", ");
+  return `${groupName(worst.name)} is ${plural(worst.lag, "message")} behind, the oldest for ${age(ageSeconds(worst.oldestDueAt))}; ${last}${others && `; ${others}`}`;
+}
+
 function ofQueue(row) {
   const found = [];
   const link = { text: row.name, href: href(["queues", row.name]) };
   const tone = ageTone(row);
   if (tone) {
-    const why = row.scheduled === row.depth ? "new messages keep the window of windowBuffer open"
-      : row.groups === 0 && !row.consumedAt
-      ? "nobody has read it yet"
-      : row.processing > 0 ? `${count(row.processing)} are being worked on` : "nobody works on it now";
-    found.push({ tone, link, why: `${count(row.depth)} unread${scheduledNote(row)}, the oldest for ${age(ageSeconds(row.oldestDueAt))}: ${why}` });
+    const worst = row.readers.find(isLate);
+    found.push({ tone, link, why: whoIsLate(row), group: worst && { queue: row.name, name: worst.name } });
   }
-  if (row.maxSize > 0 && row.depth >= FULL * row.maxSize) {
-    const full = row.depth >= row.maxSize;
+  if (row.maxSize > 0 && row.limited >= FULL * row.maxSize) {
+    const full = row.limited >= row.maxSize;
     found.push({
       tone: full ? "bad" : "warn", link,
-      why: `${percent(row.depth / row.maxSize)} of its maxSize${full ? ": pushes are refused" : ""}`,
+      why: `${percent(row.limited / row.maxSize)} of its maxSize${full ? ": pushes are refused" : ""}`,
     });
   }
   const acked = row.ackedRecently + row.failedRecently;
@@ -118,7 +135,7 @@ function ofHolder(one) {
   return [];
 }
 
-/** [{tone: "bad"|"warn", link, why}], the worst first. */
+/** [{tone: "bad"|"warn", link, why, group}], the worst first; `group`: one to move or to delete. */
 export function problems({ healthError, queues, postgres, workers, maintenance }) {
   const found = [];
   // Whether the server itself answers is said above every page.

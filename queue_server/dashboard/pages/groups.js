@@ -1,14 +1,22 @@
 import { html, useEffect, useState } from "../lib/view.js";
 import { get, path, post, remove } from "../lib/api.js";
-import { ageSeconds, count, duration, groupName, NONE, plural, QUEUE_MODE, short } from "../lib/format.js";
+import { age, ageSeconds, briefly, count, duration, groupName, NONE, plural, QUEUE_MODE, short } from "../lib/format.js";
 import { OLD_S, VERY_OLD_S } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
 import {
-  Action, Ago, Badge, Card, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, OldestStat, Page, Pager, Search, Stat, Stats, Table, toast, Unread,
+  Action, Ago, Badge, Card, Choice, Confirm, Dialog, DialogFooter, Empty, Field, Loaded, Oldest, OldestStat, Page, Pager, Search, Stat, Stats, Table, toast, Unread,
 } from "../lib/components.js";
 
 const LIMIT = 50;
+
+/** A group's state; grey where the group does not count in its queue's depth. */
+export function GroupState({ state, counted, at }) {
+  if (state === "active") return html`<${Badge} tone="good">active<//>`;
+  return html`<${Badge} tone=${counted ? "warn" : ""}>${state}${state === "idle" ? html` for <${Ago} at=${at} suffix="" />` : ""}<//>`;
+}
+
+const STATES = [["", "All states"], ["active", "Active"], ["idle", "Idle"], ["never acknowledged", "Never acknowledged"]];
 
 function lagTone(seconds) {
   if (!(seconds >= OLD_S)) return "";
@@ -17,26 +25,28 @@ function lagTone(seconds) {
 
 export function Groups({ query }) {
   const search = (query.get("search") ?? "").toLowerCase();
+  const state = query.get("state") ?? "";
   const offset = Number(query.get("offset") ?? 0);
   const source = useData((signal) => get("/api/v1/consumer-groups", {}, signal), [], { every: 5000, wanted: (event) => event === "queue.depth" });
   return html`
     <${Page} title="Groups" about="Who reads what, and how far behind each is.">
       <${Card}>
-        <div class="toolbar"><${Search} label="Search groups" placeholder="Search by group or queue" value=${search} onInput=${(text) => requery({ search: text, offset: "" })} /></div>
+        <div class="toolbar"><${Search} label="Search groups" placeholder="Search by group or queue" value=${search} onInput=${(text) => requery({ search: text, offset: "" })} />
+          <${Choice} label="State" value=${state} options=${STATES} onChange=${(key) => requery({ state: key, offset: "" })} /></div>
         <${Loaded} of=${source} lines=${8}>${(groups) => {
           if (!groups.length) return html`<${Empty} title="No consumer group yet">A group appears with its first pop: <code>GET /api/v1/pop/queue/orders?consumerGroup=billing</code><//>`;
-          const found = groups.filter((one) => `${groupName(one.name)}\n${one.queueName}`.toLowerCase().includes(search))
-            .sort((a, b) => b.maxTimeLag - a.maxTimeLag || b.totalLag - a.totalLag || (a.name < b.name ? -1 : 1));
-          if (!found.length) return html`<${Empty} title="No group matches">Neither a group nor its queue has “${search}” in its name.<//>`;
+          const found = groups.filter((one) => `${groupName(one.name)}\n${one.queueName}`.toLowerCase().includes(search) && (!state || one.activity === state))
+            .sort((a, b) => b.counted - a.counted || b.maxTimeLag - a.maxTimeLag || b.totalLag - a.totalLag || (a.name < b.name ? -1 : 1));
+          if (!found.length) return html`<${Empty} title="No group matches">${state ? `None is ${state}${search ? ` with “${search}” in its name or its queue's` : ""}.` : `Neither a group nor its queue has “${search}” in its name.`}<//>`;
           return html`
             <${Table} caption="Consumer groups" id=${(row) => `${row.name}\n${row.queueName}`} rows=${found.slice(offset, offset + LIMIT)} columns=${[
               { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, row.queueName])}>${groupName(row.name)}</a>` },
               { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queueName])}>${row.queueName}</a>` },
               { key: "lag", label: "Unread", number: true, render: (row) => html`<${Unread} depth=${row.totalLag} scheduled=${row.scheduled} />` },
-              { key: "time", label: "Behind by", number: true, render: (row) => (row.totalLag === row.scheduled && !row.maxTimeLag ? NONE : html`<${Badge} tone=${lagTone(row.maxTimeLag)}>${duration(row.maxTimeLag)}<//>`) },
+              { key: "time", label: "Behind by", number: true, render: (row) => (row.totalLag === row.scheduled && !row.maxTimeLag ? NONE : html`<${Badge} tone=${row.counted ? lagTone(row.maxTimeLag) : ""}>${duration(row.maxTimeLag)}<//>`) },
               { key: "partitions", label: "Partitions behind", number: true, render: (row) => `${short(row.partitionsWithLag)} of ${short(row.partitionCursors)}` },
-              { key: "mode", label: "Began with", render: (row) => row.subscriptionMode },
-              { key: "since", label: "Known for", number: true, render: (row) => html`<${Ago} at=${row.subscriptionCreatedAt} suffix="" />` },
+              { key: "state", label: "State", render: (row) => html`<${GroupState} state=${row.activity} counted=${row.counted} at=${row.lastActiveAt} />` },
+              { key: "active", label: "Last active", number: true, render: (row) => html`<${Ago} at=${row.lastActiveAt} />` },
             ]} />
             <${Pager} offset=${offset} limit=${LIMIT} total=${found.length} noun=${found.length === 1 ? "group" : "groups"} onOffset=${(next) => requery({ offset: next || "" })} />`;
         }}<//>
@@ -71,11 +81,12 @@ export function Group({ group, queue, query }) {
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
           <${Stat} label="Unread" value=${short(row.lag)} unit="msg" note=${row.scheduled > 0 && `${short(row.scheduled)} scheduled`} />
-          <${OldestStat} at=${row.lag ? row.oldestDueAt : null} tone=${lagTone(row.lag ? ageSeconds(row.oldestDueAt) : 0)} />
+          <${OldestStat} at=${row.lag ? row.oldestDueAt : null} tone=${lagTone(row.lag && row.counted ? ageSeconds(row.oldestDueAt) : 0)} />
           <${Stat} label="Partitions behind" value=${short(row.laggingPartitions)} unit=${`of ${short(row.partitions)}`} />
           <${Stat} label="Held now" value=${short(row.leasedPartitions)} unit="partitions" note="under a live lease" />
-          <${Stat} label="Last read" value=${row.consumedAt ? html`<${Ago} at=${row.consumedAt} suffix="" />` : "never"} />
-        <//>`}<//>
+          <${Stat} label="Last active" value=${briefly(ageSeconds(row.lastActiveAt))} note=${row.lastAckAt ? html`acknowledged <${Ago} at=${row.lastAckAt} />` : "never acknowledged"} />
+        <//>
+        ${!row.counted && html`<p class="notice">No consumer has used this group for ${age(ageSeconds(row.lastActiveAt))}, so its unread messages are not counted as the queue's. It counts again when it pops.</p>`}`}<//>
       <${Card} title="Partitions" about="Those first in which the group is furthest behind.">
         <div class="toolbar"><${Search} label="Search partitions" placeholder="Search partitions" value=${search} onInput=${(text) => requery({ search: text, offset: "" })} /></div>
         <${Loaded} of=${places}>${({ partitions, total }) => (partitions.length ? html`
@@ -96,15 +107,20 @@ export function Group({ group, queue, query }) {
         setDialog(null);
         renew();
       }} />`}
-      ${dialog === "delete" && html`
-        <${Confirm} title=${`Delete ${groupName(group)} from ${queue}?`} verb="Delete group" onClose=${() => setDialog(null)} act=${async () => {
-          await remove(path`/api/v1/consumer-groups/${group}/queues/${queue}`);
-          toast(`Deleted ${groupName(group)} from ${queue}`);
-          go(["groups"]);
-        }}>
-          <p>The group's places go: ${row ? plural(row.partitions, "partition") : "all"}, and the leases of ${row ? plural(row.leasedPartitions, "partition") : "all"}. Its dead letters stay, and so do the messages.</p>
-          <p>Should it pop again, it begins as a new group: by default with everything that is stored.</p>
-        <//>`}
+      ${dialog === "delete" && html`<${DeleteGroup} group=${group} queue=${queue} row=${row} onClose=${() => setDialog(null)} onDone=${() => go(["groups"])} />`}
+    <//>`;
+}
+
+/** *row*: what is known of the group; without it all its places are spoken of. */
+export function DeleteGroup({ group, queue, row, onClose, onDone }) {
+  return html`
+    <${Confirm} title=${`Delete ${groupName(group)} from ${queue}?`} verb="Delete group" onClose=${onClose} act=${async () => {
+      await remove(path`/api/v1/consumer-groups/${group}/queues/${queue}`);
+      toast(`Deleted ${groupName(group)} from ${queue}`);
+      onDone();
+    }}>
+      <p>The group's places go: ${row ? plural(row.partitions, "partition") : "all"}, and the leases of ${row ? plural(row.leasedPartitions, "partition") : "all"}. Its dead letters stay, and so do the messages.</p>
+      <p>Should it pop again, it begins as a new group: by default with everything that is stored.</p>
     <//>`;
 }
 
@@ -127,8 +143,8 @@ const PRESETS = [
 ];
 
 /** Shows what a seek does before it is done. */
-function Seek({ group, queue, partition, onClose, onDone }) {
-  const [target, setTarget] = useState(null);
+export function Seek({ group, queue, partition, chosen = null, onClose, onDone }) {
+  const [target, setTarget] = useState(chosen);
   const [time, setTime] = useState(() => fieldTime(new Date(Date.now() - 3_600_000)));
   const [preview, setPreview] = useState(null);
   const [error, setError] = useState(null);

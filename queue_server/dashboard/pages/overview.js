@@ -1,11 +1,12 @@
 import { html, useMemo, useState } from "../lib/view.js";
 import { get, refusal } from "../lib/api.js";
-import { age, ageSeconds, briefly, bytes, count, duration, isDue, NONE, percent, plural, rate, short, since } from "../lib/format.js";
+import { age, ageSeconds, briefly, bytes, count, duration, groupName, isDue, NONE, percent, plural, rate, short, since } from "../lib/format.js";
 import { ageTone, holderName, isSilent, problems } from "../lib/health.js";
 import { useData, useThroughput } from "../lib/live.js";
 import { href } from "../lib/router.js";
-import { Ago, Badge, Card, Choice, Empty, Loaded, Oldest, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
+import { Action, Ago, Badge, Card, Choice, Empty, Loaded, Oldest, Page, Skeleton, Stat, Stats, Table } from "../lib/components.js";
 import { Chart, ended } from "../lib/chart.js";
+import { DeleteGroup, Seek } from "./groups.js";
 
 const SERIES = [
   { label: "In", colour: "--in", fill: true },
@@ -30,13 +31,23 @@ export function Overview() {
   const oldest = behind.reduce(
     (worst, row) => (!worst || row.oldestDueAt < worst.oldestDueAt ? row : worst), null);
   const last = samples.at(-1);
+  const readers = rows.flatMap((row) => (row.readerCount ? row.readers.map((one) => ({ ...one, queue: row.name, depth: one.lag }))
+    : [{ name: null, queue: row.name, depth: row.depth, oldestDueAt: row.oldestDueAt }]))
+    .filter((one) => one.depth > 0 && one.oldestDueAt && isDue(one.oldestDueAt)).sort((a, b) => (a.oldestDueAt < b.oldestDueAt ? -1 : 1));
 
+  const [dialog, setDialog] = useState(null);
+  const done = () => {
+    setDialog(null);
+    queues.reload();
+  };
   return html`
     <${Page} title="Overview" about=${health.data && html`Version ${health.data.version}, up for ${duration(parseInt(health.data.uptime, 10))}`}>
       <${Verdict} ready=${Boolean(queues.data && (health.data || health.error))} found=${problems({
         healthError: health.error, queues: queues.data?.queues,
         postgres: postgres.data, workers: workers.data?.workers, maintenance: maintenance.data,
-      })} />
+      })} onGroup=${setDialog} />
+      ${dialog?.act === "move" && html`<${Seek} group=${dialog.name} queue=${dialog.queue} partition=${null} chosen="end" onClose=${() => setDialog(null)} onDone=${done} />`}
+      ${dialog?.act === "delete" && html`<${DeleteGroup} group=${dialog.name} queue=${dialog.queue} onClose=${() => setDialog(null)} onDone=${done} />`}
       <${Stats}>
         <${Stat} label="In" value=${rate(last?.pushed)} unit="msg/s" />
         <${Stat} label="Out" value=${rate(last && Math.max(last.acked, 0))} unit="msg/s" note=${last && `${rate(last.popped)} delivered`} />
@@ -50,16 +61,19 @@ export function Overview() {
       <//>
       <${Throughput} samples=${samples} />
       <div class="grid-2">
-        <${Card} title="Furthest behind" actions=${html`<a href="#/queues">All queues</a>`}>
-          <${Loaded} of=${queues}>${() => behind.length
-            ? html`<${Table} caption="Queues with the oldest unread messages" id=${(row) => row.name}
-                rows=${[...behind].sort((a, b) => (a.oldestDueAt < b.oldestDueAt ? -1 : 1)).slice(0, 6)}
+        <${Card} title="Furthest behind" actions=${html`<a href="#/groups">All groups</a>`}>
+          <${Loaded} of=${queues}>${() => readers.length
+            ? html`<${Table} caption="Groups with the oldest unread messages" id=${(row) => `${row.name}\n${row.queue}`}
+                rows=${readers.slice(0, 6)}
                 columns=${[
-                  { key: "name", label: "Queue", render: (row) => html`<a href=${href(["queues", row.name])}>${row.name}</a>` },
+                  // In one column: a phone has no room for two names side by side.
+                  { key: "group", label: "Group", render: (row) => html`${row.name ? html`<a href=${href(["groups", row.name, row.queue])}>${groupName(row.name)}</a>` : html`<span class="muted">no group yet</span>`}
+                    <div class="small"><a href=${href(["queues", row.queue])}>${row.queue}</a></div>` },
                   { key: "depth", label: "Unread", number: true, render: (row) => short(row.depth) },
                   { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.oldestDueAt} tone=${ageTone(row)} />` },
                 ]} />`
             : html`<${Empty} title=${sum("depth") ? "All that is due is read" : "Everything is read"}>No group is behind in any queue.<//>`}<//>
+          ${sum("idleGroups") > 0 && html`<p class="muted small"><a href="#/groups">${plural(sum("idleGroups"), "idle group is", "idle groups are")}</a> not counted: no consumer reads with ${sum("idleGroups") === 1 ? "it" : "them"} any more.</p>`}
         <//>
         <${Card} title="PostgreSQL"><${Loaded} of=${postgres}>${(data) => html`<${Postgres} data=${data} health=${health} />`}<//><//>
       </div>
@@ -100,7 +114,7 @@ function aboutWorkers({ workers, everywhere }) {
   return servers > 1 && `of ${count(servers)} servers on this database; those of others as they last told`;
 }
 
-function Verdict({ ready, found }) {
+function Verdict({ ready, found, onGroup }) {
   // Ages change with every look; who listens hears what is wrong when that changes.
   const subjects = found.map((one) => `${one.tone} ${one.link.text}`).join("\n");
   const news = useMemo(() => {
@@ -108,12 +122,12 @@ function Verdict({ ready, found }) {
     if (!found.length) return "All is well";
     return found.slice(0, SHOWN).map((one) => `${one.link.text}: ${one.why}`).join(". ");
   }, [ready, subjects]);
-  return html`<p class="sr-only" role="status">${news}</p><${Sign} ready=${ready} found=${found} />`;
+  return html`<p class="sr-only" role="status">${news}</p><${Sign} ready=${ready} found=${found} onGroup=${onGroup} />`;
 }
 
 const SHOWN = 6;
 
-function Sign({ ready, found }) {
+function Sign({ ready, found, onGroup }) {
   if (!ready) return html`<div class="verdict wait"><span class="sign" aria-hidden="true">…</span><strong>Looking</strong></div>`;
   if (!found.length) {
     return html`<div class="verdict good"><span class="sign" aria-hidden="true">✓</span>
@@ -123,8 +137,18 @@ function Sign({ ready, found }) {
   return html`
     <div class=${`verdict ${tone}`}><span class="sign" aria-hidden="true">!</span>
       <div><strong>${plural(found.length, "thing needs", "things need")} attention</strong>
-        <ul>${found.slice(0, SHOWN).map((one, index) => html`<li key=${index}><a href=${one.link.href}>${one.link.text}</a>: ${one.why}</li>`)}
+        <ul>${found.slice(0, SHOWN).map((one, index) => html`<li key=${index}><a href=${one.link.href}>${one.link.text}</a>: ${one.why}${one.group && html` <${GroupActions} group=${one.group} onGroup=${onGroup} />`}</li>`)}
           ${found.length > SHOWN && html`<li>and ${count(found.length - SHOWN)} more</li>`}</ul></div></div>`;
+}
+
+/** What may be done about a group that nobody needs any more; each asks before it is done. */
+function GroupActions({ group, onGroup }) {
+  const name = groupName(group.name);
+  return html`<span class="actions">
+    <${Action} kind="small" access="read-write" use="administer" queue=${group.queue} label=${`Move ${name} of ${group.queue} to the end`}
+      onClick=${() => onGroup({ ...group, act: "move" })}>Move to end<//>
+    <${Action} kind="small danger" access="admin" use="administer" queue=${group.queue} label=${`Delete group ${name} of ${group.queue}`}
+      onClick=${() => onGroup({ ...group, act: "delete" })}>Delete group<//></span>`;
 }
 
 function Throughput({ samples }) {

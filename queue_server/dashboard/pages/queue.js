@@ -11,6 +11,7 @@ import { Chart, DURATION_STEPS, ended } from "../lib/chart.js";
 import { OPTION_GROUPS } from "../lib/options.js";
 import { MESSAGE_COLUMNS } from "./message_table.js";
 import { QueueForm } from "./queue_form.js";
+import { GroupState } from "./groups.js";
 import { ClearQueue, DeleteQueue } from "./queue_actions.js";
 
 const LIMIT = 50;
@@ -41,10 +42,11 @@ export function Queue({ name, query }) {
         <${Action} kind="danger" access="admin" use="administer" queue=${name} onClick=${() => setDialog("delete")}>Delete queue<//>`}>
       <${Loaded} of=${source} lines=${2}>${() => html`
         <${Stats}>
-          <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${[row.scheduled > 0 && `${short(row.scheduled)} scheduled`, row.maxSize ? `of at most ${short(row.maxSize)}` : `${short(row.total)} stored`].filter(Boolean).join(", ")} />
+          <${Stat} label="Unread" value=${short(row.depth)} unit="msg" note=${[row.scheduled > 0 && `${short(row.scheduled)} scheduled`, row.maxSize ? `${short(row.limited)} of at most ${short(row.maxSize)}` : `${short(row.total)} stored`].filter(Boolean).join(", ")} />
           <${OldestStat} at=${row.depth ? row.oldestDueAt : null} tone=${ageTone(row)} />
           <${Stat} label="In" value=${rate(row.pushedPerSecond)} unit="msg/s" note=${html`last <${Ago} at=${row.lastPushAt} />`} />
           <${Stat} label="Out" value=${rate(row.ackedPerSecond)} unit="msg/s" note=${row.consumedAt ? html`last <${Ago} at=${row.consumedAt} />` : "never read"} />
+          <${SlowestReader} row=${row} />
           <${Stat} label="In work" value=${short(row.processing)} unit="msg" />
           <${Stat} label="Dead letters" value=${short(row.deadLetters)} tone=${row.deadLetters ? "warn" : ""} href=${href(["dead-letters"], { queue: name })} />
         <//>`}<//>
@@ -64,6 +66,15 @@ export function Queue({ name, query }) {
       ${dialog === "clear" && html`<${ClearQueue} name=${name} onClose=${close} onDone=${source.reload} />`}
       ${dialog === "delete" && html`<${DeleteQueue} name=${name} onClose=${close} onDone=${() => go(["queues"])} />`}
     <//>`;
+}
+
+/** The group that is furthest behind; the queue's unread messages are the sum of its partitions' slowest. */
+function SlowestReader({ row }) {
+  const [worst] = row.readers;
+  if (!worst) return html`<${Stat} label="Slowest group" value="none" note="no group has read it" />`;
+  const link = html`<a href=${href(["groups", worst.name, row.name])}>${groupName(worst.name)}</a>`;
+  return html`<${Stat} label="Slowest group" value=${short(worst.lag)} unit="msg behind"
+    note=${html`${link}, active <${Ago} at=${worst.lastActiveAt} />${row.idleGroups > 0 && html`; ${count(row.idleGroups)} idle not counted`}`} />`;
 }
 
 function Partitions({ name, query }) {
@@ -98,10 +109,11 @@ function GroupsOf({ name }) {
     <${Table} caption="Consumer groups" id=${(row) => row.name} rows=${groups} columns=${[
       { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, name])}>${groupName(row.name)}</a>${row.conflation && html` <${Badge}>newest only<//>`}` },
       { key: "lag", label: "Unread", number: true, render: (row) => html`<${Unread} depth=${row.lag} scheduled=${row.scheduled} />` },
-      { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.lag ? row.oldestDueAt : null} tone=${ageSeconds(row.oldestDueAt) > OLD_S ? "warn" : ""} />` },
+      { key: "state", label: "State", render: (row) => html`<${GroupState} state=${row.state} counted=${row.counted} at=${row.lastActiveAt} />` },
+      { key: "age", label: "Oldest", number: true, render: (row) => html`<${Oldest} at=${row.lag ? row.oldestDueAt : null} tone=${row.counted && ageSeconds(row.oldestDueAt) > OLD_S ? "warn" : ""} />` },
       { key: "behind", label: "Partitions behind", number: true, render: (row) => `${short(row.laggingPartitions)} of ${short(row.partitions)}` },
       { key: "leased", label: "Held now", number: true, render: (row) => short(row.leasedPartitions) },
-      { key: "consumed", label: "Last read", number: true, render: (row) => html`<${Ago} at=${row.consumedAt} />` },
+      { key: "active", label: "Last active", number: true, render: (row) => html`<${Ago} at=${row.lastActiveAt} />` },
     ]} />` : html`<${Empty} title="Nobody reads this queue">A group appears with its first pop.<//>`)}<//>`;
 }
 

@@ -1,6 +1,6 @@
 import { html, useState } from "../lib/view.js";
 import { get } from "../lib/api.js";
-import { count, rate, short } from "../lib/format.js";
+import { count, groupName, rate, short } from "../lib/format.js";
 import { ageTone } from "../lib/health.js";
 import { useData } from "../lib/live.js";
 import { go, href, requery } from "../lib/router.js";
@@ -17,6 +17,7 @@ const VALUES = {
   out: (row) => row.ackedPerSecond,
   // The older, the more.
   age: (row) => (row.depth > 0 && row.oldestDueAt ? -new Date(row.oldestDueAt).getTime() : -Infinity),
+  reader: (row) => row.readers[0]?.lag ?? -1,
   processing: (row) => row.processing,
   dead: (row) => row.deadLetters,
   partitions: (row) => row.partitions,
@@ -37,6 +38,9 @@ export function Queues({ query }) {
     { key: "in", label: "In /s", number: true, sort: true, render: (row) => rate(row.pushedPerSecond) },
     { key: "out", label: "Out /s", number: true, sort: true, render: (row) => rate(row.ackedPerSecond) },
     { key: "age", label: "Oldest", number: true, sort: true, render: (row) => html`<${Oldest} at=${row.depth > 0 ? row.oldestDueAt : null} tone=${ageTone(row)} />` },
+    { key: "reader", label: "Slowest group", sort: true, render: (row) => (row.readers[0]?.lag > row.readers[0]?.scheduled
+      ? html`<a href=${href(["groups", row.readers[0].name, row.name])}>${groupName(row.readers[0].name)}</a> <span class="muted small">${short(row.readers[0].lag)} behind</span>`
+      : html`<span class="muted">${row.readerCount ? "all keep up" : "no group yet"}</span>`) },
     { key: "processing", label: "In work", number: true, sort: true, render: (row) => short(row.processing) },
     { key: "dead", label: "Dead letters", number: true, sort: true, render: (row) => (row.deadLetters
       ? html`<a href=${href(["dead-letters"], { queue: row.name })}>${short(row.deadLetters)}</a>` : "0") },

@@ -24,6 +24,7 @@ from queue_server.storage import groups as stored_groups
 from queue_server.storage import statistics
 from queue_server.storage.statistics import (
     Counts,
+    GroupStatistics,
     PartitionPage,
     QueueFilter,
     QueueStatistics,
@@ -61,7 +62,7 @@ def six(counts: Counts) -> dict[str, int]:
     }
 
 
-def queue_entry(queue: QueueStatistics) -> dict[str, Any]:
+def queue_entry(queue: QueueStatistics, slowest: GroupStatistics | None) -> dict[str, Any]:
     return {
         "id": queue.id,
         "name": queue.name,
@@ -73,7 +74,25 @@ def queue_entry(queue: QueueStatistics) -> dict[str, Any]:
         "messages": six(queue.counts),
         "depth": queue.depth,
         "scheduled": queue.scheduled,
+        "slowestGroup": None if slowest is None else slowest_group(slowest),
     }
+
+
+def slowest_group(group: GroupStatistics) -> dict[str, Any]:
+    return {
+        "queue": group.queue,
+        "group": group.group,
+        "lag": group.lag,
+        "scheduled": group.scheduled,
+        "lagSeconds": int(group.lag_s_max),
+        "activity": group.state,
+        "lastActiveAt": wire_time(group.seen_at),
+    }
+
+
+async def slowest_groups(request: web.Request) -> dict[str, GroupStatistics]:
+    """Of each queue the group that is furthest behind, of those that count."""
+    return statistics.slowest((await request.app[STATE].looks.groups.current()).value)
 
 
 async def queue_in_path(request: web.Request) -> tuple[QueueName, str]:
@@ -106,7 +125,8 @@ async def queues(request: web.Request) -> web.Response:
 
     async def read() -> dict[str, Any]:
         found = await page_of_queues(request, limit, offset)
-        return {"queues": [queue_entry(queue) for queue in found]}
+        slowest = await slowest_groups(request)
+        return {"queues": [queue_entry(queue, slowest.get(queue.name)) for queue in found]}
 
     return await shared_answer(request, ("queues", queue_filter(request), limit, offset), read)
 
@@ -280,6 +300,11 @@ async def overview(request: web.Request) -> web.Response:
     state = request.app[STATE]
     snapshot = await state.looks.overview.current()
     found = snapshot.value
+    slowest = max(
+        (await slowest_groups(request)).values(),
+        key=lambda one: one.behind,
+        default=None,
+    )
     rates = state.throughput.everywhere()
     return json_answer(
         {
@@ -293,6 +318,7 @@ async def overview(request: web.Request) -> web.Response:
             "lag": {
                 "time": _spread(found.lag_seconds),
                 "offset": _spread(found.lag_offsets),
+                "slowestGroup": None if slowest is None else slowest_group(slowest),
             },
             # Over the last seconds, of all hosts.
             "throughput": {

@@ -25,6 +25,7 @@ from queue_server.http.handlers.resources import (
     queue_in_path,
     read_queue,
     six,
+    slowest_groups,
     time_or_null,
 )
 from queue_server.http.handlers.series import (
@@ -167,8 +168,9 @@ async def queues(request: web.Request) -> web.Response:
 
     async def read() -> dict[str, Any]:
         found = await page_of_queues(request, limit, offset)
+        slowest = await slowest_groups(request)
         return {
-            "queues": [queue_entry(queue) for queue in found],
+            "queues": [queue_entry(queue, slowest.get(queue.name)) for queue in found],
             "pagination": {"limit": limit, "offset": offset},
         }
 
