@@ -290,7 +290,7 @@ def test_passwords_are_shown_nowhere() -> None:
         assert "hunter2" not in error("--database-url", bad)
 
 
-# -- who may use it --
+# -- authentication --
 
 ED25519 = next(option.example for name, option in options().items() if name == "jwt_public_key")
 
