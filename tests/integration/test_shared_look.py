@@ -18,6 +18,7 @@ from queue_server.domain.names import QUEUE_MODE, ConsumerGroup, PartitionName, 
 from queue_server.domain.subscription import ALL
 from queue_server.observability.counters import Counter, Counters
 from queue_server.storage.transactions import Transactions
+from tests.fix_db import make_queue
 
 QUEUE = QueueName("q")
 
@@ -44,6 +45,7 @@ class Worker:
     """The broker of one worker and a queue with these groups."""
 
     def __init__(self, transactions: Transactions) -> None:
+        self.transactions = transactions
         self.row = Counters(1).worker(0)
         directory, rooms, keyring = Directory(transactions), Rooms(), Keyring()
         self.pusher = Pusher(transactions, directory, rooms, self.row, keyring)
@@ -52,6 +54,7 @@ class Worker:
     async def prepare(
         self, partitions: int, messages: int, groups: Sequence[ConsumerGroup] = (QUEUE_MODE,)
     ) -> None:
+        await make_queue(self.transactions, "q")
         for group in groups:
             assert (await self.popper.pop(wish(group))).delivery is None
         await self.pusher.push(

@@ -150,12 +150,21 @@ class Refused(Exception):
 class Model:
     def __init__(self) -> None:
         self.queues: dict[str, Queue] = {}
+        # Of queues that do not exist: where the groups start that popped them.
+        self.expected: dict[str, dict[str, float]] = {}
         self.now = 0.0
 
     # -- queues --
 
     def configure(self, queue: str, retry_limit: int) -> None:
-        self.queues[queue] = Queue(retry_limit, {"Default": Partition()})
+        own = self._create(queue)
+        own.retry_limit, own.partitions = retry_limit, {"Default": Partition()}
+
+    def _create(self, queue: str) -> Queue:
+        """A queue that is new, with the groups that waited for it."""
+        expected = self.expected.pop(queue, {})
+        self.queues[queue] = Queue(groups={name: Group(at) for name, at in expected.items()})
+        return self.queues[queue]
 
     def delete_queue(self, queue: str) -> bool:
         return self.queues.pop(queue, None) is not None
@@ -172,7 +181,7 @@ class Model:
         self.now += 1
         stored = []
         for item, entry in zip(items, entries, strict=True):
-            partitions = self.queues.setdefault(item.queue, Queue()).partitions
+            partitions = (self.queues.get(item.queue) or self._create(item.queue)).partitions
             partition = partitions.setdefault(item.partition, Partition())
             partition.id = partition.id or entry["partition_id"]
             offset = self.taken_by(item)
@@ -216,14 +225,16 @@ class Model:
         messages: Sequence[dict[str, Any]],
     ) -> None:
         """Check that *messages* are what the server may hand out, and hold them for handed out."""
-        if partition is None:
-            self.queues.setdefault(queue, Queue())  # it may be created by a pop, a partition not
-        elif not self.has(queue, partition):
+        start = BEGINNING if group == QUEUE_MODE else start
+        if partition is None and queue not in self.queues:
+            assert not messages, "messages of a queue that does not exist"
+            self.expected.setdefault(queue, {}).setdefault(group, start)
+            return
+        if partition is not None and not self.has(queue, partition):
             assert not messages, "messages of a partition that does not exist"
             return
         own_queue = self.queues[queue]
         own = own_queue.groups.setdefault(group, Group())
-        start = BEGINNING if group == QUEUE_MODE else start
         if partition is None:
             own.start = start if own.start is None else own.start
         elif own.start is None and partition not in own.cursors:
@@ -520,5 +531,7 @@ class Model:
     def delete_group(self, queue: str, group: str, *, delete_metadata: bool) -> None:
         groups = self.queues[queue].groups if queue in self.queues else {}
         own = groups.pop(group, None)
-        if own is not None and not delete_metadata:
+        if delete_metadata:
+            self.expected.get(queue, {}).pop(group, None)
+        elif own is not None:
             groups[group] = Group(own.start)

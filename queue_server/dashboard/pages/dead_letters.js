@@ -76,7 +76,7 @@ export function DeadLetters({ query }) {
               setChosen(new Set());
               requery({ queue: row.queue, part: "", reason: JSON.stringify(row.error), offset: "" });
             }}>${row.error || NO_REASON}</button>` },
-            { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
+            { key: "queue", label: "Queue", kind: "wide", render: (row) => html`<a href=${href(["queues", row.queue])}>${row.queue}</a>` },
             { key: "count", label: "Messages", number: true, render: (row) => short(row.count) },
             { key: "groups", label: "Groups", number: true, render: (row) => short(row.groups) },
             { key: "first", label: "First", number: true, render: (row) => html`<${Ago} at=${row.firstFailedAt} />` },

@@ -41,7 +41,7 @@ export function Groups({ query }) {
           return html`
             <${Table} caption="Consumer groups" id=${(row) => `${row.name}\n${row.queueName}`} rows=${found.slice(offset, offset + LIMIT)} columns=${[
               { key: "name", label: "Group", render: (row) => html`<a href=${href(["groups", row.name, row.queueName])}>${groupName(row.name)}</a>` },
-              { key: "queue", label: "Queue", render: (row) => html`<a href=${href(["queues", row.queueName])}>${row.queueName}</a>` },
+              { key: "queue", label: "Queue", kind: "wide", render: (row) => html`<a href=${href(["queues", row.queueName])}>${row.queueName}</a>` },
               { key: "lag", label: "Unread", number: true, render: (row) => html`<${Unread} depth=${row.totalLag} scheduled=${row.scheduled} />` },
               { key: "time", label: "Behind by", number: true, render: (row) => (row.totalLag === row.scheduled && !row.maxTimeLag ? NONE : html`<${Badge} tone=${row.counted ? lagTone(row.maxTimeLag) : ""}>${duration(row.maxTimeLag)}<//>`) },
               { key: "partitions", label: "Partitions behind", number: true, render: (row) => `${short(row.partitionsWithLag)} of ${short(row.partitionCursors)}` },
