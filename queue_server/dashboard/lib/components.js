@@ -157,6 +157,9 @@ export function Choice({ label, value, options, onChange }) {
 }
 
 export function Tabs({ tabs, current, onChange, label }) {
+  const list = useRef(null);
+  // Where the tabs are wider than the screen.
+  useEffect(() => list.current.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest", inline: "center" }), [current]);
   const move = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
@@ -166,7 +169,7 @@ export function Tabs({ tabs, current, onChange, label }) {
     event.currentTarget.querySelector(`[data-tab="${next}"]`).focus();
   };
   return html`
-    <div class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
+    <div ref=${list} class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
       ${tabs.map(([key, text]) => html`
         <button key=${key} id=${`tab-${key}`} data-tab=${key} role="tab" type="button" aria-selected=${key === current}
           aria-controls=${key === current ? `panel-${key}` : undefined} tabindex=${key === current ? 0 : -1} onClick=${() => onChange(key)}>${text}</button>`)}

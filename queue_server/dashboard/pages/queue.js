@@ -147,8 +147,8 @@ function Options({ name, version }) {
   return html`<${Loaded} of=${source} lines=${8}>${(options) => html`
     ${OPTION_GROUPS.map(([title, fields]) => html`
       <section key=${title}><h3>${title}</h3>
-        <dl class="facts">${fields.map(([key, label, kind]) => html`
-          <dt key=${key}>${label}</dt><dd>${shownOption(options[key], kind)}</dd>`)}</dl></section>`)}`}<//>`;
+        <dl class="facts options">${fields.map(([key, label, kind]) => html`
+          <dt key=${key}>${label}</dt><dd>${shownOption(options[key], kind, key)}</dd>`)}</dl></section>`)}`}<//>`;
 }
 
 const RANGES = [["1", "Last hour"], ["24", "Last day"], ["168", "Last week"]];
@@ -184,9 +184,13 @@ function Charts({ series, bucketMinutes }) {
     </div>`;
 }
 
-function shownOption(value, kind) {
+// Of these a 0 is a value like any other; of all others it switches the option off.
+const ZERO_COUNTS = new Set(["leaseTime", "retryLimit", "retryDelay", "priority", "ttl", "dedupWindowSeconds"]);
+
+function shownOption(value, kind, key) {
   if (kind === "bool") return value ? "yes" : "no";
   if (value == null) return html`<span class="muted">not set</span>`;
+  if (value === 0 && !ZERO_COUNTS.has(key)) return html`<span class="muted">off</span>`;
   if (kind === "s") return `${count(value)} s${value >= 60 ? ` (${duration(value)})` : ""}`;
   return `${count(value)}${kind ? ` ${kind}` : ""}`;
 }
