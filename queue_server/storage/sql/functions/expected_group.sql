@@ -36,14 +36,17 @@ BEGIN
         RETURN v_id;
     END IF;
 
+    -- As many as there may be queues. The one that asked least recently makes room: a client that
+    -- asks for ever new names must not keep the groups of others from being remembered.
     SELECT l.queues INTO v_most FROM queen.limits l;
     IF v_most <= (SELECT count(*) FROM (SELECT 1 FROM queen.expected_groups LIMIT v_most) e) THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'QS001',
-            MESSAGE = format(
-                'queue %s does not exist, and %s groups wait for queues that do not, as many as'
-                ' MAX_QUEUES allows: create the queue first', to_json(p_queue), v_most
-            );
+        DELETE FROM queen.expected_groups e
+        WHERE e.ctid = (
+            SELECT o.ctid FROM queen.expected_groups o
+            ORDER BY o.asked_at
+            LIMIT 1
+            FOR UPDATE SKIP LOCKED
+        );
     END IF;
 
     INSERT INTO queen.expected_groups AS e (
