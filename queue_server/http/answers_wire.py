@@ -344,7 +344,6 @@ class SlowestGroup(TypedDict):
 class Lags(TypedDict):
     time: Spread
     offset: Spread
-    slowestGroup: SlowestGroup | None
 
 
 class Throughput(TypedDict):
@@ -361,6 +360,7 @@ class Overview(TypedDict):
     depth: int
     scheduled: int
     lag: Lags
+    slowestGroup: SlowestGroup | None
     throughput: Throughput
     timestamp: Time
     statsAge: int

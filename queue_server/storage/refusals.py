@@ -23,7 +23,7 @@ def _quoted(name: str) -> str:
 # Which text means what, and the fix. A group in the text names the role or database.
 _REFUSALS: tuple[tuple[re.Pattern[str], _Explain], ...] = (
     (
-        re.compile(r'database "(.*?)" does not exist|no such database: (\S+)'),
+        re.compile(r'database "(.{1,300}?)" does not exist|no such database: (\S+)'),
         lambda name, role, _: (
             f"the database {_quoted(name)} does not exist; create it with CREATE DATABASE"
             f" {_quoted(name)} OWNER {_quoted(role)} ENCODING 'UTF8' TEMPLATE template0, or correct"
@@ -31,7 +31,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], _Explain], ...] = (
         ),
     ),
     (
-        re.compile(r'role "(.*?)" does not exist|no such user: (\S+)'),
+        re.compile(r'role "(.{1,300}?)" does not exist|no such user: (\S+)'),
         lambda name, _, database: (
             f"the role {_quoted(name)} does not exist; create it with CREATE ROLE {_quoted(name)}"
             f" LOGIN PASSWORD '...' and make it the owner with ALTER DATABASE {_quoted(database)}"
@@ -39,7 +39,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], _Explain], ...] = (
         ),
     ),
     (
-        re.compile(r'role "(.*?)" is not permitted to log in'),
+        re.compile(r'role "(.{1,300}?)" is not permitted to log in'),
         lambda name, *_: (
             f"the role {_quoted(name)} may not log in; allow it with ALTER ROLE {_quoted(name)}"
             " LOGIN"
@@ -77,7 +77,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], _Explain], ...] = (
         ),
     ),
     (
-        re.compile(r'permission denied for database "(.*?)"'),
+        re.compile(r'permission denied for database "(.{1,300}?)"'),
         lambda name, role, _: (
             f"the role {_quoted(role)} may not use the database {_quoted(name)}; make it the owner"
             f" with ALTER DATABASE {_quoted(name)} OWNER TO {_quoted(role)}"
@@ -91,7 +91,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], _Explain], ...] = (
         ),
     ),
     (
-        re.compile(r'root certificate file "(.*?)" does not exist|certificate verify failed'),
+        re.compile(r'root certificate file "(.{1,300}?)" does not exist|certificate verify failed'),
         lambda *_: (
             "its certificate cannot be checked; name the file of its authority in"
             " PG_SSL_ROOT_CERT or ?sslrootcert="

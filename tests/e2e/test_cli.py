@@ -546,7 +546,7 @@ async def test_names_are_whole_in_80_columns(cli: Cli, queue: str) -> None:
         assert re.search(rf"no room for .*{dropped}.*: widen the terminal", seen), seen
         heads = [line for line in lines_of(seen) if re.match("queue|partition", line)]
         assert dropped not in heads[0]
-        wide = on_terminal(*args, url=cli.url, columns=200)[1]
+        wide = on_terminal(*args, url=cli.url, columns=300)[1]
         assert "no room" not in wide
         assert dropped in wide
     # Figures are not left out: the table is put on its side.

@@ -258,7 +258,7 @@ def read_status(client: Client) -> Status:
             "seconds": overview["lag"]["time"]["max"],
             "messages": overview["lag"]["offset"]["max"],
         },
-        slowest_group=overview["lag"].get("slowestGroup"),
+        slowest_group=overview.get("slowestGroup"),
         leases=details["leases"]["active"],
         counters={name: counters.get(wire, 0) for name, wire in _COUNTERS.items()},
         last_hour={

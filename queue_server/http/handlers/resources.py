@@ -318,8 +318,8 @@ async def overview(request: web.Request) -> web.Response:
             "lag": {
                 "time": _spread(found.lag_seconds),
                 "offset": _spread(found.lag_offsets),
-                "slowestGroup": None if slowest is None else slowest_group(slowest),
             },
+            "slowestGroup": None if slowest is None else slowest_group(slowest),
             # Over the last seconds, of all hosts.
             "throughput": {
                 "ingestedPerSecond": round(rates.pushed, 2),
