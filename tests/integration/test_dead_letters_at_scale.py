@@ -75,7 +75,10 @@ async def fill(conninfo: str, queue_id: str, other_id: str) -> None:
         await connection.execute(
             "WITH made AS (SELECT e.o_id FROM queen.ensure_partitions(1::smallint,"
             "  %(queue_id)s::uuid, ARRAY['p1']) e (o_name, o_id))"
-            " INSERT INTO queen.dead_letters SELECT d.shard, gen_random_uuid(), m.o_id,"
+            " INSERT INTO queen.dead_letters (shard, id, partition_id, queue_id, consumer_group,"
+            "  message_offset, message_id, transaction_id, trace_id, producer_sub, payload,"
+            "  error_message, retry_count, created_at, failed_at)"
+            " SELECT d.shard, gen_random_uuid(), m.o_id,"
             "  %(queue_id)s::uuid, d.consumer_group, d.message_offset, d.message_id,"
             "  'other-' || d.message_offset, d.trace_id, d.producer_sub, d.payload, 'void',"
             "  d.retry_count, d.created_at - interval '1 day', d.failed_at - interval '1 day'"

@@ -74,12 +74,13 @@ def worker(transactions: Transactions) -> Worker:
 
 async def create_partitions(conninfo: str, queue: str, count: int) -> None:
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-        await connection.execute(
-            "SELECT count(*) FROM queen.queues q, LATERAL queen.ensure_partitions("
-            " 1::smallint, q.id, (SELECT array_agg('p' || n) FROM generate_series(1, %s) n)"
-            ") WHERE q.name = %s",
-            (count, queue),
+        created = await connection.execute(
+            "SELECT count(*) FROM queen.ensure_queue(gen_random_uuid(), %s, '', '', 60) q,"
+            " LATERAL queen.ensure_partitions(1::smallint, q.o_queue_id,"
+            "  (SELECT array_agg('p' || n) FROM generate_series(1, %s) n))",
+            (queue, count),
         )
+        assert await created.fetchone() == (count,)
         await connection.execute("ANALYZE")
 
 
@@ -129,8 +130,8 @@ async def test_a_pop_over_100000_partitions_takes_as_long_as_over_10(
 ) -> None:
     """Both for mostly empty partitions and after a burst that went through a quarter of them."""
     for queue, count in (("few", FEW), ("many", MANY)):
-        await worker.pop(queue)
         await create_partitions(conninfo, queue, count)
+        await worker.pop(queue)
     few = await median_ms(worker, "few", FEW)
     many = await median_ms(worker, "many", MANY)
 
@@ -152,8 +153,8 @@ async def test_a_pop_over_100000_partitions_takes_as_long_as_over_10(
 async def test_registering_a_group_on_100000_partitions_does_not_hold_pushes_up(
     conninfo: str, worker: Worker
 ) -> None:
-    await worker.pop("q")
     await create_partitions(conninfo, "q", MANY)
+    await worker.pop("q")
     latencies: list[float] = []
     done = asyncio.Event()
 
