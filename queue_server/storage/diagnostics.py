@@ -28,6 +28,7 @@ _SETTINGS = (
     "max_slot_wal_keep_size",
     "statement_timeout",
     "lock_timeout",
+    "idle_in_transaction_session_timeout",
     "TimeZone",
 )
 

@@ -165,7 +165,12 @@ def open_pool(
     return Pool(
         make_conninfo(
             pinned_conninfo(
-                conninfo, statement_timeout=statement_timeout_ms, lock_timeout=lock_timeout_ms
+                conninfo,
+                statement_timeout=statement_timeout_ms,
+                lock_timeout=lock_timeout_ms,
+                # A transaction of ours never rests between two statements: its worker hangs, or the
+                # network between has gone silent, and others wait for its locks.
+                idle_in_transaction_session_timeout=statement_timeout_ms,
             ),
             application_name=str(given.get("application_name") or "queue-server"),
             **keepalives,

@@ -313,7 +313,7 @@ def _timeouts(found: Diagnosis) -> Check:
     """Behind a pooler those of the role hold: PgBouncer drops what the server asks for."""
     if not found.is_pooled:
         return Check("timeouts", "ok", "the server sets its own")
-    names = ("statement_timeout", "lock_timeout")
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     values = {name: found.settings.get(name, "?") for name in names}
     text = ", ".join(f"{name} {value}" for name, value in values.items()) + ", behind a pooler"
     if "0" not in values.values():
@@ -322,7 +322,8 @@ def _timeouts(found: Diagnosis) -> Check:
         "timeouts",
         "warn",
         f"{text}, which does not pass the server's on: 0 waits for ever",
-        "give the role statement_timeout = '30s' and lock_timeout = '10s' (ALTER ROLE ... SET),"
+        "give the role statement_timeout = '30s', lock_timeout = '10s' and"
+        " idle_in_transaction_session_timeout = '30s' (ALTER ROLE ... SET),"
         " then RECONNECT in PgBouncer",
     )
 
