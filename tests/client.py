@@ -36,7 +36,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.raw)
+        return json.loads(self.raw, parse_int=_integer)
 
     @property
     def error(self) -> str:
@@ -46,6 +46,11 @@ class Answer:
         assert isinstance(body["error"], str), self
         assert body["error"], self
         return str(body["error"])
+
+
+def _integer(digits: str) -> int | str:
+    """The server gives back any number as it came; Python reads those of 4,300 digits at most."""
+    return int(digits) if len(digits) <= 4000 else digits
 
 
 @dataclass(frozen=True)

@@ -460,7 +460,9 @@ def on_terminal(
     """
     master, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    # Processes that a test runner starts are told a width by its readline.
+    given = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+    clean = {k: v for k, v in os.environ.items() if k not in given}
     process = subprocess.Popen(
         [sys.executable, "-m", "queue_server", *args],
         cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal,

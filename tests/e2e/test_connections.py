@@ -46,7 +46,8 @@ async def test_few_connections_that_stay_are_spread_evenly(data_dir: Path) -> No
             assert {answer.status for answer in answers} == {200}
             counts = await by_worker(many[0])
             assert sum(counts) == 90
-            assert max(counts) <= 40, counts
+            # Two that hand over at the same time do not know of each other: evenness is a hint.
+            assert max(counts) <= 45, counts
         assert cluster.stop() == 0, cluster.output[-3000:]
 
 

@@ -47,6 +47,8 @@ SETTINGS = {
     # Nothing but requests changes what is stored.
     "RETENTION_INTERVAL": "3600000",
     "EVICTION_INTERVAL": "3600000",
+    # Without a key a push to an encrypted queue is answered 503, as it should be.
+    "QUEEN_ENCRYPTION_KEY": "ab" * 32,
 }
 TIMES = [
     "2026-01-01T00:00:00Z",
