@@ -519,8 +519,11 @@ async def test_top_repaints_a_terminal_until_q(cli: Cli, queue: str) -> None:
     narrow = on_terminal("top", "-i", "0.5", url=cli.url, keys=b"q", after=b"q leaves", columns=80)[
         1
     ]
-    (head,) = {line for line in lines_of(narrow) if line.startswith("queue ")}
-    assert re.search(r"^queue +depth +oldest +pushed/s +acked/s\b", head), head
+    # Each repaint has its own: which further columns there is room for depends on the figures.
+    heads = {line for line in lines_of(narrow) if line.startswith("queue ")}
+    assert heads
+    for head in heads:
+        assert re.search(r"^queue +depth +oldest +pushed/s +acked/s\b", head), head
     assert max(map(len, lines_of(narrow))) <= 80
     assert any(re.match("now +depth +lag +dead letters", line) for line in lines_of(narrow))
 
